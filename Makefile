@@ -1,0 +1,46 @@
+# Every target sets up what it needs by itself: a virtual environment, CPU torch, the pinned versions, this package.
+PYTHON ?= python3
+VENV ?= .venv
+# CPU torch for people on Linux, where PyPI's wheel is the CUDA build (2 GB more). Out of reach: the usual index serves.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+QUESTION = $(shell cat examples/question.txt)
+
+.PHONY: help demo test lint check clean
+
+help:
+	@echo "make demo    answer a question about examples/scene.png, with and without pruning; writes demo/overlay.png"
+	@echo "make test    the test suite"
+	@echo "make lint    ruff and mypy"
+	@echo "make check   lint and test"
+
+demo: $(INSTALLED)
+	@mkdir -p demo
+	$(BIN)/ptprune run examples/scene.png -q "$(QUESTION)" --compare --overlay demo/overlay.png
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+
+# torch goes first and alone: once it is there, nothing later draws in another build of it.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import torch" 2>/dev/null \
+	  || $(PIP) install --quiet --no-deps --retries 0 --timeout 10 --index-url $(TORCH_INDEX) $(TORCH) 2>/dev/null \
+	  || $(PIP) install $(TORCH)
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist
