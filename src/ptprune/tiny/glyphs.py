@@ -1,0 +1,140 @@
+"""Masks of the things that scenes show: handwritten digits, letters in several fonts, simple shapes.
+
+Every function returns a float array [side, side] in 0..1, the thing's coverage of each pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .world import DIGIT_RANGE, FONTS, MissingExtra
+
+OVERSAMPLING = 3
+
+
+@lru_cache(maxsize=1)
+def _handwriting() -> tuple[np.ndarray, np.ndarray]:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise MissingExtra("scikit-learn", "the handwritten digits") from error
+    digits = load_digits()
+    return (digits.images / 16.0 * 255).astype(np.uint8), digits.target
+
+
+@lru_cache(maxsize=None)
+def digit_samples(split: str, digit: str) -> tuple[int, ...]:
+    """Indices into scikit-learn's digits that show ``digit`` and belong to ``split``."""
+    start, stop = DIGIT_RANGE[split]
+    _, target = _handwriting()
+    return tuple(int(i) for i in np.flatnonzero(target[start:stop] == int(digit)) + start)
+
+
+@lru_cache(maxsize=None)
+def _large_digit(sample: int) -> Image.Image:
+    """The 8x8 sample, bicubically enlarged to 64x64 with an empty margin of 8."""
+    small = Image.fromarray(_handwriting()[0][sample])
+    canvas = Image.new("L", (80, 80))
+    canvas.paste(small.resize((64, 64), Image.Resampling.BICUBIC), (8, 8))
+    return canvas
+
+
+def draw_digit(sample: int, side: int, rng: np.random.Generator, wild: bool) -> np.ndarray:
+    """A handwritten digit; ``wild`` turns, shears, squeezes and thickens it more (training augments so)."""
+    reach = 1.0 if wild else 0.4
+    angle = math.radians(rng.uniform(-12, 12) * reach)
+    shear = rng.uniform(-0.18, 0.18) * reach
+    stretch = np.exp(rng.uniform(-0.15, 0.15, size=2) * reach)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    matrix = np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[1, shear], [0, 1]]) @ np.diag(stretch)
+    matrix *= 70.0 / side  # the side shows 70 of the 80 pixels
+    offset = 40.0 - matrix @ np.array([side / 2, side / 2])
+    image = _large_digit(sample).transform(
+        (side, side), Image.Transform.AFFINE, (*matrix[0], offset[0], *matrix[1], offset[1]), Image.Resampling.BICUBIC
+    )
+    threshold = rng.uniform(0.30, 0.56) if wild else rng.uniform(0.38, 0.48)
+    mask = np.asarray(image, dtype=np.float32) / 255
+    return np.clip((mask - threshold) * 2.5 + 0.5, 0, 1)
+
+
+@lru_cache(maxsize=None)
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingExtra("matplotlib", "the fonts of the letters") from error
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"), size)
+
+
+def draw_letter(letter: str, split: str, side: int, rng: np.random.Generator) -> np.ndarray:
+    """A capital letter that fills the square's height or width, in one of the split's fonts."""
+    names = FONTS[split]
+    font = _font(names[int(rng.integers(len(names)))], 2 * int(round(side * rng.uniform(1.02, 1.2) / 2)))
+    image = Image.new("L", (side, side))
+    ImageDraw.Draw(image).text(
+        (side / 2, side / 2), letter, fill=255, font=font, anchor="mm", stroke_width=int(rng.integers(0, 2))
+    )
+    if angle := float(rng.uniform(-8, 8)):
+        image = image.rotate(angle, Image.Resampling.BICUBIC)
+    return np.asarray(image, dtype=np.float32) / 255
+
+
+def _star(turn: float) -> list[tuple[float, float]]:
+    radii = [1.0 if i % 2 == 0 else 0.42 for i in range(10)]
+    return [
+        (radius * math.sin(turn + math.pi * i / 5), -radius * math.cos(turn + math.pi * i / 5))
+        for i, radius in enumerate(radii)
+    ]
+
+
+def _heart() -> list[tuple[float, float]]:
+    curve = [2 * math.pi * i / 40 for i in range(40)]
+    return [
+        (
+            math.sin(t) ** 3,
+            -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16 - 0.1,
+        )
+        for t in curve
+    ]
+
+
+_POLYGONS: dict[str, list[tuple[float, float]]] = {
+    "square": [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
+    "triangle": [(0.0, -0.95), (1.0, 0.8), (-1.0, 0.8)],
+    "star": _star(0.0),
+    "heart": _heart(),
+    "cross": [
+        (-0.3, -0.95), (0.3, -0.95), (0.3, -0.3), (0.95, -0.3), (0.95, 0.3), (0.3, 0.3),
+        (0.3, 0.95), (-0.3, 0.95), (-0.3, 0.3), (-0.95, 0.3), (-0.95, -0.3), (-0.3, -0.3),
+    ],
+    "diamond": [(0.0, -1.0), (0.7, 0.0), (0.0, 1.0), (-0.7, 0.0)],
+}  # fmt: skip
+
+
+def draw_shape(shape: str, side: int, rng: np.random.Generator) -> np.ndarray:
+    """A filled shape, a little turned, drawn three times too large and shrunk to smooth its edge."""
+    big = side * OVERSAMPLING
+    image = Image.new("L", (big, big))
+    pen = ImageDraw.Draw(image)
+    centre, radius = big / 2, big / 2 - OVERSAMPLING
+    if shape in ("circle", "moon"):
+        pen.ellipse((centre - radius, centre - radius, centre + radius, centre + radius), fill=255)
+        if shape == "moon":
+            bite, shift = radius * 0.88, radius * 0.62
+            pen.ellipse((centre + shift - bite, centre - bite, centre + shift + bite, centre + bite), fill=0)
+    else:
+        angle = math.radians(rng.uniform(-10, 10))
+        cosine, sine = math.cos(angle), math.sin(angle)
+        pen.polygon(
+            [
+                (centre + radius * (x * cosine - y * sine), centre + radius * (x * sine + y * cosine))
+                for x, y in _POLYGONS[shape]
+            ],
+            fill=255,
+        )
+    return np.asarray(image.resize((side, side), Image.Resampling.BOX), dtype=np.float32) / 255

@@ -1,0 +1,1 @@
+"""The recipe of ptprune-tiny. ``python -m training --help``."""

@@ -1,0 +1,39 @@
+"""The recipe, stage by stage. Each stage continues where it stopped: run the same command again.
+
+python -m training vision     stage A: vision tower and projector
+python -m training language   stage B: the language model on frozen vision
+python -m training joint      stage C: everything together, then the checkpoint is written
+python -m training            all of them
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__.splitlines()[0])
+    parser.add_argument("stage", nargs="?", default="all", choices=["vision", "language", "joint", "all"])
+    parser.add_argument("--steps", type=int, help="steps of this stage in all (the decay fits itself to them)")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    options = {} if arguments.steps is None else {"steps": arguments.steps}
+    if arguments.stage in ("vision", "all"):
+        from .stage_vision import train_vision
+
+        train_vision(**options)
+    if arguments.stage in ("language", "all"):
+        from .stage_language import train_language
+
+        train_language(**options)
+    if arguments.stage in ("joint", "all"):
+        from .stage_language import train_jointly
+
+        train_jointly(**options)
+
+
+if __name__ == "__main__":
+    main()
