@@ -1,0 +1,169 @@
+"""What a prompt costs, counted from a model's dimensions alone: multiply-accumulates and bytes, no weights, no torch.
+
+How it is counted:
+
+- One multiply-accumulate (MAC) is one multiplication with its addition; FLOPs are twice that. Papers that print
+  "FLOPs" of token pruning often mean MACs.
+- Matrix products only. Norms, activations, softmax, rotary tables and embedding look-ups are left out: together they are
+  well below a percent.
+- Attention is counted full, not causal: n queries times n keys. That is what eager and masked sdpa kernels compute; a
+  causal flash kernel skips half of the attention's share.
+- ``prefill`` is the decoder's layers; ``lm_head`` is one position of the output head, since generation computes only the
+  last. ``decode`` is one new token: layers over the cached context, plus the output head.
+- Dropping tokens before layer k: layers 0..k-1 run on all of them, the others on those that stay.
+- ``select`` is what the scores themselves cost: a [CLS] row of ViT attention a tile, and the attention rows of the
+  instruction (at most all text tokens) over all keys of one decoder layer. With k = 0 that layer's queries and keys have
+  to be computed for it; with k > 0 they are there already.
+- KV bytes are keys and values of every decoder layer for the whole prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ptprune.shapes import ModelShape, TextShape, VisionShape
+
+
+def vision_macs(vision: VisionShape) -> int:
+    """The ViT on one tile, [CLS] included."""
+    tokens = vision.patches + 1
+    embedding = vision.patches * vision.patch_values * vision.width
+    linear = tokens * (4 * vision.width**2 + 2 * vision.width * vision.ffn)
+    attention = 2 * tokens**2 * vision.width
+    return embedding + vision.layers * (linear + attention)
+
+
+def projector_macs(shape: ModelShape) -> int:
+    """The projector on one tile."""
+    width = shape.text.width
+    return shape.tile_tokens * (shape.projector_input * width + width**2)
+
+
+def linear_macs(text: TextShape) -> int:
+    """The matrices of one decoder layer on one token."""
+    queries = text.heads * text.head_dim
+    keys = text.kv_heads * text.head_dim
+    return text.width * (2 * queries + 2 * keys + 3 * text.ffn)
+
+
+def attention_macs(text: TextShape, queries: int, keys: int) -> int:
+    """One decoder layer's attention: scores and weighted values."""
+    return 2 * queries * keys * text.heads * text.head_dim
+
+
+def prefill_macs(text: TextShape, before: int, after: int | None = None, layer: int = 0) -> int:
+    """The decoder's layers on a prompt of ``before`` tokens, of which ``after`` stay from layer ``layer`` on."""
+    after = before if after is None else after
+
+    def one_layer(tokens: int) -> int:
+        return tokens * linear_macs(text) + attention_macs(text, tokens, tokens)
+
+    return layer * one_layer(before) + (text.layers - layer) * one_layer(after)
+
+
+def head_macs(text: TextShape) -> int:
+    """The output head on one position."""
+    return text.width * text.vocabulary
+
+
+def decode_macs(text: TextShape, context: int) -> int:
+    """One new token over ``context`` cached ones (itself included)."""
+    return text.layers * (linear_macs(text) + attention_macs(text, 1, context)) + head_macs(text)
+
+
+def kv_bytes(text: TextShape, tokens: int, itemsize: int = 2) -> int:
+    """Keys and values of ``tokens`` tokens in all layers."""
+    return 2 * text.layers * text.kv_heads * text.head_dim * tokens * itemsize
+
+
+def select_macs(shape: ModelShape, encoded: int, before: int, instruction: int, layer: int) -> int:
+    """The scores: [CLS] rows of ``encoded`` tiles and ``instruction`` rows over a prompt of ``before`` tokens."""
+    text = shape.text
+    cls_rows = encoded * (shape.vision.patches + 1) * shape.vision.width
+    rows = instruction * before * text.heads * text.head_dim
+    if layer == 0:
+        rows += text.width * text.head_dim * (instruction * text.heads + before * text.kv_heads)
+    return cls_rows + rows
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-accumulates by phase, and bytes. See the module for what is counted."""
+
+    vision: int
+    projector: int
+    select: int
+    prefill: int
+    lm_head: int
+    decode_per_token: int
+    kv_bytes: int
+
+    @property
+    def first_token(self) -> int:
+        """MACs up to the first answer token."""
+        return self.vision + self.projector + self.select + self.prefill + self.lm_head
+
+    def to_dict(self) -> dict[str, Any]:
+        """Phase -> {"macs", "flops"}, and ``kv_bytes``."""
+        phases = {**asdict(self), "first_token": self.first_token}
+        size = phases.pop("kv_bytes")
+        return {name: {"macs": macs, "flops": 2 * macs} for name, macs in phases.items()} | {"kv_bytes": size}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An image and a question.
+
+    Attributes:
+        tiles: tiles of the image; more than one bring a thumbnail along.
+        text_tokens: everything in the prompt that is not a visual token.
+    """
+
+    tiles: int
+    text_tokens: int
+
+    @property
+    def encoded(self) -> int:
+        """Rows that the vision tower encodes."""
+        return self.tiles + (self.tiles > 1)
+
+
+def unpruned_cost(shape: ModelShape, prompt: Prompt, itemsize: int = 2) -> Cost:
+    """The untouched model."""
+    return _cost(shape, prompt, prompt.encoded * shape.tile_tokens, 0, itemsize, select=0)
+
+
+def pruned_cost(shape: ModelShape, prompt: Prompt, keep_ratio: float, layer: int, itemsize: int = 2) -> Cost:
+    """The model with K = max(1, round(keep_ratio * visual tokens)) visual tokens from layer ``layer`` on.
+
+    Raises:
+        ValueError: where keep_ratio is not in (0, 1] or layer is not one of the decoder's.
+    """
+    if not 0 < keep_ratio <= 1:
+        raise ValueError(f"keep_ratio must be in (0, 1], got {keep_ratio}")
+    if not 0 <= layer < shape.text.layers:
+        raise ValueError(f"layer must be in 0..{shape.text.layers - 1}, got {layer}")
+    visual = prompt.encoded * shape.tile_tokens
+    before = visual + prompt.text_tokens
+    select = select_macs(shape, prompt.encoded, before, prompt.text_tokens, layer)
+    return _cost(shape, prompt, kept_tokens(visual, keep_ratio), layer, itemsize, select)
+
+
+def kept_tokens(visual: int, keep_ratio: float) -> int:
+    """K of an image with ``visual`` tokens."""
+    return max(1, round(keep_ratio * visual))
+
+
+def _cost(shape: ModelShape, prompt: Prompt, kept: int, layer: int, itemsize: int, select: int) -> Cost:
+    before = prompt.encoded * shape.tile_tokens + prompt.text_tokens
+    after = kept + prompt.text_tokens
+    return Cost(
+        vision=prompt.encoded * vision_macs(shape.vision),
+        projector=prompt.encoded * projector_macs(shape),
+        select=select,
+        prefill=prefill_macs(shape.text, before, after, layer),
+        lm_head=head_macs(shape.text),
+        decode_per_token=decode_macs(shape.text, after + 1),
+        kv_bytes=kv_bytes(shape.text, after, itemsize),
+    )

@@ -1,0 +1,160 @@
+"""The counts of ``cost`` against published figures and against torch's own counter on a stock model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLVisionConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from ptprune.cost import (
+    Prompt,
+    decode_macs,
+    head_macs,
+    kept_tokens,
+    kv_bytes,
+    prefill_macs,
+    projector_macs,
+    pruned_cost,
+    select_macs,
+    unpruned_cost,
+    vision_macs,
+)
+from ptprune.shapes import SHAPES, ModelShape
+
+IMAGE_TOKEN = 7
+
+
+def test_internvl2_2b_prefill_as_published() -> None:
+    """The PTP paper: InternVL2-2B, 12 tiles, 6.40 T "FLOPs" unpruned (they are multiply-accumulates)."""
+    shape = SHAPES["internvl2-2b"]
+    prompt = Prompt(tiles=12, text_tokens=133)
+    trillions = [
+        unpruned_cost(shape, prompt).prefill / 1e12,
+        pruned_cost(shape, prompt, 0.5, layer=0).prefill / 1e12,
+        pruned_cost(shape, prompt, 0.5, layer=2).prefill / 1e12,
+    ]
+    assert [round(value, 2) for value in trillions] == [6.40, 3.03, 3.31]
+
+
+def test_internvl2_2b_cache_as_published() -> None:
+    shape = SHAPES["internvl2-2b"]
+    prompt = Prompt(tiles=12, text_tokens=136)
+    assert kv_bytes(shape.text, 1) == 96 * 1024
+    assert round(unpruned_cost(shape, prompt).kv_bytes / 2**20) == 325
+    assert round(pruned_cost(shape, prompt, 0.5, layer=2).kv_bytes / 2**20) == 169
+
+
+def tiny_model(text_config: Qwen2Config | Qwen3Config) -> InternVLForConditionalGeneration:
+    vision = InternVLVisionConfig(
+        hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=40, image_size=32, patch_size=8
+    )
+    config = InternVLConfig(
+        vision_config=vision, text_config=text_config, image_token_id=IMAGE_TOKEN, image_seq_length=4
+    )
+    torch.manual_seed(0)
+    return InternVLForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
+
+
+DECODERS = {
+    "grouped-query": Qwen2Config(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=56,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    ),
+    "heads wider than the model": Qwen3Config(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        head_dim=16,
+    ),
+}
+
+
+@pytest.mark.parametrize("decoder", DECODERS.values(), ids=DECODERS.keys())
+def test_counts_equal_torchs_counter(decoder: Qwen2Config | Qwen3Config) -> None:
+    model = tiny_model(decoder)
+    shape = ModelShape.from_config(model.config)
+    prompt = Prompt(tiles=2, text_tokens=9)
+    visual = prompt.encoded * shape.tile_tokens
+    assert shape.tile_tokens == 4
+    input_ids = torch.tensor([[1] * 4 + [IMAGE_TOKEN] * visual + [2] * 5])
+    counter = FlopCounterMode(display=False, depth=None)
+    with counter, torch.no_grad():
+        output = model(input_ids, pixel_values=torch.randn(prompt.encoded, 3, 32, 32), logits_to_keep=1)
+        prefill = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+        model(torch.tensor([[3]]), past_key_values=output.past_key_values)
+    decode = counter.get_total_flops() - prefill["Global"]
+
+    prefix = "InternVLForConditionalGeneration"
+    tables = prefill.get(f"{prefix}.model.language_model.rotary_emb", 0)  # documented as left out
+    cost = unpruned_cost(shape, prompt)
+    assert prefill[f"{prefix}.model.vision_tower"] == 2 * cost.vision == 2 * 3 * vision_macs(shape.vision)
+    assert prefill[f"{prefix}.model.multi_modal_projector"] == 2 * cost.projector == 2 * 3 * projector_macs(shape)
+    assert prefill[f"{prefix}.model.language_model"] - tables == 2 * cost.prefill
+    assert prefill[f"{prefix}.lm_head"] == 2 * cost.lm_head == 2 * head_macs(shape.text)
+    assert prefill["Global"] - tables == 2 * cost.first_token
+    length = visual + prompt.text_tokens
+    assert decode - tables // length == 2 * cost.decode_per_token == 2 * decode_macs(shape.text, length + 1)
+    cache = sum(layer.keys.nbytes + layer.values.nbytes for layer in output.past_key_values.layers)
+    assert cache == kv_bytes(shape.text, length + 1, itemsize=4)  # the decode step has been appended
+
+
+def test_pruning_everything_before_a_layer_is_a_mix_of_two_prefills() -> None:
+    text = SHAPES["internvl3-1b"].text
+    full, short = prefill_macs(text, 1000), prefill_macs(text, 400)
+    assert prefill_macs(text, 1000, 400, layer=0) == short
+    assert prefill_macs(text, 1000, 400, layer=6) * 24 == 6 * full + 18 * short
+    assert prefill_macs(text, 1000, 1000, layer=6) == full
+
+
+def test_scores_are_a_fraction_of_a_percent_of_the_prefill() -> None:
+    for shape in SHAPES.values():
+        prompt = Prompt(tiles=12, text_tokens=64)
+        unpruned = unpruned_cost(shape, prompt)
+        assert 0 < pruned_cost(shape, prompt, 0.5, layer=2).select < 0.01 * unpruned.prefill
+        at_zero = select_macs(shape, 13, 3392, 64, layer=0)
+        assert at_zero > select_macs(shape, 13, 3392, 64, layer=2)
+
+
+def test_a_single_tile_has_no_thumbnail() -> None:
+    assert Prompt(tiles=1, text_tokens=5).encoded == 1
+    assert Prompt(tiles=2, text_tokens=5).encoded == 3
+
+
+def test_one_token_always_stays() -> None:
+    assert kept_tokens(16, 0.001) == 1
+    assert kept_tokens(3328, 0.5) == 1664
+
+
+def test_to_dict_doubles_macs_into_flops() -> None:
+    cost = unpruned_cost(SHAPES["internvl3-1b"], Prompt(1, 10)).to_dict()
+    assert cost["prefill"]["flops"] == 2 * cost["prefill"]["macs"] > 0
+    assert isinstance(cost["kv_bytes"], int)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "layer", "named"),
+    [(0.0, 2, "keep_ratio"), (1.5, 2, "keep_ratio"), (0.5, -1, "layer"), (0.5, 24, "layer")],
+)
+def test_impossible_requests_are_refused_by_name(ratio: float, layer: int, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        pruned_cost(SHAPES["internvl2-2b"], Prompt(12, 100), ratio, layer)
+
+
+def test_mixture_of_experts_is_refused() -> None:
+    config = InternVLConfig(text_config={"model_type": "qwen3_moe"})
+    with pytest.raises(ValueError, match="qwen3_moe"):
+        ModelShape.from_config(config)
