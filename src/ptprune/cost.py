@@ -4,16 +4,16 @@ How it is counted:
 
 - One multiply-accumulate (MAC) is one multiplication with its addition; FLOPs are twice that. Papers that print
   "FLOPs" of token pruning often mean MACs.
-- Matrix products only. Norms, activations, softmax, rotary tables and embedding look-ups are left out: together they are
-  well below a percent.
+- Matrix products only. Norms, activations, softmax, rotary tables and embedding look-ups are left out: together they
+  are well below a percent.
 - Attention is counted full, not causal: n queries times n keys. That is what eager and masked sdpa kernels compute; a
   causal flash kernel skips half of the attention's share.
-- ``prefill`` is the decoder's layers; ``lm_head`` is one position of the output head, since generation computes only the
-  last. ``decode`` is one new token: layers over the cached context, plus the output head.
+- ``prefill`` is the decoder's layers; ``lm_head`` is one position of the output head, since generation computes only
+  the last. ``decode_per_token`` is one new token: layers over the cached context, plus the output head.
 - Dropping tokens before layer k: layers 0..k-1 run on all of them, the others on those that stay.
 - ``select`` is what the scores themselves cost: a [CLS] row of ViT attention a tile, and the attention rows of the
-  instruction (at most all text tokens) over all keys of one decoder layer. With k = 0 that layer's queries and keys have
-  to be computed for it; with k > 0 they are there already.
+  instruction (at most all text tokens) over all keys of one decoder layer. With k = 0 that layer's queries and keys
+  have to be computed for it; with k > 0 they are there already.
 - KV bytes are keys and values of every decoder layer for the whole prompt.
 """
 
