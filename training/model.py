@@ -157,11 +157,17 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> InternVLFo
     return model
 
 
+def is_language_layer(name: str) -> bool:
+    """Whether a parameter belongs to the language model without its word embeddings."""
+    return "language_model.layers" in name or "language_model.norm" in name
+
+
 def save(model: InternVLForConditionalGeneration, directory: Path) -> None:
     """Write everything that a stock ``from_pretrained`` of model, tokenizer and processor reads."""
     tokenizer = build_tokenizer()
     model.save_pretrained(directory)
     build_processor(tokenizer).save_pretrained(directory)
+    (directory / "model.safetensors").chmod(0o644)
     # Stock loaders look the class up by name, and must find the stock one.
     for name in ("processor_config.json", "tokenizer_config.json"):
         path = directory / name

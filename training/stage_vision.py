@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 
-import torch
-
 from ptprune.tiny.scenes import generate_scene
 
 from .data import normalise, prefetch
-from .model import build_model, build_tokenizer
+from .model import build_model, build_tokenizer, is_language_layer
 from .optimise import Optimiser, Run
 from .vision import VisionHeads, make_batch, vision_accuracy, vision_features, vision_losses
 
@@ -32,7 +30,7 @@ def train_vision(
     model = build_model(tokenizer, seed)
     heads = VisionHeads(tokenizer)
     trained = {
-        **{n: p for n, p in model.named_parameters() if "language_model.layers" not in n and "language_model.norm" not in n},
+        **{n: p for n, p in model.named_parameters() if not is_language_layer(n)},
         **{f"heads.{n}": p for n, p in heads.named_parameters()},
     }
     optimiser = Optimiser(trained, steps, muon, adam)

@@ -1,8 +1,8 @@
 """Stage A: the vision tower and the projector alone.
 
 The projector learns to speak the language model's language: what an LLM token of the picture is about is read off it by
-its products with the (tied) word embeddings of " red", " 7", " star", ... The [CLS] learns what is in its tile: from labels,
-and by contrast with captions and with the thumbnail.
+its products with the (tied) word embeddings of " red", " 7", " star", ... The [CLS] learns what is in its tile: from
+labels, and by contrast with captions and with the thumbnail.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from .data import (
 from .model import NOTHING, TEXT_WIDTH, VISION_WIDTH
 
 GROUPS = ("identity", "colour", "kind", "centre", "beside")
-IGNORE = -100
 
 
 def make_batch(seed: int, tiles: int, empties: float = 0.35, most: int = 12) -> dict[str, np.ndarray]:
@@ -44,7 +43,7 @@ def make_batch(seed: int, tiles: int, empties: float = 0.35, most: int = 12) -> 
         scene = training_scene(seed * 64 + number, tiles=(3, most), fill=(0.4, 1.0))
         cut, contents, marks = cut_tiles(scene), tile_contents(scene), token_labels(scene)
         dense = np.stack([getattr(marks, group) for group in GROUPS], axis=1)  # [tiles, groups, 16]
-        overview = np.full((1, len(GROUPS), TOKENS), NONE, np.int64)  # a thumbnail shows where which colour is, no detail
+        overview = np.full((1, len(GROUPS), TOKENS), NONE, np.int64)  # a thumbnail shows colours, no detail
         overview[0, GROUPS.index("colour")] = thumbnail_colours(scene)
         dense = np.concatenate([dense, overview])
         keep = [i for i, c in enumerate(contents) if c or rng.random() < empties][: tiles - count]
@@ -119,7 +118,9 @@ def vision_features(model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return output.pooler_output, output.last_hidden_state[:, 0]
 
 
-def vision_losses(heads: VisionHeads, embeddings: Tensor, tokens: Tensor, cls: Tensor, batch: dict) -> dict[str, Tensor]:
+def vision_losses(
+    heads: VisionHeads, embeddings: Tensor, tokens: Tensor, cls: Tensor, batch: dict
+) -> dict[str, Tensor]:
     labels = torch.from_numpy(batch["labels"])
     bags = torch.from_numpy(batch["bags"])
     thumbnail = torch.from_numpy(batch["thumbnail"])
@@ -163,7 +164,7 @@ def vision_losses(heads: VisionHeads, embeddings: Tensor, tokens: Tensor, cls: T
 
 @torch.no_grad()
 def vision_accuracy(model: nn.Module, heads: VisionHeads, scenes: list) -> dict[str, float]:
-    """Share of right readings at the objects' centre tokens, and what the [CLS] similarity tells apart, on given scenes."""
+    """Share of right readings at the objects' centre tokens, and what the [CLS] similarity tells apart."""
     right = {group: [0, 0] for group in ("digit", "letter", "shape", "colour", "beside", "centre", "background")}
     full, empty = [], []
     embeddings = model.get_input_embeddings().weight

@@ -1,8 +1,8 @@
-"""Backgrounds of scenes: plain, textured, photographic. All are muted and dark, so that what lies on them is readable."""
+"""Backgrounds of scenes: plain, textured, photographic. Muted and dark: what lies on them is readable."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from PIL import Image
 from .world import PHOTOGRAPHS, TEXTURES, MissingExtra
 
 
-@lru_cache(maxsize=None)
+@cache
 def _picture(name: str) -> Image.Image:
     """One of the pictures in scikit-image's wheel. Read as a file: its own loader would pull in the whole library."""
     spec = find_spec("skimage")

@@ -6,7 +6,7 @@ Every function returns a float array [side, side] in 0..1, the thing's coverage 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ def _handwriting() -> tuple[np.ndarray, np.ndarray]:
     return (digits.images / 16.0 * 255).astype(np.uint8), digits.target
 
 
-@lru_cache(maxsize=None)
+@cache
 def digit_samples(split: str, digit: str) -> tuple[int, ...]:
     """Indices into scikit-learn's digits that show ``digit`` and belong to ``split``."""
     start, stop = DIGIT_RANGE[split]
@@ -35,7 +35,7 @@ def digit_samples(split: str, digit: str) -> tuple[int, ...]:
     return tuple(int(i) for i in np.flatnonzero(target[start:stop] == int(digit)) + start)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _large_digit(sample: int) -> Image.Image:
     """The 8x8 sample, bicubically enlarged to 64x64 with an empty margin of 8."""
     small = Image.fromarray(_handwriting()[0][sample])
@@ -62,7 +62,7 @@ def draw_digit(sample: int, side: int, rng: np.random.Generator, wild: bool) -> 
     return np.clip((mask - threshold) * 2.5 + 0.5, 0, 1)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     try:
         import matplotlib

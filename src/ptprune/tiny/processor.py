@@ -11,9 +11,9 @@ from transformers import InternVLProcessor
 class ImageOnlyInternVLProcessor(InternVLProcessor):
     """An ``InternVLProcessor`` for pictures and text only. Same inputs, same outputs, no torchvision.
 
-    A processor's parts are the parameters of its constructor: this one has no ``video_processor``. It loads any InternVL
-    checkpoint (``ImageOnlyInternVLProcessor.from_pretrained(DIR)``) and uses the PIL image processor where torchvision
-    is missing.
+    A processor's parts are the parameters of its constructor: this one has no ``video_processor``. It loads any
+    InternVL checkpoint (``ImageOnlyInternVLProcessor.from_pretrained(DIR)``) and uses the PIL image processor where
+    torchvision is missing.
     """
 
     def __init__(

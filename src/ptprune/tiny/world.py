@@ -58,6 +58,4 @@ class MissingExtra(ImportError):
     """A library that only the scene generator needs is not installed."""
 
     def __init__(self, library: str, what: str) -> None:
-        super().__init__(
-            f"drawing scenes needs {library} for {what}; install the extra: pip install 'ptprune[scenes]'"
-        )
+        super().__init__(f"drawing scenes needs {library} for {what}; install the extra: pip install 'ptprune[scenes]'")
