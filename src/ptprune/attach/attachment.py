@@ -1,0 +1,348 @@
+"""A pruner at work on one model: what is hooked, when, and in which order.
+
+A prefill with images goes through these steps; everything else passes untouched.
+
+1. ``get_image_features`` (wrapped on the instance): the [CLS] row of one ViT attention module is read on the way, and
+   the evidence travels on the output object, because generate() encodes before it calls the model.
+2. Before the multimodal model: the prompt is looked at, refused or accepted; a mask over a pruned cache is rewritten.
+3. Attention of layer ``max(layer - 1, 0)``: the instruction's rows are computed from its queries and keys.
+4. Before layer ``layer``: tokens are chosen; hidden states and the caches of earlier layers are cut. This layer and all
+   after it get masks and positions cut alike.
+5. After the language model: its output gets the prompt's shape again, the cache learns how many tokens it lost.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ptprune.attach import refusals
+from ptprune.attach.cache import PrunedLayer, gather_new, key_mask, mark_pruned, pruned, removed
+from ptprune.attach.cut import cut_layer_call
+from ptprune.attach.prefill import Prefill
+from ptprune.attach.record import write_report
+from ptprune.attach.rows import AttentionTap
+from ptprune.clock import Clock
+from ptprune.families import family_of
+from ptprune.families.base import EncodedImages
+from ptprune.scores.instruction import instruction_rows
+from ptprune.scores.token import cls_row
+from ptprune.selection import Selection
+
+if TYPE_CHECKING:
+    from ptprune.pruner import TokenPruner
+
+_attached: WeakKeyDictionary[nn.Module, Attachment] = WeakKeyDictionary()
+
+
+class _Enough(Exception):
+    """Leaves a layer that was run only for its queries and keys."""
+
+
+@dataclass
+class _Generation:
+    """One call of generate(): how much of the first forward pass is prompt, and what was chosen there."""
+
+    prompt_length: int
+    sliced: bool
+    selections: list[Selection] | None = None
+
+    def prompt_columns(self, length: int, seen: int) -> int:
+        """How many of ``length`` new columns are prompt; assisted decoding appends drafts to them."""
+        return min(length, self.prompt_length - (seen if self.sliced else 0))
+
+
+class Attachment:
+    """Hooks a pruner into a model; ``remove`` leaves the model as it was.
+
+    Raises:
+        TypeError: on a model of no supported family.
+        RuntimeError: on a model that has a pruner already, or is compiled.
+        ValueError: on a model that this pruner's settings do not fit.
+    """
+
+    def __init__(self, pruner: TokenPruner, model: nn.Module, clock: Clock | None = None) -> None:
+        self.family = family_of(model)
+        if model in _attached:
+            raise RuntimeError(f"a pruner is attached to this {type(model).__name__} already: detach it first")
+        self.family.check(model)
+        self.pruner, self.model, self.clock = pruner, model, clock
+        self.layers = self.family.decoder(model).layers
+        refusals.check_model(model, pruner.layer, len(self.layers))
+        self.needs = pruner.needs
+        self._prefill: Prefill | None = None
+        self._generation: _Generation | None = None
+        self._armed: list[PrunedLayer] = []
+        self._undo: list[Callable[[], Any]] = []
+        self._tap = AttentionTap(self.family.text_attention(model, max(pruner.layer - 1, 0)), self._receive_instruction)
+        try:
+            self._install()
+        except BaseException:
+            self.remove()
+            raise
+        _attached[model] = self
+
+    def _install(self) -> None:
+        multimodal, decoder = self.family.multimodal(self.model), self.family.decoder(self.model)
+        self._wrap(multimodal, "get_image_features", self._get_image_features)
+        self._wrap(self.model, "generate", self._generate)
+        hooks = [
+            self.model.register_forward_pre_hook(self._before_model, with_kwargs=True),
+            multimodal.register_forward_pre_hook(self._before_multimodal, with_kwargs=True),
+            multimodal.register_forward_hook(self._after_multimodal, always_call=True, with_kwargs=True),
+            decoder.register_forward_hook(self._after_decoder, with_kwargs=True),
+        ]
+        for index in range(self.pruner.layer, len(self.layers)):
+            before = functools.partial(self._before_layer, index)
+            hooks.append(self.layers[index].register_forward_pre_hook(before, with_kwargs=True))
+        if "instruction_attention" in self.needs and self.pruner.layer > 0:
+            attention = self.family.text_attention(self.model, self.pruner.layer - 1)
+            hooks.append(attention.register_forward_pre_hook(self._before_scored_attention))
+            hooks.append(attention.register_forward_hook(self._after_scored_attention, always_call=True))
+        self._undo += [hook.remove for hook in hooks]
+
+    def _wrap(self, owner: nn.Module, name: str, wrapper: Callable[..., Any]) -> None:
+        """Put a wrapper on this instance alone; signature and docstring stay, because generate() reads them."""
+        original, own = getattr(owner, name), owner.__dict__.get(name)
+        setattr(owner, name, functools.wraps(original)(functools.partial(wrapper, original)))
+        self._undo.append(lambda: setattr(owner, name, own) if own is not None else delattr(owner, name))
+
+    def remove(self) -> None:
+        """Leave the model as it was before."""
+        self._tap.disarm()
+        while self._undo:
+            self._undo.pop()()
+        self._prefill = None
+        if _attached.get(self.model) is self:
+            del _attached[self.model]
+
+    def _lap(self, name: str) -> Any:
+        return self.clock.lap(name) if self.clock is not None else nullcontext()
+
+    # --- vision -----------------------------------------------------------------------------------------------------
+
+    def _get_image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        call = inspect.signature(original).bind(*args, **kwargs).arguments
+        call = {**call, **call.pop("kwargs", {})}
+        rows: list[Tensor] = []
+
+        def receive(query: Tensor, key: Tensor, scaling: float) -> None:
+            with self._lap("select"):
+                rows.append(cls_row(query, key, scaling))
+
+        tap = AttentionTap(self.family.vision_attention(self.model, call), receive)
+        if "cls_attention" in self.needs:
+            tap.arm()
+        try:
+            with self._lap("vision"):
+                output = original(*args, **kwargs)
+        finally:
+            tap.disarm()
+        if not isinstance(output, tuple):
+            with self._lap("select"):
+                row, features = rows[0] if rows else None, "cls_features" in self.needs
+                output.ptprune = self.family.encoded(self.model, call, output, row, features)
+            if self._prefill is not None and self._prefill.encoded is None:
+                self._start(self._prefill, output.ptprune)
+        return output
+
+    # --- generate() -------------------------------------------------------------------------------------------------
+
+    def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        call = inspect.signature(original).bind(*args, **kwargs).arguments
+        call = {**call, **call.pop("kwargs", {})}
+        refusals.check_generate(call, self.model, self.pruner.layer)
+        refusals.check_mask(mask := call.get("attention_mask"))
+        prompt = next((call[name] for name in ("input_ids", "inputs", "inputs_embeds") if call.get(name) is not None))
+        length = prompt.shape[1]
+        # generate() slices a full prompt to what the cache has not seen; a mask of another length means new tokens only
+        sliced = call.get("past_key_values") is not None and (mask is None or mask.shape[1] == length)
+        outer, self._generation = self._generation, _Generation(length, sliced)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self._generation = outer
+
+    # --- language model ---------------------------------------------------------------------------------------------
+
+    def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        call = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+        call = {**call, **call.pop("kwargs", {})}
+        if _has_images(call):
+            refusals.check_forward(call, module.training)
+
+    def _before_multimodal(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._prefill = None
+        call = dict(inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments)
+        call = {**call, **call.pop("kwargs", {})}
+        cache, images = call.get("past_key_values"), _has_images(call)
+        if not images and not pruned(cache):
+            return None
+        ids, embeds, mask = call.get("input_ids"), call.get("inputs_embeds"), call.get("attention_mask")
+        prompt = ids if ids is not None else embeds
+        if prompt is None:
+            return None  # the model says what is missing
+        refusals.check_mask(mask)
+        if images:
+            refusals.check_forward(call, module.training)
+            refusals.check_cache(cache)
+        batch, new, seen = prompt.shape[0], prompt.shape[1], cache.get_seq_length() if cache is not None else 0
+        keys = key_mask(cache, mask, batch, new, prompt.device)
+        if pruned(cache):
+            self._armed = cache.layers
+            for index, layer in enumerate(cache.layers):
+                layer.armed = not layer.shifted or index >= self.pruner.layer
+            if mask is not None or cache.layers[0].ragged:
+                # what stands in the columns of removed tokens is never read
+                call["attention_mask"] = torch.cat([keys.new_ones(batch, removed(cache)), keys], dim=1).long()
+        if images:
+            placeholders = self.family.placeholders(self.model, ids, embeds)
+            generation = self._generation
+            columns = new if generation is None else generation.prompt_columns(new, seen)
+            prefill = self._prefill = Prefill(placeholders, keys, columns)
+            if (outputs := (call.get("mm_encoder_outputs") or {}).get("image")) is not None:
+                if not isinstance(encoded := getattr(outputs, "ptprune", None), EncodedImages):
+                    raise ValueError("the image features were encoded before the pruner was attached: encode them again")
+                self._start(prefill, encoded)
+        return (), call
+
+    def _start(self, prefill: Prefill, encoded: EncodedImages) -> None:
+        """The images are encoded: find them in the prompt."""
+        with self._lap("select"):
+            prefill.encoded = encoded
+            prefill.find_images(self.family)
+            if self._generation is not None and self._generation.selections is not None:
+                # generate() without a cache repeats the prefill at each step: what the prompt chose stays chosen,
+                # else the scores would drift with the generated text
+                prefill.selections = self._generation.selections
+
+    def _before_scored_attention(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self._prefill is not None and self._prefill.selections is None:
+            self._tap.arm()
+
+    def _after_scored_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._tap.disarm()
+
+    def _receive_instruction(self, query: Tensor, key: Tensor, scaling: float) -> None:
+        prefill = self._prefill
+        assert prefill is not None
+        with self._lap("select"):
+            rows, row_valid = (part.to(query.device) for part in prefill.instruction_rows())
+            scores = instruction_rows(query, key, rows, row_valid, prefill.key_valid.to(query.device), scaling)
+            prefill.instruction = scores.to(prefill.placeholders.device)
+
+    def _before_layer(
+        self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        prefill, cache = self._prefill, kwargs.get("past_key_values")
+        hidden_states = args[0] if args else kwargs["hidden_states"]
+        if prefill is not None and index == self.pruner.layer:
+            with self._lap("select"):
+                if prefill.selections is None:
+                    self._select(prefill, module, hidden_states, kwargs)
+                prefill.make_cut()
+                if prefill.cut is not None:
+                    hidden_states = prefill.cut.states(hidden_states)
+                    for layer in cache.layers[:index] if cache is not None else ():
+                        gather_new(layer, prefill.past, prefill.cut.index)
+        shift = None
+        if pruned(cache) and cache.layers[index].shifted:
+            shift = cache.layers[index].shift[:, None]
+        if prefill is not None and prefill.cut is not None:
+            with self._lap("select"):
+                implementation = str(self.model.config.get_text_config()._attn_implementation)
+                kwargs = cut_layer_call(prefill.cut, kwargs, implementation, prefill.memo)
+                if self.pruner.positions == "compact":
+                    dropped = prefill.cut.states(prefill.cut.dropped.cumsum(dim=1))
+                    shift = dropped if shift is None else shift + dropped
+        if shift is not None:
+            kwargs = self._shift_positions(kwargs, hidden_states, shift)
+        if prefill is None and shift is None:
+            return None
+        return (hidden_states, *args[1:]), kwargs
+
+    def _select(self, prefill: Prefill, layer: nn.Module, hidden_states: Tensor, kwargs: dict[str, Any]) -> None:
+        """Choose every image's tokens."""
+        if "instruction_attention" in self.needs and self.pruner.layer == 0:
+            self._score_before_first_layer(prefill, layer, hidden_states, kwargs)
+        prefill.selections = [self.pruner.checked_select(prefill.evidence(image)) for image in prefill.layouts]
+        if self._generation is not None:
+            self._generation.selections = prefill.selections
+        assert prefill.encoded is not None
+        self.pruner.record(
+            functools.partial(
+                write_report, prefill.layouts, prefill.selections, prefill.valid, prefill.encoded.preview, self.family
+            )
+        )
+
+    def _score_before_first_layer(
+        self, prefill: Prefill, layer: nn.Module, hidden_states: Tensor, kwargs: dict[str, Any]
+    ) -> None:
+        """Run the first layer up to its queries and keys, without its attention, MLP and cache."""
+        cache = kwargs.get("past_key_values")
+
+        def receive(query: Tensor, key: Tensor, scaling: float) -> None:
+            if prefill.past:
+                key = torch.cat([cache.layers[0].keys, key], dim=2)
+            self._receive_instruction(query, key, scaling)
+            raise _Enough
+
+        tap = AttentionTap(self.family.text_attention(self.model, 0), receive)
+        tap.arm()
+        try:
+            layer.forward(hidden_states, **{**kwargs, "past_key_values": None, "use_cache": False})
+        except _Enough:
+            pass
+        finally:
+            tap.disarm()
+
+    def _shift_positions(self, kwargs: dict[str, Any], hidden_states: Tensor, shift: Tensor) -> dict[str, Any]:
+        """Compact positions: as if the dropped tokens had never been there."""
+        position_ids = (kwargs["position_ids"] - shift.to(kwargs["position_ids"].device)).clamp(min=0)
+        rotary = self.family.decoder(self.model).rotary_emb
+        return {**kwargs, "position_ids": position_ids, "position_embeddings": rotary(hidden_states, position_ids)}
+
+    def _after_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        prefill = self._prefill
+        if prefill is None or prefill.cut is None:
+            return None
+        with self._lap("select"):
+            cut = prefill.cut
+            output.last_hidden_state = cut.restore(output.last_hidden_state)
+            cache = output.past_key_values
+            if cache is not None:
+                dropped = cut.dropped.sum(dim=1)
+                before = [getattr(layer, "shift", torch.zeros_like(dropped)) for layer in cache.layers]
+                compact = self.pruner.positions == "compact"
+                after = [
+                    shift + dropped if compact and index >= self.pruner.layer else shift
+                    for index, shift in enumerate(before)
+                ]
+                mark_pruned(cache, removed(cache) + cut.removed, cut.key_valid, after)
+        return output
+
+    def _after_multimodal(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Also after an exception: nothing of this forward pass stays behind."""
+        self._prefill = None
+        for layer in self._armed:
+            layer.armed = False
+        self._armed = []
+
+
+def attachment_of(model: nn.Module) -> Attachment | None:
+    """The attachment at work on a model, if any."""
+    return _attached.get(model)
+
+
+def _has_images(call: dict[str, Any]) -> bool:
+    return call.get("pixel_values") is not None or (call.get("mm_encoder_outputs") or {}).get("image") is not None

@@ -1,0 +1,146 @@
+"""A KV cache from which tokens were dropped, in terms that the rest of transformers understands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+
+class PrunedLayer(DynamicLayer):
+    """A dynamic layer that holds fewer tokens than it has seen.
+
+    It answers ``get_seq_length`` with the tokens seen, so that generate(), hand-written loops and position ids go on
+    as if nothing had been dropped, and ``get_mask_sizes`` with what it holds.
+
+    Attributes:
+        removed: tokens seen but not held, the same for every row.
+        valid: BoolTensor [batch, held at the last cut]; False on padding and on filled-up places of shorter rows.
+        shift: LongTensor [batch], how far this layer's position ids lie behind the original ones (compact positions).
+        shifted, ragged: whether any ``shift`` is not zero, any ``valid`` is False.
+        armed: set by an attached pruner for one forward pass.
+    """
+
+    def __init__(self, layer: DynamicLayer, removed: int, valid: Tensor, shift: Tensor, ragged: bool) -> None:
+        super().__init__()
+        self.lazy_initialization(layer.keys, layer.values)
+        self.keys, self.values = layer.keys, layer.values
+        self.removed = removed
+        self.valid = valid
+        self.shift = shift
+        self.shifted = bool(shift.any())
+        self.ragged = ragged
+        self.armed = False
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if (self.ragged or self.shifted) and not self.armed:
+            raise RuntimeError(
+                "this cache was pruned with padding or compact positions: continue it with the pruner attached "
+                "(inside the `with` block), and for compact positions with the same `layer`"
+            )
+        return super().update(key_states, value_states, *args, **kwargs)
+
+    def get_seq_length(self) -> int:
+        return super().get_seq_length() + self.removed
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return super().get_seq_length() + query_length, self.removed
+
+    def crop(self, tokens_to_remove: int) -> None:
+        held = super().get_seq_length()
+        if held - abs(tokens_to_remove) < self.valid.shape[1]:
+            raise ValueError(
+                f"cannot crop {abs(tokens_to_remove)} tokens: only the {held - self.valid.shape[1]} tokens after the "
+                "pruned prompt can be taken back"
+            )
+        super().crop(tokens_to_remove)
+
+    def reset(self) -> None:
+        super().reset()
+        self.removed, self.ragged, self.shifted = 0, False, False
+        self.valid, self.shift = self.valid[:, :0], torch.zeros_like(self.shift)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._pick_rows(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._pick_rows(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self.valid = self.valid.repeat_interleave(repeats, dim=0)
+        self.shift = self.shift.repeat_interleave(repeats, dim=0)
+
+    def _pick_rows(self, rows: Tensor) -> None:
+        if self.ragged or self.shifted:  # otherwise all rows are alike
+            self.valid = self.valid[rows.to(self.valid.device)]
+            self.shift = self.shift[rows.to(self.shift.device)]
+        else:
+            self.valid, self.shift = self.valid[:1].expand(len(rows), -1), self.shift[:1].expand(len(rows))
+
+
+def held(cache: Cache | None) -> int:
+    """Tokens that the cache physically holds in each layer."""
+    if cache is None or not cache.layers or not cache.layers[0].is_initialized:
+        return 0
+    return cache.layers[0].keys.shape[-2]
+
+
+def removed(cache: Cache | None) -> int:
+    """Tokens that the cache has seen and no longer holds."""
+    return cache.layers[0].removed if pruned(cache) else 0
+
+
+def pruned(cache: Cache | None) -> bool:
+    """Whether tokens were dropped from this cache."""
+    return bool(cache is not None and cache.layers and isinstance(cache.layers[0], PrunedLayer))
+
+
+def key_mask(cache: Cache | None, attention_mask: Tensor | None, batch: int, new: int, device: torch.device) -> Tensor:
+    """BoolTensor [batch, held + new]: which keys of the coming forward pass are real.
+
+    Args:
+        attention_mask: the caller's 2D mask over everything seen plus the ``new`` tokens, or None for all ones.
+
+    Raises:
+        ValueError: where the mask has another length.
+    """
+    seen = cache.get_seq_length() if cache is not None else 0
+    if attention_mask is None:
+        attention_mask = torch.ones(batch, seen + new, dtype=torch.bool, device=device)
+    elif attention_mask.shape[1] != seen + new:
+        raise ValueError(
+            f"attention_mask has {attention_mask.shape[1]} columns, but {seen} tokens were seen before and {new} are "
+            f"new: pass a mask of {seen + new} columns"
+        )
+    mask = attention_mask.to(device=device, dtype=torch.bool)
+    if not pruned(cache):
+        return mask
+    assert cache is not None
+    valid = cache.layers[0].valid.to(device)
+    return torch.cat([valid, mask[:, removed(cache) + valid.shape[1] :]], dim=1)
+
+
+def gather_new(layer: DynamicLayer, past: int, index: Tensor) -> None:
+    """Keep the first ``past`` tokens of a layer and, of those after, the ones at ``index`` [batch, kept]."""
+    rows = index.to(layer.keys.device)[:, None, :, None]
+    for name in ("keys", "values"):
+        states = getattr(layer, name)
+        new = states[:, :, past:].gather(2, rows.expand(-1, states.shape[1], -1, states.shape[3]))
+        setattr(layer, name, torch.cat([states[:, :, :past], new], dim=2) if past else new)
+
+
+def mark_pruned(cache: Cache, removed: int, valid: Tensor, shifts: Sequence[Tensor]) -> None:
+    """Turn the layers of a cache, already cut, into pruned ones: ``removed`` in all, one ``shift`` a layer."""
+    ragged = not bool(valid.all())
+    cache.layers = [
+        PrunedLayer(layer, removed, valid, shift, ragged) for layer, shift in zip(cache.layers, shifts, strict=True)
+    ]

@@ -1,0 +1,118 @@
+"""Cut a prefill: which columns of a padded batch stay, and every tensor of a decoder layer's call cut to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """The columns of a prefill that the layers from the cut on see.
+
+    Rows of a batch lose different numbers of tokens, so shorter rows are filled up with columns that nobody attends
+    to (padding first, being leftmost). The last column always stays: generate() reads its logits.
+
+    Attributes:
+        index: LongTensor [batch, kept], increasing columns of the prefill.
+        valid: BoolTensor [batch, kept], False on fill and padding.
+        dropped: BoolTensor [batch, length], the visual tokens that were dropped.
+        past_valid: BoolTensor [batch, past], the real ones among the tokens that the cache held before.
+    """
+
+    index: Tensor
+    valid: Tensor
+    dropped: Tensor
+    past_valid: Tensor
+
+    @classmethod
+    def of(cls, valid: Tensor, dropped: Tensor, past_valid: Tensor) -> Cut:
+        """The shortest cut of a prefill [batch, length] that keeps every valid column not dropped."""
+        real = valid & ~dropped
+        keep = real.clone()
+        keep[:, -1] = True
+        counts = keep.sum(1)
+        length = int(counts.max())
+        fill = ~keep & ((~keep).cumsum(1) <= (length - counts)[:, None])
+        index = (keep | fill).nonzero()[:, 1].view(len(valid), length)
+        return cls(index, real.gather(1, index), dropped, past_valid)
+
+    @property
+    def length(self) -> int:
+        return self.dropped.shape[1]
+
+    @property
+    def removed(self) -> int:
+        return self.length - self.index.shape[1]
+
+    @cached_property
+    def key_valid(self) -> Tensor:
+        """BoolTensor [batch, past + kept]."""
+        return torch.cat([self.past_valid, self.valid], dim=1)
+
+    @cached_property
+    def ragged(self) -> bool:
+        return not bool(self.key_valid.all())
+
+    def states(self, states: Tensor) -> Tensor:
+        """[batch or 1, length, ...] -> [batch, kept, ...]."""
+        index = self.index.to(states.device)
+        states = states.expand(len(index), *states.shape[1:])
+        return states.gather(1, index.view(*index.shape, *[1] * (states.ndim - 2)).expand(-1, -1, *states.shape[2:]))
+
+    def mask(self, mask: Tensor | None, implementation: str, device: torch.device) -> Tensor | None:
+        """The attention mask of a layer cut in both directions, filled-up columns blocked.
+
+        Args:
+            mask: None (causal), [batch, keys] or [batch or 1, 1, length, past + length], boolean or additive.
+            implementation: the model's attention implementation, which decides what a mask looks like.
+        """
+        if mask is None or mask.ndim == 2:
+            if not self.ragged:
+                return None
+            key_valid = self.key_valid.to(device)
+            if "flash" in implementation:
+                return key_valid
+            rows, past = self.index.shape[1], self.past_valid.shape[1]
+            causal = torch.ones(rows, past + rows, dtype=torch.bool, device=device).tril(past)
+            return causal & key_valid[:, None, None]
+        past = mask.shape[-1] - self.length
+        index, key_valid = self.index.to(mask.device), self.key_valid.to(mask.device)
+        columns = torch.cat([torch.arange(past, device=mask.device).expand(len(index), -1), index + past], dim=1)
+        mask = mask.expand(len(index), -1, -1, -1)
+        mask = mask.gather(2, index[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
+        mask = mask.gather(3, columns[:, None, None].expand(-1, mask.shape[1], mask.shape[2], -1))
+        blocked = ~key_valid[:, None, None]
+        return mask & ~blocked if mask.dtype == torch.bool else mask.masked_fill(blocked, torch.finfo(mask.dtype).min)
+
+    def restore(self, states: Tensor) -> Tensor:
+        """[batch, kept, d] -> [batch, length, d], zeros where nothing stayed: outputs keep the prompt's shape."""
+        index = self.index.to(states.device)
+        written = self.valid.to(states.device) | (index == self.length - 1)
+        full = states.new_zeros(len(index), self.length, states.shape[-1])
+        return full.scatter(1, index[..., None].expand_as(states), states * written[..., None])
+
+
+def cut_layer_call(
+    cut: Cut, call: dict[str, Any], implementation: str, memo: dict[int, tuple[Any, Any]]
+) -> dict[str, Any]:
+    """Cut a decoder layer's keyword arguments; ``memo`` (id -> original, result) shares the work between layers."""
+
+    def once(value: Any, compute: Any) -> Any:
+        if id(value) not in memo:
+            memo[id(value)] = (value, compute())  # holding the original keeps its id from being used again
+        return memo[id(value)][1]
+
+    call = dict(call)
+    if "attention_mask" in call:
+        mask, device = call["attention_mask"], cut.index.device
+        call["attention_mask"] = once(mask, lambda: cut.mask(mask, implementation, device))
+    if (position_ids := call.get("position_ids")) is not None:
+        call["position_ids"] = once(position_ids, lambda: cut.states(position_ids))
+    if (embeddings := call.get("position_embeddings")) is not None:
+        call["position_embeddings"] = once(embeddings, lambda: tuple(cut.states(part) for part in embeddings))
+    return call

@@ -1,0 +1,102 @@
+"""What cannot be pruned right is refused here, by name, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+from ptprune.attach.cache import PrunedLayer
+
+
+def check_model(model: nn.Module, layer: int, num_layers: int) -> None:
+    """Refuse a model that hooks cannot follow, or that is too shallow for ``layer``.
+
+    Raises:
+        RuntimeError: on a compiled model.
+        ValueError: on an attention implementation without tensor masks, or a ``layer`` beyond the model.
+    """
+    for name, module in model.named_modules():
+        if getattr(module, "_compiled_call_impl", None) is not None or type(module).__name__ == "OptimizedModule":
+            raise RuntimeError(
+                f"{name or type(model).__name__} is compiled: hooks do not run inside a compiled graph. Attach to a "
+                "model that is not compiled"
+            )
+    implementation = str(model.config.get_text_config()._attn_implementation)
+    if implementation not in ("eager", "sdpa") and "flash" not in implementation:
+        raise ValueError(
+            f"attention implementation {implementation!r} is not supported: use 'sdpa', 'eager' or flash attention"
+        )
+    if layer >= num_layers:
+        raise ValueError(f"layer must be below the model's {num_layers} language model layers, got {layer}")
+
+
+def check_generate(arguments: Mapping[str, Any], model: nn.Module, layer: int) -> None:
+    """Refuse the options of generate() under which a pruned prefill cannot be right.
+
+    Raises:
+        ValueError: naming the option and what to do instead.
+    """
+    configs = [arguments.get("generation_config"), getattr(model, "generation_config", None)]
+
+    def option(name: str) -> Any:
+        if arguments.get(name) is not None:
+            return arguments[name]
+        return next((value for config in configs if (value := getattr(config, name, None)) is not None), None)
+
+    if option("use_cache") is False and layer > 0:
+        raise ValueError(
+            "use_cache=False would let generated tokens see dropped tokens again in the layers before the cut: "
+            "leave it on, or prune with layer=0"
+        )
+    if option("prefill_chunk_size") is not None:
+        raise ValueError("prefill_chunk_size splits the prompt, so its tokens cannot be ranked: leave it unset")
+    if option("cache_implementation") not in (None, "dynamic", "dynamic_full"):
+        raise ValueError(
+            f"cache_implementation={option('cache_implementation')!r} is not supported: only a dynamic cache can shrink"
+        )
+    if option("assistant_early_exit") is not None:
+        raise ValueError("assistant_early_exit drafts with the pruned model's own first layers: use another assistant")
+    check_cache(arguments.get("past_key_values"))
+
+
+def check_forward(call: Mapping[str, Any], training: bool) -> None:
+    """Refuse a forward call with images that cannot be pruned right.
+
+    Raises:
+        ValueError: naming the argument and what to do instead.
+    """
+    if training:
+        raise ValueError("the model is in training mode: pruning is for inference, call model.eval()")
+    if call.get("labels") is not None:
+        raise ValueError("labels: a loss over a prompt with dropped tokens is not defined, detach the pruner to train")
+
+
+def check_cache(cache: Any) -> None:
+    """Refuse caches that cannot shrink.
+
+    Raises:
+        ValueError: naming the cache.
+    """
+    if cache is None:
+        return
+    layers = getattr(cache, "layers", None)
+    if not isinstance(cache, Cache) or any(type(layer) not in (DynamicLayer, PrunedLayer) for layer in layers or ()):
+        kinds = sorted({type(layer).__name__ for layer in layers or ()} - {"DynamicLayer", "PrunedLayer"})
+        raise ValueError(f"{type(cache).__name__} ({', '.join(kinds)}) cannot shrink: pass a DynamicCache or none")
+    if cache.offloading:
+        raise ValueError("an offloaded cache is not supported: pass a plain DynamicCache or none")
+
+
+def check_mask(attention_mask: Any) -> None:
+    """Refuse masks other than 2D.
+
+    Raises:
+        ValueError: naming the shape.
+    """
+    if attention_mask is not None and (not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2):
+        shape = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
+        raise ValueError(f"attention_mask must be 2D [batch, length] while a pruner is attached, got {shape}")

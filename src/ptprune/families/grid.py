@@ -1,0 +1,30 @@
+"""The tile grid of an image, read from its pixels where the processor does not tell."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def infer_columns(tiles: Tensor, thumbnail: Tensor) -> int:
+    """How many columns the tile grid has: the one whose picture, put together, looks most like the thumbnail.
+
+    Only reports and drawings use it, pruning does not. Where the picture is so plain that several grids look alike,
+    the widest of them is returned.
+
+    Args:
+        tiles: FloatTensor [tiles, channels, p, p], tiny copies of the tiles, row-major.
+        thumbnail: FloatTensor [channels, p, p], the same of the thumbnail.
+    """
+    count, channels, side, _ = tiles.shape
+    tiles, thumbnail = tiles.float().cpu(), thumbnail.float().cpu()
+    best, best_error = count, torch.inf
+    for columns in (c for c in range(count, 0, -1) if count % c == 0):
+        rows = count // columns
+        whole = tiles.reshape(rows, columns, channels, side, side).permute(2, 0, 3, 1, 4)
+        small = F.adaptive_avg_pool2d(whole.reshape(channels, rows * side, columns * side), side)
+        error = float((small - thumbnail).square().mean())
+        if error < best_error - 1e-9:
+            best, best_error = columns, error
+    return best

@@ -1,0 +1,131 @@
+"""Pyramid Token Pruning (PTP), Liang et al., arXiv 2509.15704: region, token and instruction-guided importance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ptprune.budget import allocate
+from ptprune.pruner import TokenPruner
+from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES, ImageEvidence
+from ptprune.scores.region import region_weights
+from ptprune.scores.registry import ScoreRegistry
+from ptprune.selection import Selection, fuse, keep_top
+
+
+@dataclass(kw_only=True)
+class PyramidTokenPruning(TokenPruner):
+    """PTP: salient tiles get larger budgets, and in a tile the tokens stay that stand out or that the question needs.
+
+    Source: Liang et al., arXiv 2509.15704. From the paper: [CLS] attention as the token score, the strongest attention
+    from the instruction, their fusion with ``alpha`` 0.5. Everything else that the abstract leaves open is this
+    project's choice, see docs/method.md.
+
+    Attributes:
+        coverage: instead of a ratio, keep the fewest tokens whose share of the fused importance reaches this value.
+        region: how salient a tile is, one of ``REGION_SCORES``.
+        token: how much a token stands out in its tile, one of ``TOKEN_SCORES``.
+        instruction: how much the question needs a token, one of ``INSTRUCTION_SCORES``, or "none".
+        alpha: weight of the instruction level against the token level, 0 to 1.
+        temperature: of the softmax over the tiles' standardised saliencies; larger is nearer to uniform budgets.
+        thumbnail: "ratio" keeps the thumbnail's share of its own tokens, "whole" keeps all of it, "region" treats it
+            as one more tile.
+        normalize_instruction: whether the instruction score is scaled to 0..1 before it is fused.
+    """
+
+    coverage: float | None = None
+    region: str = "cls-similarity"
+    token: str = "cls-attention"
+    instruction: str = "attention"
+    alpha: float = 0.5
+    temperature: float = 2.0
+    thumbnail: str = "ratio"
+    normalize_instruction: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.coverage is None or (isinstance(self.coverage, int | float) and 0 < self.coverage <= 1),
+            "coverage",
+            "None or over 0 and at most 1",
+        )
+        self._require(isinstance(self.alpha, int | float) and 0 <= self.alpha <= 1, "alpha", "between 0 and 1")
+        self._require(
+            isinstance(self.temperature, int | float) and 0 < self.temperature < float("inf"), "temperature", "over 0"
+        )
+        self._require(self.thumbnail in ("ratio", "whole", "region"), "thumbnail", "'ratio', 'whole' or 'region'")
+        self._require(
+            isinstance(self.normalize_instruction, bool), "normalize_instruction", "True or False"
+        )
+        self._require_score("region", REGION_SCORES)
+        self._require_score("token", TOKEN_SCORES)
+        if self.instruction != "none":
+            self._require_score("instruction", INSTRUCTION_SCORES, "none")
+
+    def _require_score(self, level: str, registry: ScoreRegistry, *more: str) -> None:
+        names = ", ".join(repr(name) for name in (*registry.names, *more))
+        self._require(getattr(self, level) in registry, level, f"one of {names}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        needs = REGION_SCORES[self.region].needs | TOKEN_SCORES[self.token].needs
+        return needs | INSTRUCTION_SCORES[self.instruction].needs if self._guided else needs
+
+    @property
+    def _guided(self) -> bool:
+        """Whether the question counts: with alpha 0 it does not, and its attention rows are not computed."""
+        return self.instruction != "none" and self.alpha > 0
+
+    def select(self, image: ImageEvidence) -> Selection:
+        token = TOKEN_SCORES[self.token].compute(image)
+        instruction = INSTRUCTION_SCORES[self.instruction].compute(image) if self._guided else None
+        fused = fuse(token, instruction, self.alpha, self.normalize_instruction)
+        total = self.num_kept(image.layout.num_tokens) if self.coverage is None else covering(fused, self.coverage)
+
+        saliency = None
+        if image.layout.thumbnail is not None:
+            saliency = REGION_SCORES[self.region].compute(image)
+        kept = keep_top(fused, image.layout.region_of_token(), self.budgets(image, saliency, total))
+        scores = {"token": token, "fused": fused} | ({} if instruction is None else {"instruction": instruction})
+        return Selection(kept, None if saliency is None else saliency.tolist(), scores)
+
+    def budgets(self, image: ImageEvidence, saliency: Tensor | None, total: int) -> list[int]:
+        """Tokens to keep in each region, ``total`` in all.
+
+        Args:
+            saliency: FloatTensor [num_regions], or None for an image of one tile, which has no region stage.
+        """
+        sizes = [region.num_tokens for region in image.layout.regions]
+        thumbnail = image.layout.thumbnail
+        if thumbnail is None or saliency is None:
+            return allocate([1.0] * len(sizes), sizes, total)
+        if self.thumbnail == "region":
+            return allocate(region_weights(saliency, self.temperature).tolist(), sizes, total)
+        tiles = [index for index in range(len(sizes)) if index != thumbnail]
+        share = sizes[thumbnail]
+        if self.thumbnail == "ratio":
+            share = round(total * share / sum(sizes))
+        # what the tiles cannot take falls to the thumbnail, and the other way round
+        share = min(max(share, total - sum(sizes[i] for i in tiles)), total, sizes[thumbnail])
+        weights = region_weights(saliency[tiles], self.temperature).tolist()
+        budgets = allocate(weights, [sizes[i] for i in tiles], total - share)
+        budgets.insert(thumbnail, share)
+        return budgets
+
+
+def covering(importance: Tensor, coverage: float) -> int:
+    """The smallest number of tokens whose share of the total importance reaches ``coverage``, at least one.
+
+    Args:
+        importance: FloatTensor [num_tokens], not negative; constant importance counts every token alike.
+    """
+    importance = importance.double()
+    if not bool(importance.any()):
+        importance = torch.ones_like(importance)
+    shares = importance.sort(descending=True).values.cumsum(0) / importance.sum()
+    # a hair below, else rounding of the sum asks for one token more
+    return min(int((shares < coverage - 1e-9).sum()) + 1, len(importance))
+
+

@@ -1,0 +1,28 @@
+"""Random pruning: the baseline that critics ask for first (UniPruneBench)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ptprune.pruner import TokenPruner
+from ptprune.scores.evidence import ImageEvidence
+from ptprune.selection import Selection
+
+
+@dataclass(kw_only=True)
+class RandomPruning(TokenPruner):
+    """Random: keep a random share of each image's tokens, the same for the same seed and number of tokens.
+
+    Attributes:
+        seed: of the generator, which is set anew for every image.
+    """
+
+    seed: int = 0
+
+    def select(self, image: ImageEvidence) -> Selection:
+        number = image.layout.num_tokens
+        generator = torch.Generator().manual_seed(self.seed)
+        kept = torch.randperm(number, generator=generator)[: self.num_kept(number)].sort().values
+        return Selection(kept.to(image.device))

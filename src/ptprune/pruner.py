@@ -1,0 +1,133 @@
+"""What users touch: a pruner is a plain dataclass of numbers and names, used on a model through ``with``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ptprune.attach.attachment import Attachment, attachment_of
+from ptprune.report import PruningReport
+from ptprune.scores.evidence import ImageEvidence
+from ptprune.selection import Selection
+
+if TYPE_CHECKING:
+    from ptprune.clock import Clock
+
+
+@dataclass(kw_only=True)
+class TokenPruner:
+    """Base of every method that drops visual tokens. A method overrides ``select``.
+
+    Attributes:
+        keep_ratio: share of an image's prunable visual tokens that stay, over 0 and up to 1.
+        keep_tokens: a fixed number of tokens an image instead of a ratio.
+        layer: tokens are dropped before this language model layer; 0 drops before the language model.
+        positions: "original" keeps each token's position id, "compact" numbers the kept tokens anew.
+    """
+
+    keep_ratio: float = 0.5
+    keep_tokens: int | None = None
+    layer: int = 2
+    positions: str = "original"
+
+    def __post_init__(self) -> None:
+        self._attachments: list[Attachment] = []
+        self._report: PruningReport | Callable[[], PruningReport] | None = None
+        self._require(
+            isinstance(self.keep_ratio, int | float) and 0 < self.keep_ratio <= 1, "keep_ratio", "over 0 and at most 1"
+        )
+        self._require(
+            self.keep_tokens is None or (isinstance(self.keep_tokens, int) and self.keep_tokens >= 1),
+            "keep_tokens",
+            "None or a whole number from 1",
+        )
+        self._require(isinstance(self.layer, int) and self.layer >= 0, "layer", "a whole number from 0")
+        self._require(self.positions in ("original", "compact"), "positions", "'original' or 'compact'")
+
+    def _require(self, holds: bool, name: str, allowed: str) -> None:
+        if not holds:
+            raise ValueError(f"{name} must be {allowed}, got {getattr(self, name)!r}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Fields of ``ImageEvidence`` that ``select`` reads; nothing else is computed."""
+        return frozenset()
+
+    def select(self, image: ImageEvidence) -> Selection:
+        """Choose the tokens of one image that stay: scores in, indices out."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which tokens to keep")
+
+    def num_kept(self, num_tokens: int) -> int:
+        """How many of an image's ``num_tokens`` stay: ``max(1, round(keep_ratio * num_tokens))``, Python's round."""
+        wanted = round(self.keep_ratio * num_tokens) if self.keep_tokens is None else self.keep_tokens
+        return min(max(1, wanted), num_tokens)
+
+    @contextmanager
+    def __call__(self, model: nn.Module, clock: Clock | None = None) -> Iterator[TokenPruner]:
+        """Prune ``model`` inside a ``with`` block; the same pruner may be entered again inside its own block.
+
+        Args:
+            clock: adds up the seconds of "vision" and "select" (all of this package's own work).
+
+        Raises:
+            TypeError, RuntimeError, ValueError: see ``attach``.
+        """
+        active = attachment_of(model)
+        if active is not None and active.pruner is self:
+            yield self
+            return
+        attachment = Attachment(self, model, clock)
+        try:
+            yield self
+        finally:
+            attachment.remove()
+
+    def attach(self, model: nn.Module) -> None:
+        """Prune ``model`` until ``detach``, for pipelines and servers.
+
+        Raises:
+            TypeError: on a model of no supported family.
+            RuntimeError: where a pruner is attached already, or the model is compiled.
+            ValueError: where this pruner's settings do not fit the model.
+        """
+        self._attachments.append(Attachment(self, model))
+
+    def detach(self) -> None:
+        """Leave every model that ``attach`` was given as it was. Without one, nothing happens."""
+        while self._attachments:
+            self._attachments.pop().remove()
+
+    def checked_select(self, image: ImageEvidence) -> Selection:
+        """``select``, and a clear error where a method's answer is not a set of this image's tokens."""
+        with torch.no_grad():
+            selection = self.select(image)
+        kept, number = selection.kept, image.layout.num_tokens
+        if kept.ndim != 1 or kept.dtype != torch.long or not len(kept):
+            raise ValueError(f"{type(self).__name__}.select must return a LongTensor of at least one token")
+        if int(kept[0]) < 0 or int(kept[-1]) >= number or bool((kept[1:] <= kept[:-1]).any()):
+            raise ValueError(f"{type(self).__name__}.select must return sorted unique indices below {number}")
+        return selection
+
+    def record(self, write: Callable[[], PruningReport]) -> None:
+        """Remember a prefill; its report is written when somebody reads it, not while the model waits."""
+        self._report = write
+
+    @property
+    def report(self) -> PruningReport | None:
+        """The last pruned prefill, or None before there was one."""
+        if callable(self._report):
+            self._report = self._report()
+        return self._report
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles carry the settings, never a model."""
+        return {setting.name: getattr(self, setting.name) for setting in fields(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()

@@ -1,0 +1,102 @@
+"""What a pruned prefill did, in numbers that a user can print, draw or store as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RegionReport:
+    """One tile or thumbnail.
+
+    Attributes:
+        row, column: place in the tile grid; both -1 for the thumbnail.
+        is_thumbnail: whether this is the downsampled whole image.
+        start, stop: range of its tokens among the image's prunable visual tokens.
+        budget: how many of them stayed.
+        saliency: the region level's score (cosine of the tile's and the thumbnail's [CLS]); None where the method
+            or the image (a single tile) has no region stage.
+    """
+
+    row: int
+    column: int
+    is_thumbnail: bool
+    start: int
+    stop: int
+    budget: int
+    saliency: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class ImageReport:
+    """One image of the batch.
+
+    Attributes:
+        sample: batch row.
+        num_tokens: prunable visual tokens before pruning.
+        kept: LongTensor (CPU), sorted, indices 0..num_tokens-1 of the tokens that stayed, in prompt order.
+        regions: tiles and thumbnail in prompt order.
+        scores: "token", "instruction", "fused" -> FloatTensor [num_tokens] (CPU), those that the method computed.
+    """
+
+    sample: int
+    num_tokens: int
+    kept: Tensor
+    regions: list[RegionReport]
+    scores: dict[str, Tensor]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the tile grid."""
+        tiles = [region for region in self.regions if not region.is_thumbnail]
+        return max(tile.row for tile in tiles) + 1, max(tile.column for tile in tiles) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class PruningReport:
+    """The last pruned prefill of a pruner.
+
+    Attributes:
+        images: in prompt order over the whole batch.
+        kept_mask: BoolTensor [batch, prompt length] (CPU): True for every prompt position (text included, padding
+            False) that the layers >= ``layer`` saw.
+        sequence_length: (before, after) per batch row, padding not counted.
+    """
+
+    images: list[ImageReport]
+    kept_mask: Tensor
+    sequence_length: list[tuple[int, int]]
+
+    @property
+    def visual_tokens(self) -> tuple[int, int]:
+        """(before, after) over the whole batch."""
+        return sum(image.num_tokens for image in self.images), sum(len(image.kept) for image in self.images)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "images": [
+                {
+                    "sample": image.sample,
+                    "num_tokens": image.num_tokens,
+                    "kept": image.kept.tolist(),
+                    "regions": [vars(region).copy() for region in image.regions],
+                    "scores": {name: score.tolist() for name, score in image.scores.items()},
+                }
+                for image in self.images
+            ],
+            "kept_mask": self.kept_mask.tolist(),
+            "sequence_length": [list(pair) for pair in self.sequence_length],
+            "visual_tokens": list(self.visual_tokens),
+        }
+
+    def __str__(self) -> str:
+        before, after = self.visual_tokens
+        regions = sum(len(image.regions) for image in self.images)
+        old = max((pair[0] for pair in self.sequence_length), default=0)
+        new = max((pair[1] for pair in self.sequence_length), default=0)
+        saved = round(100 * (1 - new / old)) if old else 0
+        return f"{before} -> {after} visual tokens, {regions} regions, KV cache -{saved}%"

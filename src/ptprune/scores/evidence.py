@@ -1,0 +1,43 @@
+"""What a method may look at when it chooses the tokens of one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ptprune.layout import ImageLayout
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEvidence:
+    """Raw material for the scores of one image; only what the method ``needs`` was computed, the rest is None.
+
+    Attributes:
+        layout: the image's regions and tokens.
+        cls_features: FloatTensor [num_regions, d], the vision encoder's [CLS] of each tile and of the thumbnail.
+        cls_attention: FloatTensor [num_tokens], [CLS] attention of the feature layer, pooled to LLM tokens.
+        instruction_attention: FloatTensor [num_tokens], attention received from the instruction at one LLM layer.
+    """
+
+    layout: ImageLayout
+    cls_features: Tensor | None = None
+    cls_attention: Tensor | None = None
+    instruction_attention: Tensor | None = None
+
+    @cached_property
+    def device(self) -> torch.device:
+        return self.layout.tokens.device
+
+    def require(self, name: str) -> Tensor:
+        """The named tensor.
+
+        Raises:
+            ValueError: where it was not computed because the method did not name it in ``needs``.
+        """
+        value = getattr(self, name)
+        if value is None:
+            raise ValueError(f"{name} was not computed for this image: name it in the method's `needs`")
+        return value

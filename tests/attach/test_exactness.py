@@ -1,0 +1,325 @@
+"""The guarantees of docs/guarantees.md against the stock model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ptprune import PyramidTokenPruning, RandomPruning
+from tests.internvl import IMAGE, TOKENS_PER_TILE, batch, prompt, tiny_internvl
+from tests.oracle import blocked, slow_ptp
+
+PROMPTS = {
+    "one tile": [prompt([5, 6], 1, [7, 8, 9])],
+    "five tiles": [prompt([5, 6], 5, [7, 8, 9])],
+    "several images": [prompt([5], 3, [6], 1, [7], 7, [8, 9])],
+    "no text after": [prompt([5, 6, 7], 4)],
+    "batch, same tiles": [prompt([5, 6], 5, [7, 8, 9]), prompt([9, 8, 7], 5, [6, 5])],
+    "batch, other tiles": [prompt([5, 6], 7, [7, 8, 9]), prompt([5], 1, [7, 8, 9, 10]), prompt([4], 3, [6], 2, [7])],
+    "batch with text only": [prompt([5, 6], 5, [7, 8, 9]), prompt([5, 6, 7, 8])],
+    "long question": [prompt([5], 3, [7 + i % 40 for i in range(150)])],
+}
+
+
+def dropped_of(report, inputs):
+    return inputs["attention_mask"].bool() & ~report.kept_mask
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("name", PROMPTS)
+@torch.no_grad()
+def test_ratio_one_is_bit_identical(name, layer, attention):
+    model, inputs = tiny_internvl(attention=attention), batch(*PROMPTS[name])
+    stock, stock_tokens = model(**inputs).logits, model.generate(**inputs, max_new_tokens=5)
+    pruner = PyramidTokenPruning(keep_ratio=1, layer=layer)
+    with pruner(model):
+        assert torch.equal(model(**inputs).logits, stock)
+        assert torch.equal(model.generate(**inputs, max_new_tokens=5), stock_tokens)
+    before, after = pruner.report.visual_tokens
+    assert before == after > 0
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, 3])
+@pytest.mark.parametrize("name", PROMPTS)
+def test_kept_tokens_are_those_of_the_slow_method(name, layer):
+    model, inputs = tiny_internvl(), batch(*PROMPTS[name])
+    for keep_ratio, alpha, temperature in ((0.5, 0.5, 2.0), (0.2, 0.8, 0.5), (0.75, 0.0, 1.0)):
+        pruner = PyramidTokenPruning(keep_ratio=keep_ratio, alpha=alpha, temperature=temperature, layer=layer)
+        with pruner(model), torch.no_grad():
+            model(**inputs)
+        expected = slow_ptp(
+            model,
+            inputs,
+            keep_ratio=keep_ratio,
+            alpha=alpha,
+            temperature=temperature,
+            layer=layer,
+            image_token=IMAGE,
+            tokens_per_tile=TOKENS_PER_TILE,
+        )
+        assert [image.kept.tolist() for image in pruner.report.images] == expected
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("name", PROMPTS)
+@torch.no_grad()
+def test_logits_are_those_of_the_blocked_stock_model(name, layer, attention, side, positions):
+    model, inputs = tiny_internvl(attention=attention), batch(*PROMPTS[name], side=side)
+    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer, positions=positions)
+    with pruner(model):
+        pruned = model(**inputs).logits
+    kept = pruner.report.kept_mask
+    dropped = dropped_of(pruner.report, inputs)
+    assert dropped.any()
+    with blocked(model, dropped, layer, inputs["attention_mask"], compact=positions == "compact"):
+        stock = model(**inputs).logits
+    assert pruned.shape == stock.shape
+    assert (pruned - stock)[kept].abs().max() <= 5e-5
+    assert not pruned[:, :-1][dropped[:, :-1]].any(), "dropped positions have no logits"
+    free = model(**inputs).logits
+    assert (pruned - free)[kept].abs().max() > 1e-3, "the oracle would not notice if nothing were dropped"
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@torch.no_grad()
+def test_float64_agrees_to_rounding(layer):
+    model = tiny_internvl(torch.float64)
+    inputs = batch(*PROMPTS["batch, other tiles"], dtype=torch.float64)
+    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer)
+    with pruner(model):
+        pruned = model(**inputs).logits
+    with blocked(model, dropped_of(pruner.report, inputs), layer, inputs["attention_mask"]):
+        stock = model(**inputs).logits
+    assert (pruned - stock)[pruner.report.kept_mask].abs().max() <= 1e-6
+
+
+@torch.no_grad()
+def test_bfloat16_runs_and_keeps_exactly_k():
+    model, inputs = tiny_internvl(torch.bfloat16), batch(prompt([5], 5, [7, 8]), dtype=torch.bfloat16)
+    pruner = PyramidTokenPruning(keep_ratio=0.3)
+    with pruner(model):
+        logits = model(**inputs).logits
+    assert logits.dtype == torch.bfloat16
+    assert torch.isfinite(logits.float()).all()
+    assert len(pruner.report.images[0].kept) == round(0.3 * 20)
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("layer", [0, 1, 3])
+@pytest.mark.parametrize("name", PROMPTS)
+@torch.no_grad()
+def test_generated_tokens_are_those_of_the_blocked_stock_model(name, layer, attention, positions):
+    model, inputs = tiny_internvl(attention=attention), batch(*PROMPTS[name])
+    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer, positions=positions)
+    with pruner(model):
+        pruned = model.generate(**inputs, max_new_tokens=8, return_dict_in_generate=True, output_logits=True)
+    dropped = dropped_of(pruner.report, inputs)
+    with blocked(model, dropped, layer, inputs["attention_mask"], compact=positions == "compact"):
+        stock = model.generate(
+            **inputs, max_new_tokens=8, use_cache=False, return_dict_in_generate=True, output_logits=True
+        )
+    assert torch.equal(pruned.sequences, stock.sequences)
+    assert (torch.stack(pruned.logits) - torch.stack(stock.logits)).abs().max() <= 1e-4
+    held = {layer.keys.shape[2] for layer in pruned.past_key_values.layers}
+    longest = max(after for _, after in pruner.report.sequence_length)
+    assert held == {longest + 7}, "every layer's cache is cut alike"
+
+
+MODES = {
+    "beams": {"num_beams": 3},
+    "beams, two returns": {"num_beams": 4, "num_return_sequences": 2},
+    "sampling, three returns": {"do_sample": True, "num_return_sequences": 3},
+    "repetition penalty": {"repetition_penalty": 1.3},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("name", ["several images", "batch, other tiles", "batch with text only"])
+@torch.no_grad()
+def test_generation_modes(name, layer, mode):
+    model, inputs = tiny_internvl(), batch(*PROMPTS[name])
+    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer)
+    torch.manual_seed(0)
+    with pruner(model):
+        pruned = model.generate(**inputs, max_new_tokens=8, **MODES[mode])
+    copies = len(pruner.report.kept_mask) // len(inputs["input_ids"])
+    dropped = inputs["attention_mask"].bool().repeat_interleave(copies, 0) & ~pruner.report.kept_mask
+    torch.manual_seed(0)
+    with blocked(model, dropped[::copies], layer, inputs["attention_mask"]):
+        stock = model.generate(**inputs, max_new_tokens=8, use_cache=False, **MODES[mode])
+    assert torch.equal(pruned, stock)
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@torch.no_grad()
+def test_prompt_lookup_and_assisted_decoding_change_nothing(layer):
+    model = tiny_internvl()
+    inputs = batch(prompt([5, 6, 7, 8], 5, [9, 5, 6, 7, 8, 9, 5, 6]))
+    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer)
+    with pruner(model):
+        greedy = model.generate(**inputs, max_new_tokens=10)
+        kept = pruner.report.images[0].kept
+        looked_up = model.generate(**inputs, max_new_tokens=10, prompt_lookup_num_tokens=3)
+        assert torch.equal(pruner.report.images[0].kept, kept), "drafts are not part of the question"
+        assisted = model.generate(**inputs, max_new_tokens=10, assistant_model=tiny_internvl(seed=3))
+    assert torch.equal(looked_up, greedy)
+    assert torch.equal(assisted, greedy)
+
+
+@torch.no_grad()
+def test_generate_without_cache_keeps_the_prompts_choice():
+    model, inputs = tiny_internvl(), batch(*PROMPTS["batch, other tiles"])
+    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=0)
+    with pruner(model):
+        cached = model.generate(**inputs, max_new_tokens=8)
+        assert torch.equal(model.generate(**inputs, max_new_tokens=8, use_cache=False), cached)
+
+
+@pytest.mark.parametrize("with_mask", [True, False])
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("layer", [0, 2])
+@torch.no_grad()
+def test_hand_written_loop(layer, positions, with_mask):
+    model = tiny_internvl()
+    rows = PROMPTS["batch, other tiles"] if with_mask else PROMPTS["several images"]
+    inputs = batch(*rows)
+    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer, positions=positions)
+    mask, tokens = inputs["attention_mask"], []
+    with pruner(model):
+        expected = model.generate(**inputs, max_new_tokens=6)[:, -6:]
+        position_ids = (mask.cumsum(1) - 1).clamp(min=0)
+        extra = {"attention_mask": mask, "position_ids": position_ids} if with_mask else {}
+        output = model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"], use_cache=True, **extra)
+        for _ in range(6):
+            tokens.append(output.logits[:, -1].argmax(-1, keepdim=True))
+            mask, position_ids = torch.cat([mask, torch.ones_like(mask[:, :1])], 1), position_ids[:, -1:] + 1
+            extra = {"attention_mask": mask, "position_ids": position_ids} if with_mask else {}
+            output = model(input_ids=tokens[-1], past_key_values=output.past_key_values, **extra)
+    assert torch.equal(torch.cat(tokens, 1), expected)
+
+
+@pytest.mark.parametrize("second", [[20, 21, 22], [20, *prompt(4), 21, 22]], ids=["text", "another image"])
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("layer", [0, 2])
+@torch.no_grad()
+def test_second_turn_on_a_returned_cache(layer, positions, second):
+    model = tiny_internvl()
+    first = batch(prompt([5, 6], 5, [7, 8]), prompt([5], 2, [9]))
+    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer, positions=positions)
+    with pruner(model):
+        turn = model.generate(**first, max_new_tokens=4, return_dict_in_generate=True)
+        report = pruner.report
+        full = torch.cat([turn.sequences, torch.tensor([second] * 2)], 1)
+        mask = torch.nn.functional.pad(first["attention_mask"], (0, 4 + len(second)), value=1)
+        images = {}
+        if IMAGE in second:
+            images["pixel_values"] = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+        pruned = model.generate(
+            input_ids=full, attention_mask=mask, past_key_values=turn.past_key_values, max_new_tokens=6, **images
+        )
+        later = pruner.report
+    dropped = torch.nn.functional.pad(dropped_of(report, first), (0, full.shape[1] - report.kept_mask.shape[1]))
+    ends = torch.full((full.shape[1],), full.shape[1])
+    ends[: report.kept_mask.shape[1]] = report.kept_mask.shape[1]
+    if images:
+        assert later is not report
+        new = later.kept_mask.shape[1]
+        dropped[:, -new:] = ~later.kept_mask
+        images["pixel_values"] = torch.cat(
+            [first["pixel_values"][:5], images["pixel_values"][:4], first["pixel_values"][5:], images["pixel_values"][4:]]
+        )
+    else:
+        images["pixel_values"] = first["pixel_values"]
+    with blocked(model, dropped, layer, mask, ends, compact=positions == "compact"):
+        stock = model.generate(input_ids=full, attention_mask=mask, max_new_tokens=6, use_cache=False, **images)
+    assert torch.equal(pruned, stock)
+
+
+@torch.no_grad()
+def test_compact_positions_before_the_model_equal_a_physically_shorter_prompt():
+    model, inputs = tiny_internvl(), batch(*PROMPTS["five tiles"])
+    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=0, positions="compact")
+    with pruner(model):
+        pruned = model.generate(**inputs, max_new_tokens=8)[:, -8:]
+    ids = inputs["input_ids"]
+    embeds = model.get_input_embeddings()(ids)
+    embeds[ids == IMAGE] = model.get_image_features(inputs["pixel_values"]).pooler_output.flatten(0, 1)
+    short = embeds[pruner.report.kept_mask][None]
+    assert torch.equal(model.generate(inputs_embeds=short, max_new_tokens=8), pruned)
+
+
+@torch.no_grad()
+def test_prompt_given_as_embeddings():
+    model, inputs = tiny_internvl(), batch(*PROMPTS["five tiles"])
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    pruner = PyramidTokenPruning(keep_ratio=0.4)
+    with pruner(model):
+        expected = model(**inputs).logits
+        given = model(
+            inputs_embeds=embeds, pixel_values=inputs["pixel_values"], attention_mask=inputs["attention_mask"]
+        )
+    assert torch.equal(given.logits, expected)
+
+
+@torch.no_grad()
+def test_text_only_prompts_pass_untouched():
+    model, inputs = tiny_internvl(), batch(prompt([5, 6, 7]), prompt([8, 9]))
+    stock = model.generate(**inputs, max_new_tokens=5)
+    pruner = PyramidTokenPruning()
+    with pruner(model):
+        assert torch.equal(model.generate(**inputs, max_new_tokens=5), stock)
+    assert pruner.report is None
+
+
+@torch.no_grad()
+def test_vision_features_of_an_earlier_layer():
+    model, inputs = tiny_internvl(), batch(*PROMPTS["five tiles"])
+    model.config.vision_feature_layer = -2
+    pruner = PyramidTokenPruning(keep_ratio=0.4, alpha=0.0)
+    with pruner(model):
+        model(**inputs)
+    maps = _eager(model).model.vision_tower(inputs["pixel_values"], output_attentions=True).attentions
+    rows = maps[0][:, :, 0, 1:].mean(1).reshape(-1, 1, 4, 4)
+    expected = torch.nn.functional.avg_pool2d(rows, 2).flatten()
+    torch.testing.assert_close(pruner.report.images[0].scores["token"], expected)
+
+
+def _eager(model):
+    model.set_attn_implementation("eager")
+    return model
+
+
+@pytest.mark.parametrize("keep", [{"keep_ratio": 0.01}, {"keep_tokens": 3}, {"keep_tokens": 999}, {"coverage": 0.7}])
+@torch.no_grad()
+def test_other_ways_to_say_how_many(keep):
+    model, inputs = tiny_internvl(), batch(*PROMPTS["batch, other tiles"])
+    pruner = PyramidTokenPruning(**keep)
+    with pruner(model):
+        model(**inputs)
+    for image in pruner.report.images:
+        kept = len(image.kept)
+        assert kept == sum(region.budget for region in image.regions)
+        if "keep_tokens" in keep:
+            assert kept == min(keep["keep_tokens"], image.num_tokens)
+        elif "keep_ratio" in keep:
+            assert kept == 1
+        else:
+            fused = image.scores["fused"].sort(descending=True).values
+            assert fused[:kept].sum() >= 0.7 * fused.sum() - 1e-5
+            assert fused[: kept - 1].sum() < 0.7 * fused.sum()
+
+
+@torch.no_grad()
+def test_random_baseline_is_exact_too():
+    model, inputs = tiny_internvl(), batch(*PROMPTS["batch, other tiles"])
+    pruner = RandomPruning(keep_ratio=0.5, seed=4)
+    with pruner(model):
+        pruned = model.generate(**inputs, max_new_tokens=6)
+    with blocked(model, dropped_of(pruner.report, inputs), pruner.layer, inputs["attention_mask"]):
+        assert torch.equal(model.generate(**inputs, max_new_tokens=6, use_cache=False), pruned)
