@@ -197,6 +197,7 @@ def test_hand_written_loop(layer, positions, with_mask):
         extra = {"attention_mask": mask, "position_ids": position_ids} if with_mask else {}
         output = model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"], use_cache=True, **extra)
         for _ in range(6):
+            output.logits[..., IMAGE] = -torch.inf
             tokens.append(output.logits[:, -1].argmax(-1, keepdim=True))
             mask, position_ids = torch.cat([mask, torch.ones_like(mask[:, :1])], 1), position_ids[:, -1:] + 1
             extra = {"attention_mask": mask, "position_ids": position_ids} if with_mask else {}

@@ -328,7 +328,7 @@ class Attachment:
                     shift + dropped if compact and index >= self.pruner.layer else shift
                     for index, shift in enumerate(before)
                 ]
-                mark_pruned(cache, removed(cache) + cut.removed, cut.key_valid, after)
+                mark_pruned(cache, removed(cache) + cut.removed, cut.key_valid, cut.floor, after)
         return output
 
     def _after_multimodal(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

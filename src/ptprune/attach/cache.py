@@ -21,17 +21,21 @@ class PrunedLayer(DynamicLayer):
         removed: tokens seen but not held, the same for every row.
         valid: BoolTensor [batch, held at the last cut]; False on padding and on filled-up places of shorter rows.
         shift: LongTensor [batch], how far this layer's position ids lie behind the original ones (compact positions).
+        floor: how many of the held tokens cannot be taken back, because tokens were dropped between them.
         shifted, ragged: whether any ``shift`` is not zero, any ``valid`` is False.
         armed: set by an attached pruner for one forward pass.
     """
 
-    def __init__(self, layer: DynamicLayer, removed: int, valid: Tensor, shift: Tensor, ragged: bool) -> None:
+    def __init__(
+        self, layer: DynamicLayer, removed: int, valid: Tensor, shift: Tensor, floor: int, ragged: bool
+    ) -> None:
         super().__init__()
         self.lazy_initialization(layer.keys, layer.values)
         self.keys, self.values = layer.keys, layer.values
         self.removed = removed
         self.valid = valid
         self.shift = shift
+        self.floor = floor
         self.shifted = bool(shift.any())
         self.ragged = ragged
         self.armed = False
@@ -53,17 +57,18 @@ class PrunedLayer(DynamicLayer):
         return super().get_seq_length() + query_length, self.removed
 
     def crop(self, tokens_to_remove: int) -> None:
-        held = super().get_seq_length()
-        if held - abs(tokens_to_remove) < self.valid.shape[1]:
+        left = super().get_seq_length() - abs(tokens_to_remove)
+        if left < self.floor:
             raise ValueError(
-                f"cannot crop {abs(tokens_to_remove)} tokens: only the {held - self.valid.shape[1]} tokens after the "
-                "pruned prompt can be taken back"
+                f"cannot crop {abs(tokens_to_remove)} tokens: only the last {left + abs(tokens_to_remove) - self.floor} "
+                "came after the dropped ones"
             )
         super().crop(tokens_to_remove)
+        self.valid = self.valid[:, :left]
 
     def reset(self) -> None:
         super().reset()
-        self.removed, self.ragged, self.shifted = 0, False, False
+        self.removed, self.floor, self.ragged, self.shifted = 0, 0, False, False
         self.valid, self.shift = self.valid[:, :0], torch.zeros_like(self.shift)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -138,9 +143,10 @@ def gather_new(layer: DynamicLayer, past: int, index: Tensor) -> None:
         setattr(layer, name, torch.cat([states[:, :, :past], new], dim=2) if past else new)
 
 
-def mark_pruned(cache: Cache, removed: int, valid: Tensor, shifts: Sequence[Tensor]) -> None:
+def mark_pruned(cache: Cache, removed: int, valid: Tensor, floor: int, shifts: Sequence[Tensor]) -> None:
     """Turn the layers of a cache, already cut, into pruned ones: ``removed`` in all, one ``shift`` a layer."""
     ragged = not bool(valid.all())
     cache.layers = [
-        PrunedLayer(layer, removed, valid, shift, ragged) for layer, shift in zip(cache.layers, shifts, strict=True)
+        PrunedLayer(layer, removed, valid, shift, floor, ragged)
+        for layer, shift in zip(cache.layers, shifts, strict=True)
     ]

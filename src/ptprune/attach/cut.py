@@ -49,6 +49,13 @@ class Cut:
     def removed(self) -> int:
         return self.length - self.index.shape[1]
 
+    @property
+    def floor(self) -> int:
+        """Held tokens, old ones included, up to the last place where a row lost a token."""
+        columns = torch.arange(self.length, device=self.dropped.device)
+        last = torch.where(self.dropped, columns, -1).amax(dim=1, keepdim=True)
+        return self.past_valid.shape[1] + int((self.index <= last).sum(dim=1).max())
+
     @cached_property
     def key_valid(self) -> Tensor:
         """BoolTensor [batch, past + kept]."""
@@ -77,6 +84,7 @@ class Cut:
             key_valid = self.key_valid.to(device)
             if "flash" in implementation:
                 return key_valid
+            assert implementation == "sdpa", "eager attention always has a mask"
             rows, past = self.index.shape[1], self.past_valid.shape[1]
             causal = torch.ones(rows, past + rows, dtype=torch.bool, device=device).tril(past)
             return causal & key_valid[:, None, None]
