@@ -1,0 +1,44 @@
+"""The command ``ptprune``: one thin file a command. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ptprune.cli.cost import cost
+from ptprune.cli.errors import UserError
+from ptprune.cli.methods import methods
+from ptprune.cli.models import models
+from ptprune.cli.run import run
+
+app = typer.Typer(
+    help="Pyramid Token Pruning: fewer visual tokens for tiled vision-language models.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+for command in (run, models, methods, cost):
+    app.command()(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line, and leave with 0 (done), 2 (wrong usage or unreadable input) or 1 (anything unexpected)."""
+    try:
+        status = app(args=arguments, prog_name="ptprune", standalone_mode=False)
+    except UserError as error:
+        _leave(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        # Wrong usage as the option parser sees it. Recognised by its method: its class has moved between packages.
+        if not hasattr(error, "format_message"):
+            raise
+        _leave(error.format_message().rstrip(".") + "; see `ptprune --help`")
+    else:
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+def _leave(message: str) -> None:
+    print("ptprune: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,119 @@
+"""``ptprune cost``: what a prompt costs before and after pruning, from a configuration alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ptprune.cli.console import out, print_json
+from ptprune.cli.errors import UserError, as_option
+
+if TYPE_CHECKING:
+    from ptprune.shapes import ModelShape
+
+ROWS = {
+    "vision": "vision",
+    "projector": "projector",
+    "select": "select",
+    "prefill": "prefill",
+    "lm_head": "output head",
+    "first_token": "up to the first token",
+    "decode_per_token": "decode, a token",
+}
+
+
+def cost(
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="A known shape (internvl3-1b, internvl2-2b, ...), a checkpoint directory, or a Hub name.",
+            show_default=False,
+        ),
+    ],
+    tiles: Annotated[int, typer.Option(min=1, help="Tiles of the picture; more than one add a thumbnail.")] = 12,
+    text_tokens: Annotated[int, typer.Option(min=0, help="Prompt tokens that are not visual.")] = 64,
+    keep_ratio: Annotated[float, typer.Option(help="Share of visual tokens that stay.")] = 0.5,
+    layer: Annotated[int, typer.Option(help="Drop before this decoder layer; 0: before all.")] = 2,
+    bytes_per_value: Annotated[int, typer.Option(min=1, help="Of the KV cache; 2: bfloat16, 4: float32.")] = 2,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Count multiply-accumulates, FLOPs and KV bytes, pruned and unpruned, without weights."""
+    from ptprune.cost import Prompt, kept_tokens, pruned_cost, unpruned_cost
+
+    shape = find_shape(model)
+    prompt = Prompt(tiles, text_tokens)
+    unpruned = unpruned_cost(shape, prompt, bytes_per_value)
+    try:
+        pruned = pruned_cost(shape, prompt, keep_ratio, layer, bytes_per_value)
+    except ValueError as error:
+        raise UserError(as_option(str(error))) from None
+    visual = prompt.encoded * shape.tile_tokens
+    kept = kept_tokens(visual, keep_ratio)
+    document = {
+        "model": shape.name,
+        "tiles": tiles,
+        "thumbnail": prompt.encoded > tiles,
+        "text_tokens": text_tokens,
+        "keep_ratio": keep_ratio,
+        "layer": layer,
+        "visual_tokens": {"before": visual, "after": kept},
+        "sequence_length": {"before": visual + text_tokens, "after": kept + text_tokens},
+        "unpruned": unpruned.to_dict(),
+        "pruned": pruned.to_dict(),
+    }
+    if json_output:
+        print_json(document)
+    else:
+        _show(document)
+
+
+def find_shape(model: str) -> ModelShape:
+    """A known shape by name, or the shape of a checkpoint by its configuration.
+
+    Raises:
+        UserError: where there is neither, or the configuration is of no family that can be counted.
+    """
+    from ptprune.shapes import SHAPES, ModelShape
+
+    if model in SHAPES:
+        return SHAPES[model]
+    from ptprune.cli import loading
+
+    loading.quiet_libraries()
+    try:
+        directory = loading.locate(None if model == loading.SHIPPED else model, weights=False)
+    except UserError as error:
+        raise UserError(f"{error}; known shapes: {', '.join(SHAPES)}") from None
+    loading.check_family(directory, model)
+    from transformers import AutoConfig
+
+    try:
+        return ModelShape.from_config(AutoConfig.from_pretrained(directory, local_files_only=True), model)
+    except Exception as error:  # whatever a broken configuration leads the loader to
+        raise UserError(f"--model {model}: {loading.first_line(error)}") from None
+
+
+def _show(document: dict[str, Any]) -> None:
+    from ptprune.cli.presenting import count, plain_table, ratio, size
+
+    visual, length = document["visual_tokens"], document["sequence_length"]
+    unpruned, pruned = document["unpruned"], document["pruned"]
+    thumbnail = " and a thumbnail" if document["thumbnail"] else ""
+    console = out()
+    console.print(
+        f"[bold]{document['model']}[/bold]: {document['tiles']} tiles{thumbnail}, "
+        f"[bold]{visual['before']} -> {visual['after']}[/bold] visual tokens before layer {document['layer']}, "
+        f"{document['text_tokens']} text tokens\n"
+    )
+    table = plain_table("multiply-accumulates", "unpruned", "pruned", "ratio")
+    for phase, name in ROWS.items():
+        before, after = unpruned[phase]["macs"], pruned[phase]["macs"]
+        table.add_row(name, count(before) if before else "-", count(after), ratio(after, before))
+    before, after = length["before"], length["after"]
+    table.add_row("prompt tokens", str(before), str(after), ratio(after, before))
+    before, after = unpruned["kv_bytes"], pruned["kv_bytes"]
+    table.add_row("KV cache", size(before), size(after), ratio(after, before))
+    console.print(table)
+    console.print("FLOPs are twice the multiply-accumulates; attention is counted full, not causal.", style="dim")

@@ -1,0 +1,204 @@
+"""``ptprune run``: a picture and a question in, an answer out, and what was kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ptprune.cli.console import Say, out, print_json, progress
+from ptprune.cli.errors import UserError, as_option
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ptprune.cli.answering import Answer
+    from ptprune.pruner import TokenPruner
+    from ptprune.report import ImageReport
+
+PRUNING, MODEL, OUTPUT = "Pruning", "Model", "Output"
+WARM_UP_TOKENS = 2  # enough to run prefill and decode once
+
+
+def run(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="One or more pictures.", show_default=False)],
+    question: Annotated[str, typer.Option("--question", "-q", help="What to ask.", show_default=False)],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Checkpoint directory or Hub name; without it the small one that ships.",
+            rich_help_panel=MODEL,
+            metavar="ID_OR_DIR",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=MODEL)] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=MODEL)] = "auto",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.", rich_help_panel=MODEL)] = 64,
+    max_tiles: Annotated[
+        int | None, typer.Option(min=1, help="Most tiles a picture (default: the model's own).", rich_help_panel=MODEL)
+    ] = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="All pictures in one prompt.", rich_help_panel=MODEL)
+    ] = False,
+    method: Annotated[str, typer.Option(help="See `ptprune methods`.", rich_help_panel=PRUNING)] = "ptp",
+    keep_ratio: Annotated[
+        float | None,
+        typer.Option(help="Share of visual tokens that stay.", rich_help_panel=PRUNING, show_default="0.5"),
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Drop before this decoder layer; 0: before all.", rich_help_panel=PRUNING)
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="Weight of the question against saliency, 0 to 1.", rich_help_panel=PRUNING)
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Larger: more even budgets over tiles.", rich_help_panel=PRUNING)
+    ] = None,
+    thumbnail: Annotated[
+        str | None, typer.Option(help="ratio, whole or region: how the thumbnail is cut.", rich_help_panel=PRUNING)
+    ] = None,
+    positions: Annotated[
+        str | None, typer.Option(help="original or compact position ids.", rich_help_panel=PRUNING)
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Answer without pruning too, and compare.", rich_help_panel=OUTPUT)
+    ] = False,
+    overlay: Annotated[
+        Path | None,
+        typer.Option(help="Draw the kept tokens into this file.", metavar="OUT.png", rich_help_panel=OUTPUT),
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object.", rich_help_panel=OUTPUT)] = False,
+) -> None:
+    """Answer a question about pictures with most visual tokens pruned."""
+    if not question.strip():
+        raise UserError('--question: empty; give a question, such as -q "What is written on the sign?"')
+    overlays = overlay_paths(overlay, len(images))
+
+    from ptprune.cli.pictures import open_picture
+
+    pictures = [open_picture(path) for path in images]
+    settings = {
+        "keep_ratio": keep_ratio,
+        "layer": layer,
+        "alpha": alpha,
+        "temperature": temperature,
+        "thumbnail": thumbnail,
+        "positions": positions,
+    }
+    with progress("loading torch and transformers") as say:
+        from ptprune.cli import loading
+
+        loading.quiet_libraries()
+        pruner = make_pruner(method, settings)
+        name = model or loading.SHIPPED
+        say(f"looking for {name}")
+        directory = loading.locate(model)
+        say(f"loading {name}")
+        loaded, processor = loading.load(directory, name, device, dtype)
+
+        groups = [list(range(len(images)))] if together else [[number] for number in range(len(images))]
+        documents = []
+        for group in groups:
+            shown = [pictures[i] for i in group]
+            document, kept = _answer(
+                loaded, processor, pruner, shown, question, max_new_tokens, max_tiles, compare, say
+            )
+            document = {"model": name, "question": question, "pictures": [str(images[i]) for i in group], **document}
+            if overlays:
+                document["overlay"] = [str(overlays[i]) for i in group]
+                for number, report in zip(group, kept, strict=True):
+                    _save_overlay(pictures[number], report, overlays[number])
+            documents.append(document)
+
+    if json_output:
+        print_json(documents[0] if len(documents) == 1 else {"images": documents})
+        return
+    from ptprune.cli.presenting import show_run
+
+    for document in documents:
+        show_run(out(), document)
+
+
+def make_pruner(method: str, settings: dict[str, Any]) -> TokenPruner:
+    """The method with those settings that were given; the others stay its own defaults.
+
+    Raises:
+        UserError: for an unknown method, a setting that the method does not have, or a value out of range.
+    """
+    from dataclasses import fields
+
+    from ptprune.methods import METHODS
+
+    if method not in METHODS:
+        raise UserError(f"--method {method}: unknown; give one of {', '.join(METHODS)}")
+    known = [setting.name for setting in fields(METHODS[method])]
+    given = {name: value for name, value in settings.items() if value is not None}
+    for name in given:
+        if name not in known:
+            raise UserError(f"--{name.replace('_', '-')}: method {method} has no such setting; leave it out")
+    try:
+        return METHODS[method](**given)
+    except (TypeError, ValueError) as error:
+        raise UserError(as_option(str(error))) from None
+
+
+def overlay_paths(overlay: Path | None, count: int) -> list[Path]:
+    """One file a picture: OUT.png, or OUT-1.png, OUT-2.png, ...
+
+    Raises:
+        UserError: where it could not be written, before anything is computed.
+    """
+    if overlay is None:
+        return []
+    from PIL import Image as formats
+
+    writable = [suffix for suffix, kind in formats.registered_extensions().items() if kind in formats.SAVE]
+    if overlay.suffix.lower() not in writable:
+        raise UserError(f"--overlay {overlay}: not a picture's name; give one that ends in .png, .jpg or .webp")
+    if overlay.is_dir() or not overlay.parent.is_dir():
+        raise UserError(f"--overlay {overlay}: cannot be written there; give a file in a directory that exists")
+    if count == 1:
+        return [overlay]
+    return [overlay.with_name(f"{overlay.stem}-{number + 1}{overlay.suffix}") for number in range(count)]
+
+
+def _answer(
+    model: Any,
+    processor: Any,
+    pruner: TokenPruner,
+    pictures: list[Image],
+    question: str,
+    max_new_tokens: int,
+    max_tiles: int | None,
+    compare: bool,
+    say: Say,
+) -> tuple[dict[str, Any], list[ImageReport]]:
+    """The JSON document of one prompt, and what was kept of each picture."""
+    from ptprune.cli.answering import ask, check_length, make_prompt
+    from ptprune.cli.document import run_document
+
+    say("cutting the pictures into tiles")
+    inputs = make_prompt(processor, pictures, question, max_tiles)
+    check_length(model, inputs, max_new_tokens)
+
+    def answer(arm: TokenPruner | None, limit: int, doing: str) -> Answer:
+        return ask(model, processor, inputs, arm, limit, lambda passes: say(f"{doing}: {passes} tokens"))
+
+    if compare:  # the first call initialises kernels and buffers: neither arm shall pay for it
+        for arm in (None, pruner):
+            answer(arm, min(WARM_UP_TOKENS, max_new_tokens), "warming up")
+    unpruned = answer(None, max_new_tokens, "answering without pruning") if compare else None
+    pruned = answer(pruner, max_new_tokens, "answering with pruning")
+    report = pruner.report
+    assert report is not None
+    return run_document(pruned, unpruned, report.to_dict()), report.images
+
+
+def _save_overlay(picture: Image, report: ImageReport, path: Path) -> None:
+    from ptprune.draw import draw_overlay
+
+    try:
+        draw_overlay(picture, report).save(path)
+    except OSError as error:
+        raise UserError(f"--overlay {path}: cannot be written ({error.strerror or error})") from None

@@ -1,0 +1,126 @@
+"""``models``, ``methods`` and ``cost``, and the command as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import ptprune as package
+from ptprune.cost import Prompt, pruned_cost, unpruned_cost
+from ptprune.families import FAMILIES
+from ptprune.methods import METHODS
+from ptprune.shapes import SHAPES, ModelShape
+from tests.cli.conftest import Command
+
+
+def test_models(ptprune: Command) -> None:
+    document = json.loads(ptprune("models", "--json").out)
+    assert [family["name"] for family in document["families"]] == list(FAMILIES)
+    people = ptprune("models")
+    assert people.code == 0
+    for family in FAMILIES.values():
+        assert family.model_class in people.out
+        for text in family.stages.values():
+            assert text in people.out
+
+
+def test_methods(ptprune: Command) -> None:
+    document = json.loads(ptprune("methods", "--json").out)
+    assert [method["name"] for method in document["methods"]] == list(METHODS)
+    assert all(method["about"] for method in document["methods"])
+    assert set(document["methods"][0]["settings"]) == {setting.name for setting in fields(METHODS["ptp"])}
+    lines = ptprune("methods").out.splitlines()
+    assert [line.split()[0] for line in lines] == list(METHODS)
+
+
+def test_cost_of_a_known_shape(ptprune: Command) -> None:
+    result = ptprune("cost", "--model", "internvl2-2b", "--text-tokens", 136, "--layer", 0, "--json")
+    document = json.loads(result.out)
+    shape, prompt = SHAPES["internvl2-2b"], Prompt(12, 136)
+    assert document["unpruned"] == unpruned_cost(shape, prompt).to_dict()
+    assert document["pruned"] == pruned_cost(shape, prompt, 0.5, layer=0).to_dict()
+    assert document["visual_tokens"] == {"before": 3328, "after": 1664}
+    assert document["sequence_length"] == {"before": 3464, "after": 1800}
+
+
+def test_cost_of_a_checkpoint_needs_no_weights(ptprune: Command, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    document = json.loads(ptprune("cost", "--model", tmp_path, "--tiles", 3, "--json").out)
+    assert document["visual_tokens"] == {"before": 16, "after": 8}
+    from transformers import AutoConfig
+
+    shape = ModelShape.from_config(AutoConfig.from_pretrained(tmp_path))
+    assert document["unpruned"]["prefill"]["macs"] == unpruned_cost(shape, Prompt(3, 64)).prefill
+
+
+def test_cost_of_the_shipped_checkpoint(ptprune: Command) -> None:
+    assert ptprune("cost", "--model", "ptprune-tiny", "--json").code == 0
+
+
+def test_cost_for_people(ptprune: Command) -> None:
+    result = ptprune("cost", "--model", "internvl2-2b", "--text-tokens", 136)
+    assert "3328 -> 1664 visual tokens" in result.out
+    rows = [line.split() for line in result.out.splitlines()]
+    assert ["prefill", "6.41", "T", "3.32", "T", "0.52"] in rows
+    assert ["KV", "cache", "325", "MiB", "169", "MiB", "0.52"] in rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model", "internvl9-1t"], "internvl2-2b"),
+        (["--model", "internvl2-2b", "--keep-ratio", "0"], "--keep-ratio must be in (0, 1]"),
+        (["--model", "internvl2-2b", "--layer", "24"], "--layer must be in 0..23"),
+        (["--model", "internvl2-2b", "--tiles", "0"], "--tiles"),
+        ([], "--model"),
+    ],
+)
+def test_cost_refusals(ptprune: Command, arguments: list[str], says: str) -> None:
+    result = ptprune("cost", *arguments)
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert says in result.err
+
+
+def process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ptprune", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_process_prints_json_and_nothing_else(checkpoint: Path, picture: Path) -> None:
+    done = process("run", picture, "-q", "w5", "--model", checkpoint, "--compare", "--json", "--max-new-tokens", 2)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["visual_tokens"] == {"before": 28, "after": 14}
+
+
+def test_a_process_fails_with_one_line(tmp_path: Path) -> None:
+    done = process("run", tmp_path / "none.png", "-q", "w5")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"ptprune: {tmp_path}/none.png: no such file; give the path of a picture\n"
+
+
+def test_help_needs_neither_torch_nor_transformers() -> None:
+    """The command line's own modules import nothing heavy; the package's ``__init__`` is stood in for."""
+    code = (
+        "import sys, types; package = types.ModuleType('ptprune'); package.__path__ = sys.argv[1:]\n"
+        "sys.modules['ptprune'] = package\n"
+        "from ptprune.cli import main\n"
+        "try: main(['run', '--help'])\n"
+        "except SystemExit as left: assert not left.code\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code, *package.__path__], check=True, timeout=60, capture_output=True)
+
+
+def test_help_names_every_command(ptprune: Command) -> None:
+    result = ptprune("--help")
+    assert result.code == 0
+    for command in ("run", "models", "methods", "cost"):
+        assert f" {command} " in result.out
+    assert ptprune().code == 2

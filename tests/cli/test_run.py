@@ -1,0 +1,173 @@
+"""``ptprune run`` against the library and the stock model used directly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from ptprune import PyramidTokenPruning
+from ptprune.cli.measuring import PhaseClock
+from ptprune.tiny.processor import load_processor
+from tests.cli.conftest import Command
+
+QUESTION = "w5 w6 w7"
+
+
+def run_json(ptprune: Command, *arguments: object) -> dict[str, Any]:
+    result = ptprune("run", *arguments, "-q", QUESTION, "--max-new-tokens", 6, "--json")
+    assert result.code == 0, result.err
+    document = json.loads(result.out)  # one object, and nothing else on standard output
+    assert result.err == ""
+    return document
+
+
+def stock_inputs(checkpoint: Path, picture: Path) -> tuple[Any, Any, Any]:
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint).eval()
+    processor = load_processor(checkpoint)
+    content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    return model, processor, processor(images=[Image.open(picture)], text=[text], return_tensors="pt")
+
+
+def test_same_answer_and_numbers_as_the_library(ptprune: Command, checkpoint: Path, picture: Path) -> None:
+    document = run_json(ptprune, picture, "--model", checkpoint, "--keep-ratio", 0.25, "--layer", 1)
+    model, processor, inputs = stock_inputs(checkpoint, picture)
+    pruner = PyramidTokenPruning(keep_ratio=0.25, layer=1)
+    with pruner(model), torch.no_grad():
+        output = model.generate(**inputs, max_new_tokens=6, do_sample=False, return_dict_in_generate=True)
+    report = pruner.report
+    assert report is not None
+    length = inputs["input_ids"].shape[1]
+    assert (
+        document["answer"] == processor.tokenizer.decode(output.sequences[0, length:], skip_special_tokens=True).strip()
+    )
+    assert document["visual_tokens"] == {"before": 28, "after": 7}
+    assert document["sequence_length"] == {"before": length, "after": length - 21}
+    regions = document["regions"]
+    assert [region["budget"] for region in regions] == [region.budget for region in report.images[0].regions]
+    assert [(r["row"], r["column"]) for r in regions] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (-1, -1)]
+    assert [region["is_thumbnail"] for region in regions] == [False] * 6 + [True]
+    assert all(region["tokens"] == 4 for region in regions)
+    # five generated tokens stand in the returned cache behind the prompt
+    held = sum(part.nbytes for layer in output.past_key_values.layers for part in (layer.keys, layer.values))
+    assert document["kv_bytes"]["after"] * (length - 21 + 5) == held * (length - 21)
+
+
+def test_compare_is_the_stock_model(ptprune: Command, checkpoint: Path, picture: Path) -> None:
+    document = run_json(ptprune, picture, "--model", checkpoint, "--compare", "--keep-ratio", 0.1)
+    model, processor, inputs = stock_inputs(checkpoint, picture)
+    with torch.no_grad():
+        output = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+        cache = model(**inputs).past_key_values
+    length = inputs["input_ids"].shape[1]
+    unpruned = document["unpruned"]
+    assert unpruned["answer"] == processor.tokenizer.decode(output[0, length:], skip_special_tokens=True).strip()
+    assert unpruned["kv_bytes"] == sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values))
+    assert unpruned["kv_bytes"] == document["kv_bytes"]["before"]
+    assert set(unpruned["seconds"]) == {"vision", "select", "prefill", "decode", "total"}
+    assert unpruned["seconds"]["select"] == 0
+
+
+def test_cache_before_is_known_without_comparing(ptprune: Command, checkpoint: Path, picture: Path) -> None:
+    alone = run_json(ptprune, picture, "--model", checkpoint)
+    compared = run_json(ptprune, picture, "--model", checkpoint, "--compare")
+    assert alone["kv_bytes"] == compared["kv_bytes"]
+
+
+def test_keep_ratio_one_answers_as_unpruned(ptprune: Command, checkpoint: Path, picture: Path) -> None:
+    document = run_json(ptprune, picture, "--model", checkpoint, "--compare", "--keep-ratio", 1)
+    assert document["answer"] == document["unpruned"]["answer"]
+    assert document["visual_tokens"] == {"before": 28, "after": 28}
+
+
+@pytest.mark.parametrize("extra", [(), ("--layer", 0), ("--method", "random"), ("--compare",)])
+def test_phases_add_up(ptprune: Command, checkpoint: Path, picture: Path, extra: tuple[object, ...]) -> None:
+    document = run_json(ptprune, picture, "--model", checkpoint, *extra)
+    seconds = document["seconds"]
+    assert all(seconds[phase] > 0 for phase in ("vision", "select", "prefill", "decode"))
+    assert sum(seconds[phase] for phase in ("vision", "select", "prefill", "decode")) < seconds["total"]
+
+
+def test_several_pictures_apart_and_together(ptprune: Command, checkpoint: Path, picture: Path, tmp_path: Path) -> None:
+    square = tmp_path / "square.png"
+    noise = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(square)
+    apart = run_json(ptprune, picture, square, "--model", checkpoint)
+    assert [one["visual_tokens"]["before"] for one in apart["images"]] == [28, 4]
+    assert apart["images"][0]["pictures"] == [str(picture)]
+    assert apart["images"][1]["regions"][0]["saliency"] is None
+    alone = run_json(ptprune, picture, "--model", checkpoint)
+    assert alone["answer"] == apart["images"][0]["answer"]
+    together = run_json(ptprune, picture, square, "--model", checkpoint, "--together")
+    assert together["visual_tokens"] == {"before": 32, "after": 16}
+    assert [region["image"] for region in together["regions"]] == [0] * 7 + [1]
+    assert together["pictures"] == [str(picture), str(square)]
+
+
+def test_max_tiles(ptprune: Command, checkpoint: Path, picture: Path) -> None:
+    assert run_json(ptprune, picture, "--model", checkpoint, "--max-tiles", 1)["visual_tokens"]["before"] == 4
+    assert run_json(ptprune, picture, "--model", checkpoint, "--max-tiles", 2)["visual_tokens"]["before"] == 12
+
+
+def test_overlay_shows_what_the_report_says(ptprune: Command, checkpoint: Path, picture: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.png"
+    document = run_json(ptprune, picture, "--model", checkpoint, "--overlay", target, "--keep-ratio", 1)
+    assert document["overlay"] == [str(target)]
+    clear = np.asarray(Image.open(target)).astype(int)
+    run_json(ptprune, picture, "--model", checkpoint, "--overlay", target, "--keep-ratio", 0.1)
+    dark = np.asarray(Image.open(target)).astype(int)
+    assert clear.shape == dark.shape
+    assert dark.mean() < 0.7 * clear.mean()
+
+
+def test_an_overlay_a_picture(ptprune: Command, checkpoint: Path, picture: Path, tmp_path: Path) -> None:
+    run_json(ptprune, picture, picture, "--model", checkpoint, "--overlay", tmp_path / "out.png", "--together")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out-1.png", "out-2.png"]
+
+
+@pytest.mark.parametrize("mode", ["plain", "compare"])
+def test_for_people(ptprune: Command, checkpoint: Path, picture: Path, mode: str) -> None:
+    extra = ["--compare"] if mode == "compare" else []
+    result = ptprune("run", picture, "--model", checkpoint, "-q", QUESTION, "--max-new-tokens", 3, *extra)
+    assert result.code == 0
+    assert "28 -> 14 visual tokens in 7 regions" in result.out
+    assert QUESTION in result.out
+    if extra:
+        rows = [line.split() for line in result.out.splitlines()]
+        assert ["visual", "tokens", "28", "14", "0.50"] in rows
+        assert any(row[:1] == ["prefill"] for row in rows)
+
+
+def test_the_shipped_checkpoint_needs_nothing(ptprune: Command, picture: Path) -> None:
+    document = run_json(ptprune, picture)
+    assert document["model"] == "ptprune-tiny"
+    before = document["visual_tokens"]["before"]
+    assert document["visual_tokens"]["after"] == round(before / 2)
+
+
+def test_laps_do_not_overlap() -> None:
+    now = 0.0
+
+    class Scripted(PhaseClock):
+        @staticmethod
+        def _now() -> float:
+            return now
+
+    clock = Scripted()
+    with clock.lap("rest"):
+        now += 1
+        with clock.lap("prefill"):
+            now += 10
+            with clock.lap("select"):
+                now += 100
+            now += 1000
+            with clock.lap("select"):
+                now += 10000
+    assert dict(clock.seconds) == {"rest": 1, "prefill": 1010, "select": 10100}
