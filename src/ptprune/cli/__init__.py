@@ -16,7 +16,6 @@ app = typer.Typer(
     help="Pyramid Token Pruning: fewer visual tokens for tiled vision-language models.",
     add_completion=False,
     pretty_exceptions_enable=False,
-    no_args_is_help=True,
 )
 for command in (run, models, methods, cost):
     app.command()(command)
