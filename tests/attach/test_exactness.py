@@ -233,7 +233,12 @@ def test_second_turn_on_a_returned_cache(layer, positions, second):
         new = later.kept_mask.shape[1]
         dropped[:, -new:] = ~later.kept_mask
         images["pixel_values"] = torch.cat(
-            [first["pixel_values"][:5], images["pixel_values"][:4], first["pixel_values"][5:], images["pixel_values"][4:]]
+            [
+                first["pixel_values"][:5],
+                images["pixel_values"][:4],
+                first["pixel_values"][5:],
+                images["pixel_values"][4:],
+            ]
         )
     else:
         images["pixel_values"] = first["pixel_values"]

@@ -49,10 +49,11 @@ class _Enough(Exception):
 
 @dataclass
 class _Generation:
-    """One call of generate(): how much of the first forward pass is prompt, and what was chosen there."""
+    """One call of generate(): what was encoded, how much of the first forward pass is prompt, what was chosen there."""
 
     prompt_length: int
     sliced: bool
+    encoded: EncodedImages | None = None
     selections: list[Selection] | None = None
 
     def prompt_columns(self, length: int, seen: int) -> int:
@@ -149,9 +150,12 @@ class Attachment:
         if not isinstance(output, tuple):
             with self._lap("select"):
                 row, features = rows[0] if rows else None, "cls_features" in self.needs
-                output.ptprune = self.family.encoded(self.model, call, output, row, features)
+                encoded = output.ptprune = self.family.encoded(self.model, call, output, row, features)
             if self._prefill is not None and self._prefill.encoded is None:
-                self._start(self._prefill, output.ptprune)
+                self._start(self._prefill, encoded)
+            elif self._generation is not None:
+                # accelerate copies the output between devices and loses the attribute
+                self._generation.encoded = encoded
         return output
 
     # --- generate() -------------------------------------------------------------------------------------------------
@@ -211,8 +215,11 @@ class Attachment:
             columns = new if generation is None else generation.prompt_columns(new, seen)
             prefill = self._prefill = Prefill(placeholders, keys, columns)
             if (outputs := (call.get("mm_encoder_outputs") or {}).get("image")) is not None:
-                if not isinstance(encoded := getattr(outputs, "ptprune", None), EncodedImages):
-                    raise ValueError("the image features were encoded before the pruner was attached: encode them again")
+                encoded = getattr(outputs, "ptprune", None) or (generation and generation.encoded)
+                if not isinstance(encoded, EncodedImages):
+                    raise ValueError(
+                        "the image features were encoded before the pruner was attached: encode them again"
+                    )
                 self._start(prefill, encoded)
         return (), call
 

@@ -40,9 +40,7 @@ class PrunedLayer(DynamicLayer):
         self.ragged = ragged
         self.armed = False
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if (self.ragged or self.shifted) and not self.armed:
             raise RuntimeError(
                 "this cache was pruned with padding or compact positions: continue it with the pruner attached "

@@ -35,9 +35,7 @@ def write_report(
     return PruningReport(images, kept_mask.cpu(), list(zip(before, after, strict=True)))
 
 
-def _write_image(
-    layout: ImageLayout, selection: Selection, previews: Tensor, family: type[Family]
-) -> ImageReport:
+def _write_image(layout: ImageLayout, selection: Selection, previews: Tensor, family: type[Family]) -> ImageReport:
     kept = selection.kept.cpu()
     places = family.places(previews, layout.regions)
     saliency = selection.saliency or [None] * len(layout.regions)

@@ -56,9 +56,7 @@ class PyramidTokenPruning(TokenPruner):
             isinstance(self.temperature, int | float) and 0 < self.temperature < float("inf"), "temperature", "over 0"
         )
         self._require(self.thumbnail in ("ratio", "whole", "region"), "thumbnail", "'ratio', 'whole' or 'region'")
-        self._require(
-            isinstance(self.normalize_instruction, bool), "normalize_instruction", "True or False"
-        )
+        self._require(isinstance(self.normalize_instruction, bool), "normalize_instruction", "True or False")
         self._require_score("region", REGION_SCORES)
         self._require_score("token", TOKEN_SCORES)
         if self.instruction != "none":
@@ -127,5 +125,3 @@ def covering(importance: Tensor, coverage: float) -> int:
     shares = importance.sort(descending=True).values.cumsum(0) / importance.sum()
     # a hair below, else rounding of the sum asks for one token more
     return min(int((shares < coverage - 1e-9).sum()) + 1, len(importance))
-
-

@@ -1,0 +1,70 @@
+"""Attention rows against full attention maps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptprune.families.grid import infer_columns
+from ptprune.families.internvl import pool_patches
+from ptprune.scores.instruction import instruction_rows
+from ptprune.scores.token import cls_row
+
+
+def test_cls_row_is_the_first_row_of_the_full_map():
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 19, 3, 17, 8, generator=generator)  # more tiles than are done at a time
+    full = torch.softmax(query @ key.transpose(-1, -2) * 0.3, -1).mean(1)
+    torch.testing.assert_close(cls_row(query, key, 0.3), full[:, 0, 1:])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 9), st.integers(1, 150), st.randoms())
+def test_instruction_rows_are_the_maximum_over_rows_of_the_full_map(key_heads, groups, past, queries, random):
+    generator = torch.Generator().manual_seed(random.randint(0, 10**6))
+    query = torch.randn(2, key_heads * groups, queries, 4, generator=generator)
+    key = torch.randn(2, key_heads, past + queries, 4, generator=generator)
+    key_valid = torch.rand(2, past + queries, generator=generator) > 0.2
+    key_valid[:, past:] |= torch.eye(queries, dtype=torch.bool).any(0)  # a query may look at itself
+    chosen = [sorted(random.sample(range(queries), random.randint(0, queries))) for _ in range(2)]
+    most = max(map(len, chosen))
+    rows = torch.tensor([row + [0] * (most - len(row)) for row in chosen]).reshape(2, most)
+    row_valid = torch.tensor([[i < len(row) for i in range(most)] for row in chosen]).reshape(2, most)
+
+    visible = torch.ones(queries, past + queries, dtype=torch.bool).tril(past) & key_valid[:, None, None]
+    logits = query @ key.repeat_interleave(groups, 1).transpose(-1, -2) * 0.5
+    full = torch.softmax(logits.masked_fill(~visible, -torch.inf), -1).mean(1)
+    expected = [full[b, row].amax(0) if row else torch.zeros(past + queries) for b, row in enumerate(chosen)]
+    torch.testing.assert_close(
+        instruction_rows(query, key, rows, row_valid, key_valid, 0.5), torch.stack(expected), atol=1e-6, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_patches_are_pooled_as_the_model_packs_them(block):
+    """Each patch gets its index as its feature, and the model's own pixel shuffle says which patches make a token."""
+    from transformers import InternVLModel
+
+    side = 8
+    patches = torch.arange(side * side, dtype=torch.float32).reshape(1, side, side, 1)
+    packed = InternVLModel.pixel_shuffle(None, patches.expand(-1, -1, -1, 16).contiguous(), scale_factor=1 / block)
+    members = packed.reshape(1, (side // block) ** 2, -1)
+    values = torch.rand(1, side * side)
+    expected = [values[0, token.long().unique()].mean() for token in members[0]]
+    assert all(len(token.long().unique()) == block * block for token in members[0])
+    torch.testing.assert_close(pool_patches(values, block)[0], torch.stack(expected))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 2), (2, 1), (3, 4), (4, 3), (2, 6), (6, 2), (1, 12), (3, 3), (1, 7)])
+def test_the_grid_is_read_from_the_pixels(rows, columns):
+    whole = torch.rand(3, rows * 4, columns * 4, generator=torch.Generator().manual_seed(rows))
+    whole = torch.nn.functional.interpolate(whole[None], scale_factor=3, mode="bilinear")[0]  # smooth, as pictures are
+    tiles = whole.reshape(3, rows, 12, columns, 12).permute(1, 3, 0, 2, 4).reshape(-1, 3, 12, 12)
+    thumbnail = torch.nn.functional.interpolate(whole[None], size=(12, 12), mode="bicubic", antialias=True)[0]
+    assert infer_columns(tiles, thumbnail) == columns
+
+
+def test_a_blank_picture_has_the_widest_grid():
+    assert infer_columns(torch.ones(12, 3, 12, 12), torch.ones(3, 12, 12)) == 12
