@@ -13,20 +13,33 @@ import torch
 class Clock:
     """Adds up wall-clock seconds by name; waits for the GPU at both ends of a lap, so use it to measure, not to serve.
 
+    A lap inside another one stops the outer, so that every second is counted once.
+
     Attributes:
         seconds: name -> seconds so far.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self._running: list[str] = []
+        self._since = 0.0
 
     @contextmanager
     def lap(self, name: str) -> Iterator[None]:
-        start = self._now()
+        self._count()
+        self._running.append(name)
         try:
             yield
         finally:
-            self.seconds[name] += self._now() - start
+            self._count()
+            self._running.pop()
+
+    def _count(self) -> None:
+        """Give the time since the last change to the lap that was running."""
+        now = self._now()
+        if self._running:
+            self.seconds[self._running[-1]] += now - self._since
+        self._since = now
 
     @staticmethod
     def _now() -> float:

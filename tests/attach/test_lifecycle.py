@@ -61,9 +61,14 @@ def test_an_exception_restores_the_model(where):
 
     pruner = PyramidTokenPruning()
     hook = module.register_forward_pre_hook(fail) if module is not None else None
-    with pytest.raises(ArithmeticError), pruner(model):
-        model(**INPUTS)
-        fail()
+
+    def use():
+        with pruner(model):
+            model(**INPUTS)
+            fail()
+
+    with pytest.raises(ArithmeticError):
+        use()
     if hook is not None:
         hook.remove()
     assert traces(model) == before

@@ -1,4 +1,4 @@
-"""How pruning enters a transformers model: hooks, attention rows, cache. Knows families only through their interface."""
+"""How pruning enters a transformers model: hooks, attention rows, cache. Knows families by their interface only."""
 
 from ptprune.attach.attachment import Attachment
 

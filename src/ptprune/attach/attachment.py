@@ -26,13 +26,13 @@ from torch import Tensor, nn
 
 from ptprune.attach import refusals
 from ptprune.attach.cache import PrunedLayer, gather_new, key_mask, mark_pruned, pruned, removed
-from ptprune.attach.cut import cut_layer_call
+from ptprune.attach.cut import Once, cut_layer_call
 from ptprune.attach.prefill import Prefill
 from ptprune.attach.record import write_report
 from ptprune.attach.rows import AttentionTap
 from ptprune.clock import Clock
 from ptprune.families import family_of
-from ptprune.families.base import EncodedImages
+from ptprune.families.base import EncodedImages, Model
 from ptprune.scores.instruction import instruction_rows
 from ptprune.scores.token import cls_row
 from ptprune.selection import Selection
@@ -70,7 +70,7 @@ class Attachment:
         ValueError: on a model that this pruner's settings do not fit.
     """
 
-    def __init__(self, pruner: TokenPruner, model: nn.Module, clock: Clock | None = None) -> None:
+    def __init__(self, pruner: TokenPruner, model: Model, clock: Clock | None = None) -> None:
         self.family = family_of(model)
         if model in _attached:
             raise RuntimeError(f"a pruner is attached to this {type(model).__name__} already: detach it first")
@@ -80,6 +80,7 @@ class Attachment:
         refusals.check_model(model, pruner.layer, len(self.layers))
         self.needs = pruner.needs
         self._prefill: Prefill | None = None
+        self._once = Once()
         self._generation: _Generation | None = None
         self._armed: list[PrunedLayer] = []
         self._undo: list[Callable[[], Any]] = []
@@ -165,7 +166,7 @@ class Attachment:
         call = {**call, **call.pop("kwargs", {})}
         refusals.check_generate(call, self.model, self.pruner.layer)
         refusals.check_mask(mask := call.get("attention_mask"))
-        prompt = next((call[name] for name in ("input_ids", "inputs", "inputs_embeds") if call.get(name) is not None))
+        prompt = next(call[name] for name in ("input_ids", "inputs", "inputs_embeds") if call.get(name) is not None)
         length = prompt.shape[1]
         # generate() slices a full prompt to what the cache has not seen; a mask of another length means new tokens only
         sliced = call.get("past_key_values") is not None and (mask is None or mask.shape[1] == length)
@@ -186,10 +187,11 @@ class Attachment:
     def _before_multimodal(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._prefill = None
+        self._prefill, self._once = None, Once()
         call = dict(inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments)
         call = {**call, **call.pop("kwargs", {})}
-        cache, images = call.get("past_key_values"), _has_images(call)
+        images = _has_images(call)
+        cache: Any = call.get("past_key_values")
         if not images and not pruned(cache):
             return None
         ids, embeds, mask = call.get("input_ids"), call.get("inputs_embeds"), call.get("attention_mask")
@@ -217,9 +219,7 @@ class Attachment:
             if (outputs := (call.get("mm_encoder_outputs") or {}).get("image")) is not None:
                 encoded = getattr(outputs, "ptprune", None) or (generation and generation.encoded)
                 if not isinstance(encoded, EncodedImages):
-                    raise ValueError(
-                        "the image features were encoded before the pruner was attached: encode them again"
-                    )
+                    raise ValueError("the image features were encoded before the pruner was attached")
                 self._start(prefill, encoded)
         return (), call
 
@@ -251,7 +251,8 @@ class Attachment:
     def _before_layer(
         self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        prefill, cache = self._prefill, kwargs.get("past_key_values")
+        prefill = self._prefill
+        cache: Any = kwargs.get("past_key_values")
         hidden_states = args[0] if args else kwargs["hidden_states"]
         if prefill is not None and index == self.pruner.layer:
             with self._lap("select"):
@@ -262,21 +263,13 @@ class Attachment:
                     hidden_states = prefill.cut.states(hidden_states)
                     for layer in cache.layers[:index] if cache is not None else ():
                         gather_new(layer, prefill.past, prefill.cut.index)
-        shift = None
-        if pruned(cache) and cache.layers[index].shifted:
-            shift = cache.layers[index].shift[:, None]
         if prefill is not None and prefill.cut is not None:
             with self._lap("select"):
                 implementation = str(self.model.config.get_text_config()._attn_implementation)
-                kwargs = cut_layer_call(prefill.cut, kwargs, implementation, prefill.memo)
-                if self.pruner.positions == "compact":
-                    dropped = prefill.cut.states(prefill.cut.dropped.cumsum(dim=1))
-                    shift = dropped if shift is None else shift + dropped
-        if shift is not None:
-            kwargs = self._shift_positions(kwargs, hidden_states, shift)
-        if prefill is None and shift is None:
+                kwargs = cut_layer_call(prefill.cut, kwargs, implementation, self._once)
+        elif not (pruned(cache) and cache.layers[index].shifted):
             return None
-        return (hidden_states, *args[1:]), kwargs
+        return (hidden_states, *args[1:]), self._compact(kwargs, index, hidden_states)
 
     def _select(self, prefill: Prefill, layer: nn.Module, hidden_states: Tensor, kwargs: dict[str, Any]) -> None:
         """Choose every image's tokens."""
@@ -296,7 +289,7 @@ class Attachment:
         self, prefill: Prefill, layer: nn.Module, hidden_states: Tensor, kwargs: dict[str, Any]
     ) -> None:
         """Run the first layer up to its queries and keys, without its attention, MLP and cache."""
-        cache = kwargs.get("past_key_values")
+        cache: Any = kwargs.get("past_key_values")
 
         def receive(query: Tensor, key: Tensor, scaling: float) -> None:
             if prefill.past:
@@ -313,11 +306,26 @@ class Attachment:
         finally:
             tap.disarm()
 
-    def _shift_positions(self, kwargs: dict[str, Any], hidden_states: Tensor, shift: Tensor) -> dict[str, Any]:
-        """Compact positions: as if the dropped tokens had never been there."""
-        position_ids = (kwargs["position_ids"] - shift.to(kwargs["position_ids"].device)).clamp(min=0)
-        rotary = self.family.decoder(self.model).rotary_emb
-        return {**kwargs, "position_ids": position_ids, "position_embeddings": rotary(hidden_states, position_ids)}
+    def _compact(self, kwargs: dict[str, Any], index: int, hidden_states: Tensor) -> dict[str, Any]:
+        """Compact positions, now or by an earlier turn: as if the dropped tokens had never been there."""
+        cache: Any = kwargs.get("past_key_values")
+        prefill, position_ids = self._prefill, kwargs["position_ids"]
+        earlier = cache.layers[index].shift if pruned(cache) and cache.layers[index].shifted else None
+        now = None
+        if prefill is not None and prefill.cut is not None and self.pruner.positions == "compact":
+            now = prefill.cut.dropped_before
+        if earlier is None and now is None:
+            return kwargs
+
+        def shifted() -> tuple[Tensor, Any]:
+            positions = position_ids
+            for shift in (now, None if earlier is None else earlier[:, None]):
+                positions = positions if shift is None else positions - shift.to(positions.device)
+            positions = positions.clamp(min=0)  # padding
+            return positions, self.family.decoder(self.model).rotary_emb(hidden_states, positions)
+
+        positions, embeddings = self._once((position_ids, earlier, now), shifted)
+        return {**kwargs, "position_ids": positions, "position_embeddings": embeddings}
 
     def _after_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         prefill = self._prefill
@@ -329,24 +337,25 @@ class Attachment:
             cache = output.past_key_values
             if cache is not None:
                 dropped = cut.dropped.sum(dim=1)
-                before = [getattr(layer, "shift", torch.zeros_like(dropped)) for layer in cache.layers]
-                compact = self.pruner.positions == "compact"
-                after = [
-                    shift + dropped if compact and index >= self.pruner.layer else shift
-                    for index, shift in enumerate(before)
-                ]
-                mark_pruned(cache, removed(cache) + cut.removed, cut.key_valid, cut.floor, after)
+                none = torch.zeros_like(dropped)
+                shifts = [getattr(layer, "shift", none) for layer in cache.layers]
+                if self.pruner.positions == "compact":
+                    for index in range(self.pruner.layer, len(shifts)):  # one tensor for many layers
+                        shifts[index] = self._once(
+                            (shifts[index], dropped), functools.partial(torch.add, shifts[index], dropped)
+                        )
+                mark_pruned(cache, removed(cache) + cut.removed, cut.key_valid, cut.floor, shifts)
         return output
 
     def _after_multimodal(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Also after an exception: nothing of this forward pass stays behind."""
-        self._prefill = None
+        self._prefill, self._once = None, Once()
         for layer in self._armed:
             layer.armed = False
         self._armed = []
 
 
-def attachment_of(model: nn.Module) -> Attachment | None:
+def attachment_of(model: Model) -> Attachment | None:
     """The attachment at work on a model, if any."""
     return _attached.get(model)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 
@@ -26,9 +25,7 @@ class PrunedLayer(DynamicLayer):
         armed: set by an attached pruner for one forward pass.
     """
 
-    def __init__(
-        self, layer: DynamicLayer, removed: int, valid: Tensor, shift: Tensor, floor: int, ragged: bool
-    ) -> None:
+    def __init__(self, layer: Any, removed: int, valid: Tensor, shift: Tensor, floor: int, ragged: bool) -> None:
         super().__init__()
         self.lazy_initialization(layer.keys, layer.values)
         self.keys, self.values = layer.keys, layer.values
@@ -57,10 +54,8 @@ class PrunedLayer(DynamicLayer):
     def crop(self, tokens_to_remove: int) -> None:
         left = super().get_seq_length() - abs(tokens_to_remove)
         if left < self.floor:
-            raise ValueError(
-                f"cannot crop {abs(tokens_to_remove)} tokens: only the last {left + abs(tokens_to_remove) - self.floor} "
-                "came after the dropped ones"
-            )
+            number, possible = abs(tokens_to_remove), left + abs(tokens_to_remove) - self.floor
+            raise ValueError(f"cannot crop {number} tokens: only the last {possible} came after the dropped ones")
         super().crop(tokens_to_remove)
         self.valid = self.valid[:, :left]
 
@@ -69,7 +64,7 @@ class PrunedLayer(DynamicLayer):
         self.removed, self.floor, self.ragged, self.shifted = 0, 0, False, False
         self.valid, self.shift = self.valid[:, :0], torch.zeros_like(self.shift)
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
         self._pick_rows(beam_idx)
 
@@ -90,24 +85,17 @@ class PrunedLayer(DynamicLayer):
             self.valid, self.shift = self.valid[:1].expand(len(rows), -1), self.shift[:1].expand(len(rows))
 
 
-def held(cache: Cache | None) -> int:
-    """Tokens that the cache physically holds in each layer."""
-    if cache is None or not cache.layers or not cache.layers[0].is_initialized:
-        return 0
-    return cache.layers[0].keys.shape[-2]
-
-
-def removed(cache: Cache | None) -> int:
+def removed(cache: Any) -> int:
     """Tokens that the cache has seen and no longer holds."""
     return cache.layers[0].removed if pruned(cache) else 0
 
 
-def pruned(cache: Cache | None) -> bool:
+def pruned(cache: Any) -> bool:
     """Whether tokens were dropped from this cache."""
     return bool(cache is not None and cache.layers and isinstance(cache.layers[0], PrunedLayer))
 
 
-def key_mask(cache: Cache | None, attention_mask: Tensor | None, batch: int, new: int, device: torch.device) -> Tensor:
+def key_mask(cache: Any, attention_mask: Tensor | None, batch: int, new: int, device: torch.device) -> Tensor:
     """BoolTensor [batch, held + new]: which keys of the coming forward pass are real.
 
     Args:
@@ -127,12 +115,11 @@ def key_mask(cache: Cache | None, attention_mask: Tensor | None, batch: int, new
     mask = attention_mask.to(device=device, dtype=torch.bool)
     if not pruned(cache):
         return mask
-    assert cache is not None
     valid = cache.layers[0].valid.to(device)
     return torch.cat([valid, mask[:, removed(cache) + valid.shape[1] :]], dim=1)
 
 
-def gather_new(layer: DynamicLayer, past: int, index: Tensor) -> None:
+def gather_new(layer: Any, past: int, index: Tensor) -> None:
     """Keep the first ``past`` tokens of a layer and, of those after, the ones at ``index`` [batch, kept]."""
     rows = index.to(layer.keys.device)[:, None, :, None]
     for name in ("keys", "values"):
@@ -141,7 +128,7 @@ def gather_new(layer: DynamicLayer, past: int, index: Tensor) -> None:
         setattr(layer, name, torch.cat([states[:, :, :past], new], dim=2) if past else new)
 
 
-def mark_pruned(cache: Cache, removed: int, valid: Tensor, floor: int, shifts: Sequence[Tensor]) -> None:
+def mark_pruned(cache: Any, removed: int, valid: Tensor, floor: int, shifts: Sequence[Tensor]) -> None:
     """Turn the layers of a cache, already cut, into pruned ones: ``removed`` in all, one ``shift`` a layer."""
     ragged = not bool(valid.all())
     cache.layers = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -48,6 +49,11 @@ class Cut:
     @property
     def removed(self) -> int:
         return self.length - self.index.shape[1]
+
+    @cached_property
+    def dropped_before(self) -> Tensor:
+        """LongTensor [batch, kept]: how many dropped tokens stood before each kept column."""
+        return self.states(self.dropped.cumsum(dim=1))
 
     @property
     def floor(self) -> int:
@@ -105,22 +111,27 @@ class Cut:
         return full.scatter(1, index[..., None].expand_as(states), states * written[..., None])
 
 
-def cut_layer_call(
-    cut: Cut, call: dict[str, Any], implementation: str, memo: dict[int, tuple[Any, Any]]
-) -> dict[str, Any]:
-    """Cut a decoder layer's keyword arguments; ``memo`` (id -> original, result) shares the work between layers."""
+class Once:
+    """Results of one forward pass by the identity of their inputs: layers share masks and positions."""
 
-    def once(value: Any, compute: Any) -> Any:
-        if id(value) not in memo:
-            memo[id(value)] = (value, compute())  # holding the original keeps its id from being used again
-        return memo[id(value)][1]
+    def __init__(self) -> None:
+        self._results: dict[tuple[int, ...], tuple[Any, Any]] = {}
 
+    def __call__(self, inputs: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
+        key = tuple(map(id, inputs))
+        if key not in self._results:
+            self._results[key] = (inputs, compute())  # holding the inputs keeps their ids from being used again
+        return self._results[key][1]
+
+
+def cut_layer_call(cut: Cut, call: dict[str, Any], implementation: str, once: Callable[..., Any]) -> dict[str, Any]:
+    """Cut a decoder layer's keyword arguments; ``once`` shares the work between the layers, see ``Once``."""
     call = dict(call)
     if "attention_mask" in call:
         mask, device = call["attention_mask"], cut.index.device
-        call["attention_mask"] = once(mask, lambda: cut.mask(mask, implementation, device))
+        call["attention_mask"] = once((mask,), lambda: cut.mask(mask, implementation, device))
     if (position_ids := call.get("position_ids")) is not None:
-        call["position_ids"] = once(position_ids, lambda: cut.states(position_ids))
+        call["position_ids"] = once((position_ids,), lambda: cut.states(position_ids))
     if (embeddings := call.get("position_embeddings")) is not None:
-        call["position_embeddings"] = once(embeddings, lambda: tuple(cut.states(part) for part in embeddings))
+        call["position_embeddings"] = once((embeddings,), lambda: tuple(cut.states(part) for part in embeddings))
     return call

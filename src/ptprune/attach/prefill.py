@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +26,6 @@ class Prefill:
         encoded: the vision side's evidence; None until the images are encoded.
         instruction: FloatTensor [batch, past + length], attention received from the instruction.
         cut: None until selected, and where every token stays.
-        memo: results of cutting shared tensors, for the layers that follow.
     """
 
     placeholders: Tensor
@@ -38,7 +36,6 @@ class Prefill:
     layouts: list[ImageLayout] = field(default_factory=list)
     selections: list[Selection] | None = None
     cut: Cut | None = None
-    memo: dict[int, Any] = field(default_factory=dict)
 
     @property
     def length(self) -> int:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
 from ptprune.attach.cache import PrunedLayer
+from ptprune.families.base import Model
 
 
-def check_model(model: nn.Module, layer: int, num_layers: int) -> None:
+def check_model(model: Model, layer: int, num_layers: int) -> None:
     """Refuse a model that hooks cannot follow, or that is too shallow for ``layer``.
 
     Raises:
@@ -34,7 +35,7 @@ def check_model(model: nn.Module, layer: int, num_layers: int) -> None:
         raise ValueError(f"layer must be below the model's {num_layers} language model layers, got {layer}")
 
 
-def check_generate(arguments: Mapping[str, Any], model: nn.Module, layer: int) -> None:
+def check_generate(arguments: Mapping[str, Any], model: Model, layer: int) -> None:
     """Refuse the options of generate() under which a pruned prefill cannot be right.
 
     Raises:

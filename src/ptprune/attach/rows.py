@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -25,7 +25,7 @@ Receiver = Callable[[Tensor, Tensor, float], None]
 class AttentionTap:
     """Shows one call's queries and keys of one attention module to a receiver."""
 
-    def __init__(self, module: nn.Module, receive: Receiver) -> None:
+    def __init__(self, module: Any, receive: Receiver) -> None:
         self.receive = receive
         self._module = module
         self._config: Any = None
@@ -46,7 +46,7 @@ class AttentionTap:
 
 
 def _show_and_attend(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     tap: AttentionTap = module.config.ptprune_tap
     tap.disarm()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
-
-from ptprune.families.base import Family
+from ptprune.families.base import Family, Model
 from ptprune.families.internvl import InternVL
 
 FAMILIES: dict[str, type[Family]] = {family.name: family for family in (InternVL,)}
@@ -19,7 +17,7 @@ UNSUPPORTED = {
 }
 
 
-def family_of(model: nn.Module) -> type[Family]:
+def family_of(model: Model) -> type[Family]:
     """The family of a model.
 
     Raises:

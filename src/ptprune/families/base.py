@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ptprune.layout import Region
+
+#: A transformers model. Its attributes have no useful static types.
+Model: TypeAlias = Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,39 +49,39 @@ class Family(ABC):
 
     @staticmethod
     @abstractmethod
-    def check(model: nn.Module) -> None:
+    def check(model: Model) -> None:
         """Raise TypeError or ValueError where this very model cannot be pruned right."""
 
     @staticmethod
     @abstractmethod
-    def multimodal(model: nn.Module) -> nn.Module:
+    def multimodal(model: Model) -> Model:
         """The module with ``get_image_features`` that merges image features into the prompt."""
 
     @staticmethod
     @abstractmethod
-    def decoder(model: nn.Module) -> nn.Module:
+    def decoder(model: Model) -> Model:
         """The language model, with ``.layers`` and ``.rotary_emb``."""
 
     @staticmethod
     @abstractmethod
-    def text_attention(model: nn.Module, layer: int) -> nn.Module:
+    def text_attention(model: Model, layer: int) -> Model:
         """The attention module of a language model layer."""
 
     @staticmethod
     @abstractmethod
-    def vision_attention(model: nn.Module, call: Mapping[str, Any]) -> nn.Module:
-        """The attention module of the vision layer whose features the model uses in this ``get_image_features`` call."""
+    def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:
+        """The attention module of the vision layer whose features this ``get_image_features`` call uses."""
 
     @staticmethod
     @abstractmethod
     def encoded(
-        model: nn.Module, call: Mapping[str, Any], output: Any, cls_row: Tensor | None, features: bool
+        model: Model, call: Mapping[str, Any], output: Any, cls_row: Tensor | None, features: bool
     ) -> EncodedImages:
         """The evidence of one ``get_image_features`` call; ``cls_row``: [encoded, patches]."""
 
     @staticmethod
     @abstractmethod
-    def placeholders(model: nn.Module, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    def placeholders(model: Model, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         """BoolTensor [batch, length]: where the prompt holds visual tokens."""
 
     @staticmethod

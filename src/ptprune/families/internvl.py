@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ptprune.families.base import EncodedImages, Family
+from ptprune.families.base import EncodedImages, Family, Model
 from ptprune.families.grid import infer_columns
 from ptprune.layout import Region
 
@@ -33,7 +33,7 @@ class InternVL(Family):
     }
 
     @staticmethod
-    def check(model: nn.Module) -> None:
+    def check(model: Model) -> None:
         vision, text = model.config.vision_config, model.config.text_config
         if vision.model_type != "internvl_vision":
             raise TypeError(f"InternVL with a vision tower of type {vision.model_type!r} has no known [CLS]")
@@ -45,19 +45,19 @@ class InternVL(Family):
             )
 
     @staticmethod
-    def multimodal(model: nn.Module) -> nn.Module:
+    def multimodal(model: Model) -> Model:
         return model.model
 
     @staticmethod
-    def decoder(model: nn.Module) -> nn.Module:
+    def decoder(model: Model) -> Model:
         return model.model.language_model
 
     @staticmethod
-    def text_attention(model: nn.Module, layer: int) -> nn.Module:
+    def text_attention(model: Model, layer: int) -> Model:
         return model.model.language_model.layers[layer].self_attn
 
     @staticmethod
-    def vision_attention(model: nn.Module, call: Mapping[str, Any]) -> nn.Module:
+    def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:
         layers = model.model.vision_tower.encoder.layer
         feature_layer = _feature_layer(model, call)
         # hidden_states[0] is the embedding, so hidden_states[i] is the output of layer i - 1
@@ -65,7 +65,7 @@ class InternVL(Family):
 
     @staticmethod
     def encoded(
-        model: nn.Module, call: Mapping[str, Any], output: Any, cls_row: Tensor | None, features: bool
+        model: Model, call: Mapping[str, Any], output: Any, cls_row: Tensor | None, features: bool
     ) -> EncodedImages:
         cls_features = None
         if features:
@@ -77,7 +77,7 @@ class InternVL(Family):
         return EncodedImages(cls_features, pooled, preview, tokens_per_row=output.pooler_output.shape[1])
 
     @staticmethod
-    def placeholders(model: nn.Module, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    def placeholders(model: Model, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         token = model.config.image_token_id
         if input_ids is not None:
             return input_ids == token
@@ -114,7 +114,7 @@ def pool_patches(values: Tensor, block: int) -> Tensor:
     return F.avg_pool2d(values.reshape(-1, 1, side, side), block).flatten(1)
 
 
-def _feature_layer(model: nn.Module, call: Mapping[str, Any]) -> int:
+def _feature_layer(model: Model, call: Mapping[str, Any]) -> int:
     layer = call.get("vision_feature_layer")
     layer = model.config.vision_feature_layer if layer is None else layer
     if not isinstance(layer, int):
