@@ -1,0 +1,45 @@
+"""The documents say what the code does: defaults, commands, options, and links that lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from ptprune import PyramidTokenPruning
+from ptprune.cli import app
+from ptprune.shapes import SHAPES
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LATER = {"docs/overlay.png"}  # written by `make demo`
+
+
+def test_method_settings_and_defaults() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", (ROOT / "docs/method.md").read_text(), flags=re.MULTILINE)
+    documented = {name: default.strip('"') for name, default in rows}
+    assert documented == {setting.name: str(setting.default) for setting in fields(PyramidTokenPruning)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if not target.startswith("http"):
+            file = (document.parent / target).resolve()
+            assert file.exists() or str(file.relative_to(ROOT)) in LATER, target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_exist(document: Path) -> None:
+    known = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    named = re.findall(r"`ptprune ([a-z]+)\b", document.read_text())
+    assert set(named) <= known
+    if document.name in ("README.md", "command-line.md"):
+        assert set(named) == known
+
+
+def test_known_shapes_are_listed() -> None:
+    text = (ROOT / "docs/command-line.md").read_text()
+    assert [name for name in SHAPES if f"`{name}`" not in text] == []
