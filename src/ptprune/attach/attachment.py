@@ -244,9 +244,10 @@ class Attachment:
         prefill = self._prefill
         assert prefill is not None
         with self._lap("select"):
-            rows, row_valid = (part.to(query.device) for part in prefill.instruction_rows())
-            scores = instruction_rows(query, key, rows, row_valid, prefill.key_valid.to(query.device), scaling)
-            prefill.instruction = scores.to(prefill.placeholders.device)
+            parts = zip(query, key, prefill.instruction_rows(), prefill.key_valid, strict=True)
+            device = query.device
+            scores = [instruction_rows(q, k, rows.to(device), valid.to(device), scaling) for q, k, rows, valid in parts]
+            prefill.instruction = torch.stack(scores).to(prefill.placeholders.device)
 
     def _before_layer(
         self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -74,8 +74,10 @@ class Cut:
     def states(self, states: Tensor) -> Tensor:
         """[batch or 1, length, ...] -> [batch, kept, ...]."""
         index = self.index.to(states.device)
-        states = states.expand(len(index), *states.shape[1:])
-        return states.gather(1, index.view(*index.shape, *[1] * (states.ndim - 2)).expand(-1, -1, *states.shape[2:]))
+        if len(states) > 1:
+            index = index + torch.arange(len(states), device=index.device)[:, None] * self.length
+        # whole rows of the flattened tensor: many times as fast as gather() on a CPU
+        return states.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, *states.shape[2:])
 
     def mask(self, mask: Tensor | None, implementation: str, device: torch.device) -> Tensor | None:
         """The attention mask of a layer cut in both directions, filled-up columns blocked.
@@ -107,8 +109,9 @@ class Cut:
         """[batch, kept, d] -> [batch, length, d], zeros where nothing stayed: outputs keep the prompt's shape."""
         index = self.index.to(states.device)
         written = self.valid.to(states.device) | (index == self.length - 1)
-        full = states.new_zeros(len(index), self.length, states.shape[-1])
-        return full.scatter(1, index[..., None].expand_as(states), states * written[..., None])
+        rows = (index + torch.arange(len(index), device=index.device)[:, None] * self.length)[written]
+        full = states.new_zeros(len(index) * self.length, states.shape[-1])
+        return full.index_copy(0, rows, states[written]).view(len(index), self.length, -1)
 
 
 class Once:

@@ -50,20 +50,15 @@ class Prefill:
         """BoolTensor [batch, length], the new columns that are not padding."""
         return self.key_valid[:, self.past :]
 
-    def instruction_rows(self) -> tuple[Tensor, Tensor]:
-        """The instruction's columns of each batch row: the text after the last visual token, else all text [ours].
-
-        Returns:
-            LongTensor and BoolTensor [batch, most rows]: columns, and which of them are not fill.
-        """
+    def instruction_rows(self) -> list[Tensor]:
+        """The instruction's columns, a LongTensor a batch row: the text after the last visual token, else all text
+        [ours]; none in a row without images."""
         columns = torch.arange(self.length, device=self.placeholders.device)
         text = self.valid & ~self.placeholders & (columns < self.prompt_length)
         last = torch.where(self.placeholders, columns, -1).amax(dim=1, keepdim=True)
         after = text & (columns > last)
         chosen = torch.where(after.any(dim=1, keepdim=True), after, text) & (last >= 0)
-        most = int(chosen.sum(dim=1).max())
-        rows = torch.sort(chosen.int(), dim=1, descending=True, stable=True).indices[:, :most]
-        return rows, chosen.gather(1, rows)
+        return [row.nonzero()[:, 0] for row in chosen]
 
     def find_images(self, family: type[Family]) -> None:
         """Fill ``layouts`` from the runs of visual tokens, once the images are encoded.
