@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ptprune import PyramidTokenPruning, RandomPruning
-from tests.internvl import IMAGE, TOKENS_PER_TILE, batch, prompt, tiny_internvl
+from tests.internvl import IMAGE, START, TOKENS_PER_TILE, batch, prompt, tiny_internvl
 from tests.oracle import blocked, slow_ptp
 
 PROMPTS = {
@@ -148,10 +148,9 @@ def test_generation_modes(name, layer, mode):
     torch.manual_seed(0)
     with pruner(model):
         pruned = model.generate(**inputs, max_new_tokens=8, **MODES[mode])
-    copies = len(pruner.report.kept_mask) // len(inputs["input_ids"])
-    dropped = inputs["attention_mask"].bool().repeat_interleave(copies, 0) & ~pruner.report.kept_mask
+    assert len(pruner.report.images) == sum(ids.count(START) for ids in inputs["input_ids"].tolist())
     torch.manual_seed(0)
-    with blocked(model, dropped[::copies], layer, inputs["attention_mask"]):
+    with blocked(model, dropped_of(pruner.report, inputs), layer, inputs["attention_mask"]):
         stock = model.generate(**inputs, max_new_tokens=8, use_cache=False, **MODES[mode])
     assert torch.equal(pruned, stock)
 

@@ -17,7 +17,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -166,7 +166,11 @@ class Attachment:
         call = {**call, **call.pop("kwargs", {})}
         refusals.check_generate(call, self.model, self.pruner.layer)
         refusals.check_mask(mask := call.get("attention_mask"))
-        prompt = next(call[name] for name in ("input_ids", "inputs", "inputs_embeds") if call.get(name) is not None)
+        prompt = next(
+            (call[name] for name in ("input_ids", "inputs", "inputs_embeds") if call.get(name) is not None), None
+        )
+        if prompt is None:
+            return original(*args, **kwargs)  # nothing but what the model begins with
         length = prompt.shape[1]
         # generate() slices a full prompt to what the cache has not seen; a mask of another length means new tokens only
         sliced = call.get("past_key_values") is not None and (mask is None or mask.shape[1] == length)
@@ -276,15 +280,13 @@ class Attachment:
         """Choose every image's tokens."""
         if "instruction_attention" in self.needs and self.pruner.layer == 0:
             self._score_before_first_layer(prefill, layer, hidden_states, kwargs)
-        prefill.selections = [self.pruner.checked_select(prefill.evidence(image)) for image in prefill.layouts]
+        selections = prefill.select(self.pruner.checked_select)
         if self._generation is not None:
-            self._generation.selections = prefill.selections
+            self._generation.selections = selections
         assert prefill.encoded is not None
-        self.pruner.record(
-            functools.partial(
-                write_report, prefill.layouts, prefill.selections, prefill.valid, prefill.encoded.preview, self.family
-            )
-        )
+        valid, preview = prefill.valid[:: prefill.copies], prefill.encoded.preview
+        images = [replace(image, sample=image.sample // prefill.copies) for image in prefill.layouts]
+        self.pruner.record(functools.partial(write_report, images, selections, valid, preview, self.family))
 
     def _score_before_first_layer(
         self, prefill: Prefill, layer: nn.Module, hidden_states: Tensor, kwargs: dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 
@@ -25,6 +26,8 @@ class Prefill:
         prompt_length: columns that are prompt; drafts of assisted decoding may follow.
         encoded: the vision side's evidence; None until the images are encoded.
         instruction: FloatTensor [batch, past + length], attention received from the instruction.
+        layouts: the images of each prompt's first copy.
+        copies: batch rows of each prompt; beams and several returns repeat it.
         cut: None until selected, and where every token stays.
     """
 
@@ -34,6 +37,7 @@ class Prefill:
     encoded: EncodedImages | None = None
     instruction: Tensor | None = None
     layouts: list[ImageLayout] = field(default_factory=list)
+    copies: int = 1
     selections: list[Selection] | None = None
     cut: Cut | None = None
 
@@ -52,16 +56,19 @@ class Prefill:
 
     def instruction_rows(self) -> list[Tensor]:
         """The instruction's columns, a LongTensor a batch row: the text after the last visual token, else all text
-        [ours]; none in a row without images."""
+        [ours]; none in a row without images or one that repeats the row before."""
         columns = torch.arange(self.length, device=self.placeholders.device)
         text = self.valid & ~self.placeholders & (columns < self.prompt_length)
         last = torch.where(self.placeholders, columns, -1).amax(dim=1, keepdim=True)
         after = text & (columns > last)
         chosen = torch.where(after.any(dim=1, keepdim=True), after, text) & (last >= 0)
+        chosen &= (torch.arange(len(chosen), device=chosen.device) % self.copies == 0)[:, None]
         return [row.nonzero()[:, 0] for row in chosen]
 
     def find_images(self, family: type[Family]) -> None:
-        """Fill ``layouts`` from the runs of visual tokens, once the images are encoded.
+        """Fill ``layouts`` and ``copies`` from the runs of visual tokens, once the images are encoded.
+
+        Beams and several returns repeat the prompts, [s0, s0, s1, s1], after the images were encoded once.
 
         Raises:
             ValueError: where the runs do not fit the encoded tiles.
@@ -69,37 +76,29 @@ class Prefill:
         assert self.encoded is not None
         runs: list[tuple[int, range]] = []
         for sample, row in enumerate(self.placeholders.tolist()):
-            for visual, group in groupby(enumerate(row), key=lambda column: column[1]):
+            for visual, group in groupby(range(len(row)), key=row.__getitem__):
                 if visual:
-                    found = [column for column, _ in group]
-                    runs.append((sample, range(found[0], found[-1] + 1)))
-        regions = [family.regions(self.encoded, len(run)) for _, run in runs]
-        starts = self._encoded_starts([sample for sample, _ in runs], [len(parts) for parts in regions])
+                    columns = list(group)
+                    runs.append((sample, range(columns[0], columns[-1] + 1)))
+        images = [(sample, run, family.regions(self.encoded, len(run))) for sample, run in runs]
+        wanted, encoded = sum(len(regions) for _, _, regions in images), len(self.encoded.preview)
+        if not wanted or wanted % encoded or len(self.placeholders) % (wanted // encoded):
+            raise ValueError(f"the prompt has visual tokens for {wanted} tiles, but {encoded} tiles were encoded")
+        self.copies = wanted // encoded
+        images = [image for image in images if image[0] % self.copies == 0]
+        ends = list(accumulate(len(regions) for _, _, regions in images))
         device = self.placeholders.device
         self.layouts = [
-            ImageLayout(sample, torch.arange(run.start, run.stop, device=device), parts, range(at, at + len(parts)))
-            for (sample, run), parts, at in zip(runs, regions, starts, strict=True)
+            ImageLayout(
+                sample, torch.arange(run.start, run.stop, device=device), regions, range(end - len(regions), end)
+            )
+            for (sample, run, regions), end in zip(images, ends, strict=True)
         ]
 
-    def _encoded_starts(self, samples: list[int], counts: list[int]) -> list[int]:
-        """Where each image's rows of the encoder output start.
-
-        Beams and several returns repeat the prompts, [s0, s0, s1, s1], after the images were encoded once.
-        """
-        assert self.encoded is not None
-        wanted, encoded, batch = sum(counts), len(self.encoded.preview), len(self.placeholders)
-        copies = wanted // encoded if encoded else 0
-        if not wanted or wanted % encoded or batch % copies:
-            raise ValueError(f"the prompt has visual tokens for {wanted} tiles, but {encoded} tiles were encoded")
-        starts, next_start = [0] * len(counts), 0
-        for sample in range(0, batch, copies):
-            for copy in range(copies):
-                mine = [i for i, row in enumerate(samples) if row == sample + copy]
-                offsets = list(accumulate((counts[i] for i in mine), initial=next_start))
-                for i, start in zip(mine, offsets, strict=False):
-                    starts[i] = start
-            next_start = offsets[-1]
-        return starts
+    def select(self, choose: Callable[[ImageEvidence], Selection]) -> list[Selection]:
+        """Choose every image's tokens."""
+        self.selections = [choose(self.evidence(image)) for image in self.layouts]
+        return self.selections
 
     def evidence(self, image: ImageLayout) -> ImageEvidence:
         """What was computed for one image."""
@@ -121,7 +120,8 @@ class Prefill:
         assert self.selections is not None
         dropped = self.placeholders.clone()
         for image, selection in zip(self.layouts, self.selections, strict=True):
-            dropped[image.sample, image.tokens[selection.kept]] = False
+            for row in range(image.sample, image.sample + self.copies):
+                dropped[row, image.tokens[selection.kept]] = False
         dropped &= self.valid
-        if any(len(s.kept) < image.num_tokens for image, s in zip(self.layouts, self.selections, strict=True)):
+        if bool(dropped.any()):
             self.cut = Cut.of(self.valid, dropped, self.key_valid[:, : self.past])

@@ -20,6 +20,7 @@ def attention(image: ImageEvidence) -> Tensor:
     return image.require("instruction_attention")
 
 
+@torch.no_grad()
 def instruction_rows(query: Tensor, key: Tensor, rows: Tensor, key_valid: Tensor, scaling: float) -> Tensor:
     """``c_j = max_i mean_heads softmax(q_i K^T * scaling)_j`` over the instruction tokens i of one prompt.
 

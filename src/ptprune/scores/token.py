@@ -17,6 +17,7 @@ def cls_attention(image: ImageEvidence) -> Tensor:
     return image.require("cls_attention")
 
 
+@torch.no_grad()
 def cls_row(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     """The [CLS] row of a ViT layer's attention, mean over heads: ``softmax(q_cls K^T * scaling)``.
 
