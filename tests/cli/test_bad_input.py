@@ -146,6 +146,7 @@ class Hub:
 
         def snapshot_download(*args: Any, local_files_only: bool = False, **kwargs: Any) -> str:
             assert local_files_only, "must not try to download"
+            self.patterns = kwargs["allow_patterns"]
             if cached is None:
                 raise FileNotFoundError
             return str(cached)
@@ -183,6 +184,14 @@ def test_an_earlier_download_serves_offline(
     result = ptprune("run", picture, "-q", "w5", "--model", "owner/name", "--json", "--max-new-tokens", 1)
     assert result.code == 0
     assert json.loads(result.out)["model"] == "owner/name"
+
+
+def test_cost_asks_the_hub_for_the_configuration_only(
+    ptprune: Command, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(monkeypatch, ConnectionError("no route"), cached=checkpoint)
+    assert ptprune("cost", "--model", "owner/name").code == 0
+    assert hub.patterns == ["config.json"]
 
 
 def test_anything_unexpected_is_not_hidden(

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from ptprune import PyramidTokenPruning
-from ptprune.cli.measuring import PhaseClock
+from ptprune.clock import Clock
 from ptprune.tiny.processor import load_processor
 from tests.cli.conftest import Command
 
@@ -155,7 +155,7 @@ def test_the_shipped_checkpoint_needs_nothing(ptprune: Command, picture: Path) -
 def test_laps_do_not_overlap() -> None:
     now = 0.0
 
-    class Scripted(PhaseClock):
+    class Scripted(Clock):
         @staticmethod
         def _now() -> float:
             return now

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from ptprune.cli.errors import UserError
-from ptprune.cli.measuring import PhaseClock, PhaseMeter, vision_lap
+from ptprune.cli.measuring import PhaseMeter, vision_lap
+from ptprune.clock import Clock
 from ptprune.pruner import TokenPruner
 
 PHASES = ("vision", "select", "prefill", "decode")
@@ -87,7 +88,7 @@ def ask(
     Raises:
         UserError: where the pruner refuses the model or the prompt.
     """
-    clock = PhaseClock()
+    clock = Clock()
     meter = PhaseMeter(clock, on_pass)
     inputs = inputs.to(model.device)
     length = inputs["input_ids"].shape[1]

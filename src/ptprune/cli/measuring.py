@@ -12,26 +12,6 @@ import torch
 from ptprune.clock import Clock
 
 
-class PhaseClock(Clock):
-    """A clock whose laps do not overlap: the seconds of an inner lap are taken out of the outer one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._inside: list[float] = []
-
-    @contextmanager
-    def lap(self, name: str) -> Iterator[None]:
-        self._inside.append(0.0)
-        start = self._now()
-        try:
-            yield
-        finally:
-            elapsed = self._now() - start
-            self.seconds[name] += elapsed - self._inside.pop()
-            if self._inside:
-                self._inside[-1] += elapsed
-
-
 class PhaseMeter:
     """Hooks on a model's forward: the first call is the prefill, every later one decodes a token."""
 
