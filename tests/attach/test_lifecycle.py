@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ptprune import PyramidTokenPruning, RandomPruning
+from ptprune.attach.generation import named
 from tests.internvl import IMAGE, batch, prompt, tiny_internvl
 from tests.oracle import blocked
 
@@ -245,6 +246,13 @@ def test_positional_arguments():
         assert torch.equal(
             model(INPUTS["input_ids"], INPUTS["pixel_values"], INPUTS["attention_mask"]).logits, expected
         )
+
+
+def test_arguments_by_name():
+    def function(first, second=2, **kwargs):
+        raise NotImplementedError
+
+    assert named(function, (1,), {"third": 3}) == {"first": 1, "third": 3}
 
 
 def test_generate_keeps_its_signature_and_documentation():

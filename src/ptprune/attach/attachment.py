@@ -14,10 +14,9 @@ A prefill with images goes through these steps; everything else passes untouched
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -27,38 +26,20 @@ from torch import Tensor, nn
 from ptprune.attach import refusals
 from ptprune.attach.cache import PrunedLayer, gather_new, key_mask, mark_pruned, pruned, removed
 from ptprune.attach.cut import Once, cut_layer_call
+from ptprune.attach.generation import Generation, named
 from ptprune.attach.prefill import Prefill
 from ptprune.attach.record import write_report
-from ptprune.attach.rows import AttentionTap
+from ptprune.attach.rows import AttentionTap, run_to_attention
 from ptprune.clock import Clock
 from ptprune.families import family_of
 from ptprune.families.base import EncodedImages, Model
 from ptprune.scores.instruction import instruction_rows
 from ptprune.scores.token import cls_row
-from ptprune.selection import Selection
 
 if TYPE_CHECKING:
     from ptprune.pruner import TokenPruner
 
 _attached: WeakKeyDictionary[nn.Module, Attachment] = WeakKeyDictionary()
-
-
-class _Enough(Exception):
-    """Leaves a layer that was run only for its queries and keys."""
-
-
-@dataclass
-class _Generation:
-    """One call of generate(): what was encoded, how much of the first forward pass is prompt, what was chosen there."""
-
-    prompt_length: int
-    sliced: bool
-    encoded: EncodedImages | None = None
-    selections: list[Selection] | None = None
-
-    def prompt_columns(self, length: int, seen: int) -> int:
-        """How many of ``length`` new columns are prompt; assisted decoding appends drafts to them."""
-        return min(length, self.prompt_length - (seen if self.sliced else 0))
 
 
 class Attachment:
@@ -81,7 +62,7 @@ class Attachment:
         self.needs = pruner.needs
         self._prefill: Prefill | None = None
         self._once = Once()
-        self._generation: _Generation | None = None
+        self._generation: Generation | None = None
         self._armed: list[PrunedLayer] = []
         self._undo: list[Callable[[], Any]] = []
         self._tap = AttentionTap(self.family.text_attention(model, max(pruner.layer - 1, 0)), self._receive_instruction)
@@ -132,8 +113,7 @@ class Attachment:
     # --- vision -----------------------------------------------------------------------------------------------------
 
     def _get_image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call = inspect.signature(original).bind(*args, **kwargs).arguments
-        call = {**call, **call.pop("kwargs", {})}
+        call = named(original, args, kwargs)
         rows: list[Tensor] = []
 
         def receive(query: Tensor, key: Tensor, scaling: float) -> None:
@@ -162,19 +142,10 @@ class Attachment:
     # --- generate() -------------------------------------------------------------------------------------------------
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call = inspect.signature(original).bind(*args, **kwargs).arguments
-        call = {**call, **call.pop("kwargs", {})}
+        call = named(original, args, kwargs)
         refusals.check_generate(call, self.model, self.pruner.layer)
-        refusals.check_mask(mask := call.get("attention_mask"))
-        prompt = next(
-            (call[name] for name in ("input_ids", "inputs", "inputs_embeds") if call.get(name) is not None), None
-        )
-        if prompt is None:
-            return original(*args, **kwargs)  # nothing but what the model begins with
-        length = prompt.shape[1]
-        # generate() slices a full prompt to what the cache has not seen; a mask of another length means new tokens only
-        sliced = call.get("past_key_values") is not None and (mask is None or mask.shape[1] == length)
-        outer, self._generation = self._generation, _Generation(length, sliced)
+        refusals.check_mask(call.get("attention_mask"))
+        outer, self._generation = self._generation, Generation.of(call)
         try:
             return original(*args, **kwargs)
         finally:
@@ -183,8 +154,7 @@ class Attachment:
     # --- language model ---------------------------------------------------------------------------------------------
 
     def _before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        call = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
-        call = {**call, **call.pop("kwargs", {})}
+        call = named(module.forward, args, kwargs)
         if _has_images(call):
             refusals.check_forward(call, module.training)
 
@@ -192,8 +162,7 @@ class Attachment:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self._prefill, self._once = None, Once()
-        call = dict(inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments)
-        call = {**call, **call.pop("kwargs", {})}
+        call = named(module.forward, args, kwargs)
         images = _has_images(call)
         cache: Any = call.get("past_key_values")
         if not images and not pruned(cache):
@@ -298,16 +267,9 @@ class Attachment:
             if prefill.past:
                 key = torch.cat([cache.layers[0].keys, key], dim=2)
             self._receive_instruction(query, key, scaling)
-            raise _Enough
 
-        tap = AttentionTap(self.family.text_attention(self.model, 0), receive)
-        tap.arm()
-        try:
-            layer.forward(hidden_states, **{**kwargs, "past_key_values": None, "use_cache": False})
-        except _Enough:
-            pass
-        finally:
-            tap.disarm()
+        call = {**kwargs, "past_key_values": None, "use_cache": False}
+        run_to_attention(layer, self.family.text_attention(self.model, 0), receive, hidden_states, **call)
 
     def _compact(self, kwargs: dict[str, Any], index: int, hidden_states: Tensor) -> dict[str, Any]:
         """Compact positions, now or by an earlier turn: as if the dropped tokens had never been there."""

@@ -45,6 +45,27 @@ class AttentionTap:
             self._module.config, self._config = self._config, None
 
 
+class _Enough(Exception):
+    """Leaves a layer that was run only for its queries and keys."""
+
+
+def run_to_attention(layer: Any, attention: Any, receive: Receiver, *args: Any, **kwargs: Any) -> None:
+    """Run a layer up to the queries and keys of its attention, without the attention itself and what follows."""
+
+    def receive_and_leave(query: Tensor, key: Tensor, scaling: float) -> None:
+        receive(query, key, scaling)
+        raise _Enough
+
+    tap = AttentionTap(attention, receive_and_leave)
+    tap.arm()
+    try:
+        layer.forward(*args, **kwargs)  # not the module's call: its hooks are ours
+    except _Enough:
+        pass
+    finally:
+        tap.disarm()
+
+
 def _show_and_attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
