@@ -17,7 +17,7 @@ import functools
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -27,6 +27,7 @@ from ptprune.attach import refusals
 from ptprune.attach.cache import PrunedLayer, gather_new, key_mask, mark_pruned, pruned, removed
 from ptprune.attach.cut import Once, cut_layer_call
 from ptprune.attach.generation import Generation, named
+from ptprune.attach.method import Method
 from ptprune.attach.prefill import Prefill
 from ptprune.attach.record import write_report
 from ptprune.attach.rows import AttentionTap, run_to_attention
@@ -35,9 +36,6 @@ from ptprune.families import family_of
 from ptprune.families.base import EncodedImages, Model
 from ptprune.scores.instruction import instruction_rows
 from ptprune.scores.token import cls_row
-
-if TYPE_CHECKING:
-    from ptprune.pruner import TokenPruner
 
 _attached: WeakKeyDictionary[nn.Module, Attachment] = WeakKeyDictionary()
 
@@ -51,7 +49,7 @@ class Attachment:
         ValueError: on a model that this pruner's settings do not fit.
     """
 
-    def __init__(self, pruner: TokenPruner, model: Model, clock: Clock | None = None) -> None:
+    def __init__(self, pruner: Method, model: Model, clock: Clock | None = None) -> None:
         self.family = family_of(model)
         if model in _attached:
             raise RuntimeError(f"a pruner is attached to this {type(model).__name__} already: detach it first")
