@@ -138,15 +138,18 @@ def test_weights_that_do_not_fit_the_configuration(
 class Hub:
     """Stands in for the network."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception, cached: Path | None = None) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception | None, cached: Path | None = None) -> None:
         import huggingface_hub
 
+        self.patterns: list[list[str]] = []
+
         def model_info(*args: Any, **kwargs: Any) -> None:
-            raise error
+            if error is not None:
+                raise error
 
         def snapshot_download(*args: Any, local_files_only: bool = False, **kwargs: Any) -> str:
-            assert local_files_only, "must not try to download"
-            self.patterns = kwargs["allow_patterns"]
+            assert local_files_only == (error is not None), "must not try to download"
+            self.patterns.append(kwargs["allow_patterns"])
             if cached is None:
                 raise FileNotFoundError
             return str(cached)
@@ -191,7 +194,24 @@ def test_cost_asks_the_hub_for_the_configuration_only(
 ) -> None:
     hub = Hub(monkeypatch, ConnectionError("no route"), cached=checkpoint)
     assert ptprune("cost", "--model", "owner/name").code == 0
-    assert hub.patterns == ["config.json"]
+    assert hub.patterns == [["config.json"]]
+
+
+def test_an_unsupported_model_is_not_downloaded(
+    ptprune: Command, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    hub = Hub(monkeypatch, None, cached=tmp_path)
+    refused(ptprune, "run", picture, "-q", "w5", "--model", "owner/name", says="LlamaForCausalLM is not supported")
+    assert hub.patterns == [["config.json"]]
+
+
+def test_a_supported_model_is_downloaded_and_used(
+    ptprune: Command, picture: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Hub(monkeypatch, None, cached=checkpoint)
+    assert ptprune("run", picture, "-q", "w5", "--model", "owner/name", "--max-new-tokens", 1).code == 0
+    assert "*.safetensors" in hub.patterns[-1]
 
 
 def test_anything_unexpected_is_not_hidden(

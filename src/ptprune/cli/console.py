@@ -19,8 +19,8 @@ def out() -> Console:
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """The one JSON object of a command with --json."""
-    print(json.dumps(document, ensure_ascii=False, indent=2))
+    """The one JSON object of a command with --json, in ASCII: any standard output can take it."""
+    print(json.dumps(document, indent=2))
 
 
 @contextmanager

@@ -19,6 +19,17 @@ WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # no pickle
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
+def find(model: str | None) -> Path:
+    """The directory of a supported checkpoint with its weights; an unsupported one is not downloaded.
+
+    Raises:
+        UserError: where there is none, or its family is not supported.
+    """
+    directory = locate(model, weights=False)
+    check_family(directory, model or SHIPPED)
+    return locate(model)
+
+
 def locate(model: str | None, *, weights: bool = True) -> Path:
     """The directory of a checkpoint, downloaded if it has to be.
 
@@ -101,16 +112,12 @@ def check_family(directory: Path, model: str) -> None:
         )
 
 
-def load(directory: Path, model: str, device: str, dtype: str) -> tuple[PreTrainedModel, ProcessorMixin]:
+def load(directory: Path, model: str, device: torch.device, dtype: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Model, in evaluation mode on its device, and processor.
 
     Raises:
-        UserError: for a device that is not there, an unknown dtype, or files that cannot be read.
+        UserError: for files that are missing or cannot be read.
     """
-    target = choose_device(device)
-    if dtype not in DTYPES:
-        raise UserError(f"--dtype {dtype}: unknown; give one of {', '.join(DTYPES)}")
-    check_family(directory, model)
     from transformers import AutoModelForImageTextToText
 
     from ptprune.tiny.processor import load_processor
@@ -126,7 +133,18 @@ def load(directory: Path, model: str, device: str, dtype: str) -> tuple[PreTrain
     loaded, notes = outcome
     if missing := sorted(notes["missing_keys"]):  # the loader filled them with random numbers
         raise UserError(f"--model {model}: {len(missing)} weights are missing, such as {missing[0]}; give all of them")
-    return loaded.to(target).eval(), processor
+    return loaded.to(device).eval(), processor
+
+
+def choose_dtype(name: str) -> str:
+    """ "auto" is the checkpoint's own.
+
+    Raises:
+        UserError: for a name that is none of ``DTYPES``.
+    """
+    if name not in DTYPES:
+        raise UserError(f"--dtype {name}: unknown; give one of {', '.join(DTYPES)}")
+    return name
 
 
 def choose_device(name: str) -> torch.device:

@@ -86,16 +86,16 @@ def run(
         "thumbnail": thumbnail,
         "positions": positions,
     }
-    with progress("loading torch and transformers") as say:
+    with progress("loading torch and transformers"):
         from ptprune.cli import loading
 
         loading.quiet_libraries()
         pruner = make_pruner(method, settings)
-        name = model or loading.SHIPPED
-        say(f"looking for {name}")
-        directory = loading.locate(model)
-        say(f"loading {name}")
-        loaded, processor = loading.load(directory, name, device, dtype)
+        target, precision = loading.choose_device(device), loading.choose_dtype(dtype)
+    name = model or loading.SHIPPED
+    directory = loading.find(model)  # a download draws its own bars
+    with progress(f"loading {name}") as say:
+        loaded, processor = loading.load(directory, name, target, precision)
 
         groups = [list(range(len(images)))] if together else [[number] for number in range(len(images))]
         documents = []
