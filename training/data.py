@@ -124,6 +124,7 @@ def prefetch(make: Any, start: int, ahead: int = 6) -> Iterator[Any]:
     slots = context.Semaphore(ahead)
     worker = context.Process(target=_produce, args=(make, start, sender, slots), daemon=True)
     worker.start()
+    sender.close()  # so that a worker's death ends the wait for it
     try:
         while True:
             item = receiver.recv()

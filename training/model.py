@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -168,6 +169,13 @@ def save(model: InternVLForConditionalGeneration, directory: Path) -> None:
     model.save_pretrained(directory)
     build_processor(tokenizer).save_pretrained(directory)
     (directory / "model.safetensors").chmod(0o644)
+    # Where torchvision is installed, the stock AutoProcessor wants a video processor too.
+    video = {
+        "video_processor_type": "InternVLVideoProcessor",
+        "processor_class": "InternVLProcessor",
+        "size": {"height": TILE, "width": TILE},
+    }
+    (directory / "video_preprocessor_config.json").write_text(json.dumps(video, indent=2) + "\n")
     # Stock loaders look the class up by name, and must find the stock one.
     for name in ("processor_config.json", "tokenizer_config.json"):
         path = directory / name

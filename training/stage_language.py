@@ -31,7 +31,7 @@ CURRICULUM = (
 
 
 def tile_count(seed: int, progress: float) -> int:
-    choices = next(counts for limit, counts in CURRICULUM if progress < limit)
+    choices = next(counts for limit, counts in CURRICULUM if min(progress, 1.0) < limit)
     return choices[int(np.random.default_rng([seed, 5]).integers(len(choices)))]
 
 
@@ -73,7 +73,7 @@ class Tally:
 
 
 def train_language(
-    steps: int = 3600,
+    steps: int = 2400,
     scenes: int = 16,
     questions: int = 10,
     uses: int = 3,
@@ -125,7 +125,7 @@ def train_language(
             run.log(step=step + 1, **tally.line())
         if (step + 1) % 400 == 0 or step + 1 == steps:
             run.log(step=step + 1, dev=language_accuracy(model, packer, development))
-        if (step + 1) % 200 == 0 or step + 1 == steps:
+        if (step + 1) % 100 == 0 or step + 1 == steps:
             run.save(model=model.state_dict(), optimiser=optimiser.state_dict(), step=step + 1)
     source.close()
 

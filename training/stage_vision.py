@@ -58,7 +58,7 @@ def train_vision(
             sums, since = {}, time.monotonic()
         if (step + 1) % 500 == 0 or step + 1 == steps:
             run.log(step=step + 1, dev=vision_accuracy(model, heads, development))
-        if (step + 1) % 250 == 0 or step + 1 == steps:
+        if (step + 1) % 100 == 0 or step + 1 == steps:
             run.save(
                 model=model.state_dict(), heads=heads.state_dict(), optimiser=optimiser.state_dict(), step=step + 1
             )

@@ -71,16 +71,35 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"), size)
 
 
-def draw_letter(letter: str, split: str, side: int, rng: np.random.Generator) -> np.ndarray:
-    """A capital letter that fills the square's height or width, in one of the split's fonts."""
+@cache
+def _reach(name: str, letter: str) -> float:
+    """The larger of a letter's width and height, in units of the font's size."""
+    left, top, right, bottom = _font(name, 100).getbbox(letter)
+    return max(right - left, bottom - top) / 100
+
+
+def draw_letter(letter: str, split: str, side: int, rng: np.random.Generator, wild: bool) -> np.ndarray:
+    """A capital letter as large as the square allows, in one of the split's fonts; ``wild`` slants and squeezes it."""
     names = FONTS[split]
-    font = _font(names[int(rng.integers(len(names)))], 2 * int(round(side * rng.uniform(1.02, 1.2) / 2)))
+    name = names[int(rng.integers(len(names)))]
+    font = _font(name, int(side * rng.uniform(0.80, 0.95) / _reach(name, letter)))
+    left, top, right, bottom = font.getbbox(letter)
     image = Image.new("L", (side, side))
     ImageDraw.Draw(image).text(
-        (side / 2, side / 2), letter, fill=255, font=font, anchor="mm", stroke_width=int(rng.integers(0, 2))
+        ((side - left - right) / 2, (side - top - bottom) / 2),
+        letter,
+        fill=255,
+        font=font,
+        stroke_width=int(rng.integers(0, 2)),
     )
-    if angle := float(rng.uniform(-8, 8)):
-        image = image.rotate(angle, Image.Resampling.BICUBIC)
+    angle = math.radians(rng.uniform(-8, 8))
+    shear, squeeze = (rng.uniform(-0.2, 0.2), np.exp(rng.uniform(0, 0.2))) if wild else (0.0, 1.0)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    matrix = np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[squeeze, shear], [0, 1]])
+    offset = side / 2 - matrix @ np.array([side / 2, side / 2])
+    image = image.transform(
+        (side, side), Image.Transform.AFFINE, (*matrix[0], offset[0], *matrix[1], offset[1]), Image.Resampling.BICUBIC
+    )
     return np.asarray(image, dtype=np.float32) / 255
 
 

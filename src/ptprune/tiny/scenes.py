@@ -116,7 +116,7 @@ def _fill_tile(split: str, rng: np.random.Generator, wild: bool, first: int) -> 
     if what < 0.32:  # a letter next to a shape
         side = int(rng.integers(22, 28)), int(rng.integers(22, 29))
         masks = (
-            (letter := _choose(rng, NAMES["letter"]), draw_letter(letter, split, side[0], rng)),
+            (letter := _choose(rng, NAMES["letter"]), draw_letter(letter, split, side[0], rng, wild)),
             (shape := _choose(rng, NAMES["shape"]), draw_shape(shape, side[1], rng)),
         )
         order = [0, 1] if rng.random() < 0.5 else [1, 0]
@@ -142,7 +142,7 @@ def _fill_tile(split: str, rng: np.random.Generator, wild: bool, first: int) -> 
     elif what < 0.82:
         kind, side = "letter", int(rng.integers(24, 37))
         name = _choose(rng, NAMES["letter"])
-        mask = draw_letter(name, split, side, rng)
+        mask = draw_letter(name, split, side, rng, wild)
     else:
         kind, side = "shape", int(rng.integers(22, 37))
         name = _choose(rng, NAMES["shape"])
