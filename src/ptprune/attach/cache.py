@@ -60,7 +60,8 @@ class PrunedLayer(DynamicLayer):
         self.valid = self.valid[:, :left]
 
     def reset(self) -> None:
-        super().reset()
+        self.keys = self.values = None
+        self.is_initialized = False
         self.removed, self.floor, self.ragged, self.shifted = 0, 0, False, False
         self.valid, self.shift = self.valid[:, :0], torch.zeros_like(self.shift)
 
