@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ptprune.draw import BACKGROUND, MARGIN, MIN_TILE, draw_overlay
+from ptprune.draw import BACKGROUND, EDGE, MARGIN, MIN_TILE, draw_overlay
 from ptprune.report import ImageReport, RegionReport
 
 SIDE = 4  # tokens a side
@@ -143,3 +143,14 @@ def test_the_same_input_gives_the_same_picture_and_the_input_is_untouched() -> N
     report = make_report(1, 2, [1, 5, 40])
     assert draw_overlay(image, report).tobytes() == draw_overlay(image, report).tobytes()
     assert image.tobytes() == before
+
+
+def test_kept_and_dropped_are_told_apart_in_the_dark() -> None:
+    """A black picture: the kept token stays black, and a line runs around it."""
+    report = make_report(1, 1, [1 * SIDE + 1], thumbnail=False)
+    sheet = np.asarray(draw_overlay(Image.new("RGB", (MIN_TILE, MIN_TILE)), report))
+    size = MIN_TILE // SIDE
+    assert sheet[MARGIN + size : MARGIN + 2 * size, MARGIN + size : MARGIN + 2 * size].max() == 0
+    around = slice(MARGIN + size - 1, MARGIN + 2 * size + 1)
+    for line in (sheet[around, MARGIN + size - 1], sheet[MARGIN + 2 * size, around]):
+        assert (line[1:-1] == EDGE).all()

@@ -13,6 +13,7 @@ MARGIN = 12
 BACKGROUND = (24, 26, 32)
 LINE = (255, 196, 56)
 TEXT = (240, 240, 240)
+EDGE = (130, 136, 150)
 DIMMED = 0.28  # brightness left to a dropped token
 
 
@@ -87,13 +88,27 @@ def _tile_side(image: Image.Image, report: ImageReport) -> int:
 
 
 def _dim(canvas: Image.Image, region: RegionReport, kept: set[int], tile: int, origin: tuple[int, int]) -> None:
-    """Darken the dropped tokens of one region."""
-    for token in range(region.stop - region.start):
-        if region.start + token in kept:
+    """Darken the dropped tokens of one region, and draw the edge of the kept ones, on the dark side of it."""
+    side = _grid_side(region)
+    clear = {divmod(token, side) for token in range(side * side) if region.start + token in kept}
+    draw = ImageDraw.Draw(canvas)
+    for token in range(side * side):
+        row, column = divmod(token, side)
+        if (row, column) in clear:
             continue
         left, upper, right, lower = token_box(region, token, tile)
-        box = (origin[0] + left, origin[1] + upper, origin[0] + right, origin[1] + lower)
+        left, upper, right, lower = left + origin[0], upper + origin[1], right + origin[0], lower + origin[1]
+        box = (left, upper, right, lower)
         canvas.paste(canvas.crop(box).convert("L").point(lambda value: int(value * DIMMED)), box)
+        edges = {  # so that dropped and kept are told apart where the picture itself is dark
+            (row - 1, column): (left, upper, right - 1, upper),
+            (row + 1, column): (left, lower - 1, right - 1, lower - 1),
+            (row, column - 1): (left, upper, left, lower - 1),
+            (row, column + 1): (right - 1, upper, right - 1, lower - 1),
+        }
+        for neighbour, line in edges.items():
+            if neighbour in clear:
+                draw.line(line, fill=EDGE)
 
 
 def _frame(canvas: Image.Image, region: RegionReport, tile: int, origin: tuple[int, int], name: str = "") -> None:
