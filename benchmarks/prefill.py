@@ -30,7 +30,7 @@ IMAGE_TOKEN, TEXT_TOKENS = 1, 48
 
 
 def build(shape: ModelShape, decoder_layers: int) -> InternVLForConditionalGeneration:
-    """A model of the shape's proportions; a small vocabulary, since prefill computes one position of the output head."""
+    """A model of the shape's proportions; the vocabulary is small, since prefill computes one position of the head."""
     text, vision = shape.text, shape.vision
     patch = round((vision.patch_values / 3) ** 0.5)
     side = round(vision.patches**0.5) * patch

@@ -1,10 +1,14 @@
 """Pyramid Token Pruning for tiled vision-language models on transformers."""
 
-from ptprune.methods import METHODS, PyramidTokenPruning, RandomPruning
-from ptprune.pruner import TokenPruner
-from ptprune.report import ImageReport, PruningReport, RegionReport
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from ptprune.methods import METHODS, PyramidTokenPruning, RandomPruning
+    from ptprune.pruner import TokenPruner
+    from ptprune.report import ImageReport, PruningReport, RegionReport
+
+__version__ = "0.1.0.dev0"
 
 __all__ = [
     "METHODS",
@@ -16,3 +20,12 @@ __all__ = [
     "TokenPruner",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: torch and transformers take seconds, which ``ptprune --help`` need not wait for."""
+    if name in __all__:
+        for module in ("methods", "pruner", "report"):
+            if hasattr(found := import_module(f"ptprune.{module}"), name):
+                return getattr(found, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
