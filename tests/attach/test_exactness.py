@@ -16,6 +16,7 @@ PROMPTS = {
     "no text after": [prompt([5, 6, 7], 4)],
     "batch, same tiles": [prompt([5, 6], 5, [7, 8, 9]), prompt([9, 8, 7], 5, [6, 5])],
     "batch, other tiles": [prompt([5, 6], 7, [7, 8, 9]), prompt([5], 1, [7, 8, 9, 10]), prompt([4], 3, [6], 2, [7])],
+    "batch, equal lengths": [prompt([5, 6], 5, [7, 8, 9]), prompt([5], 3, [7 + i for i in range(12)])],
     "batch with text only": [prompt([5, 6], 5, [7, 8, 9]), prompt([5, 6, 7, 8])],
     "long question": [prompt([5], 3, [7 + i % 40 for i in range(150)])],
 }
@@ -79,6 +80,7 @@ def test_logits_are_those_of_the_blocked_stock_model(name, layer, attention, sid
         stock = model(**inputs).logits
     assert pruned.shape == stock.shape
     assert (pruned - stock)[kept].abs().max() <= 5e-5
+    assert (pruned - stock)[:, -1].abs().max() <= 5e-5, "generate() reads the last column, be it padding"
     assert not pruned[:, :-1][dropped[:, :-1]].any(), "dropped positions have no logits"
     free = model(**inputs).logits
     assert (pruned - free)[kept].abs().max() > 1e-3, "the oracle would not notice if nothing were dropped"
@@ -202,6 +204,49 @@ def test_hand_written_loop(layer, positions, with_mask):
             extra = {"attention_mask": mask, "position_ids": position_ids} if with_mask else {}
             output = model(input_ids=tokens[-1], past_key_values=output.past_key_values, **extra)
     assert torch.equal(torch.cat(tokens, 1), expected)
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("layer", [0, 2])
+@torch.no_grad()
+def test_decoding_after_right_padding(layer, positions):
+    model, inputs = tiny_internvl(), batch(*PROMPTS["batch, other tiles"], side="right")
+    mask, ids = inputs["attention_mask"], inputs["input_ids"]
+    lengths = mask.sum(1, keepdim=True)
+    position_ids = (mask.cumsum(1) - 1).clamp(min=0)
+    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer, positions=positions)
+    new = torch.tensor([[20], [21], [22]])
+    later = torch.cat([mask, torch.ones_like(new)], 1)
+    with pruner(model):
+        cache = model(**inputs, position_ids=position_ids).past_key_values
+        pruned = model(input_ids=new, past_key_values=cache, attention_mask=later, position_ids=lengths).logits[:, -1]
+    full = {"input_ids": torch.cat([ids, new], 1), "position_ids": torch.cat([position_ids, lengths], 1)}
+    with blocked(model, dropped_of(pruner.report, inputs), layer, mask, compact=positions == "compact"):
+        stock = model(**full, pixel_values=inputs["pixel_values"], attention_mask=later).logits[:, -1]
+    assert (pruned - stock).abs().max() <= 5e-5
+
+
+@torch.no_grad()
+def test_rows_of_a_cache_move_together():
+    model, inputs = tiny_internvl(), batch(*PROMPTS["batch, other tiles"])
+    pruner = PyramidTokenPruning(keep_ratio=0.4, positions="compact")
+    mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+    new, position_ids = torch.tensor([[20], [21], [22]]), mask.sum(1, keepdim=True) - 1
+
+    def step(rows, move):
+        cache = model(**inputs).past_key_values
+        move(cache)
+        picked = {"attention_mask": mask[rows], "position_ids": position_ids[rows]}
+        return model(input_ids=new[rows], past_key_values=cache, **picked).logits
+
+    with pruner(model):
+        stock = step(torch.arange(3), lambda cache: None)
+        for rows, move in (
+            (torch.tensor([2, 0, 1]), lambda cache: cache.reorder_cache(torch.tensor([2, 0, 1]))),
+            (torch.tensor([0, 2]), lambda cache: cache.batch_select_indices(torch.tensor([0, 2]))),
+            (torch.tensor([0, 0, 1, 1, 2, 2]), lambda cache: cache.batch_repeat_interleave(2)),
+        ):
+            torch.testing.assert_close(step(rows, move), stock[rows])
 
 
 @pytest.mark.parametrize("second", [[20, 21, 22], [20, *prompt(4), 21, 22]], ids=["text", "another image"])
