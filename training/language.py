@@ -25,6 +25,7 @@ from .model import ASSISTANT, END, IMAGE, IMAGE_END, IMAGE_START, LIST, PAD, TOK
 CAPTION = len(QUESTION_KINDS)
 """Stands for the kind of a caption's tokens."""
 IGNORE = -100
+SLOW = ("digit-by-colour", "letter-by-colour")
 
 
 @dataclass
@@ -86,9 +87,16 @@ class Packer:
         return Pack(*(field(i, fill) for i, fill in enumerate((self.pad, 0, -1, IGNORE, -1))))
 
 
-def conversations(scene: Scene, seed: int, questions: int, captions: bool, long: bool) -> list[list[Question]]:
-    """One-question conversations, perhaps one with several turns, perhaps one that lists everything."""
+def conversations(
+    scene: Scene, seed: int, questions: int, captions: bool, long: bool, extra: int = 0
+) -> list[list[Question]]:
+    """One-question conversations, perhaps one with several turns, perhaps one that lists everything.
+
+    ``extra`` more questions are of the kinds that are learnt last.
+    """
     chosen = ask(scene, questions, seed)
+    if extra:
+        chosen += [q for q in ask(scene, extra, seed + 1_000_003, kinds=SLOW) if q not in chosen]
     result = [[question] for question in chosen]
     if long and len(chosen) >= 2:
         again = ask(scene, 3, seed + 1)

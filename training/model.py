@@ -25,6 +25,7 @@ TOKENS = (TILE // PATCH // 2) ** 2
 """LLM tokens of one tile."""
 VISION_WIDTH = 160
 TEXT_WIDTH = 160
+TEXT_LAYERS = 4
 
 PAD, END, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
 IMAGE_START, IMAGE_END, IMAGE, VIDEO = "<img>", "</img>", "<IMG_CONTEXT>", "<video>"
@@ -110,7 +111,10 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> ImageOnlyInternVLProc
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> InternVLForConditionalGeneration:
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, seed: int = 0, layers: int = TEXT_LAYERS
+) -> InternVLForConditionalGeneration:
+    """A fresh model whose language model has ``layers`` layers."""
     torch.manual_seed(seed)
     vision = InternVLVisionConfig(
         hidden_size=VISION_WIDTH,
@@ -126,7 +130,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> InternVLFo
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,
         intermediate_size=448,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=5,
         num_key_value_heads=5,
         max_position_embeddings=4096,
@@ -156,6 +160,27 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> InternVLFo
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False, max_new_tokens=32
     )
     return model
+
+
+def deepen(state: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
+    """Put ``layers`` layers below the language model's: copies of its first whose outputs start at zero.
+
+    What the model computes stays the same; training goes on from there.
+    """
+    deeper = {}
+    for name, value in state.items():
+        parts = name.split(".")
+        if "language_model.layers" not in name:
+            deeper[name] = value
+            continue
+        at = parts.index("layers") + 1
+        number = int(parts[at])
+        places = [*range(layers), layers] if number == 0 else [number + layers]
+        for place in places:
+            silent = place < layers and ("o_proj" in name or "down_proj" in name)
+            parts[at] = str(place)
+            deeper[".".join(parts)] = torch.zeros_like(value) if silent else value.clone()
+    return deeper
 
 
 def is_language_layer(name: str) -> bool:

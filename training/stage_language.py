@@ -15,7 +15,7 @@ from ptprune.tiny.scenes import generate_scene
 
 from .data import cut_tiles, normalise, prefetch
 from .language import Packer, conversations, hidden_states, language_accuracy, language_losses, make_scenes
-from .model import build_model, build_tokenizer, is_language_layer, save
+from .model import TEXT_LAYERS, build_model, build_tokenizer, deepen, is_language_layer, save
 from .optimise import Optimiser, Run
 from .stage_vision import WEIGHTS
 from .vision import VisionHeads, make_batch, vision_accuracy, vision_features, vision_losses
@@ -29,20 +29,31 @@ CURRICULUM = (
     (1.01, (3, 4, 6, 6, 8, 8, 9, 9, 10, 10, 12, 12)),
 )
 
+DEEPER = 1
+"""Layers that stage C puts below the language model's."""
+
 
 def tile_count(seed: int, progress: float) -> int:
     choices = next(counts for limit, counts in CURRICULUM if min(progress, 1.0) < limit)
     return choices[int(np.random.default_rng([seed, 5]).integers(len(choices)))]
 
 
-def make_item(seed: int, progress: float, scenes: int, uses: int, questions: int, packer: Packer) -> dict[str, Any]:
+def make_item(
+    seed: int,
+    progress: float,
+    scenes: int,
+    uses: int,
+    questions: int,
+    packer: Packer,
+    fill: tuple[float, float] = (0.3, 0.8),
+) -> dict[str, Any]:
     """Scenes of one size with ``uses`` different sets of questions."""
     tiles = tile_count(seed, progress)
-    drawn = make_scenes(seed + 20_000, scenes, tiles, fill=(0.7, 1.0) if tiles <= 2 else (0.3, 0.8))
+    drawn = make_scenes(seed + 20_000, scenes, tiles, fill=(0.7, 1.0) if tiles <= 2 else fill)
     packs = [
         packer.pack(
             drawn,
-            [conversations(s, s.seed * 31 + 2 * use, questions, use == 0, use % 2 == 1) for s in drawn],
+            [conversations(s, s.seed * 31 + 2 * use, questions, use == 0, use % 2 == 1, extra=4) for s in drawn],
         )
         for use in range(uses)
     ]
@@ -75,7 +86,7 @@ class Tally:
 def train_language(
     steps: int = 2400,
     scenes: int = 16,
-    questions: int = 10,
+    questions: int = 8,
     uses: int = 3,
     buffer: int = 24,
     muon: float = 4e-3,
@@ -131,9 +142,9 @@ def train_language(
 
 
 def train_jointly(
-    steps: int = 1000,
-    scenes: int = 6,
-    questions: int = 12,
+    steps: int = 600,
+    scenes: int = 8,
+    questions: int = 10,
     tiles: int = 24,
     muon: float = 1e-3,
     adam: float = 5e-4,
@@ -142,10 +153,13 @@ def train_jointly(
     name: str = "joint",
     seed: int = 3,
 ) -> None:
-    """Everything together, end to end, on full scenes; the vision losses stay. Writes the checkpoint."""
+    """Everything together, end to end, on full scenes; the vision losses stay. Writes the checkpoint.
+
+    The language model is deepened first: see training/README.md.
+    """
     tokenizer = build_tokenizer()
     packer = Packer(tokenizer)
-    model = build_model(tokenizer, seed)
+    model = build_model(tokenizer, seed, TEXT_LAYERS + DEEPER)
     heads = VisionHeads(tokenizer)
     trained = {**dict(model.named_parameters()), **{f"heads.{n}": p for n, p in heads.named_parameters()}}
     optimiser = Optimiser(trained, steps, muon, adam, warmup=30)
@@ -160,12 +174,12 @@ def train_jointly(
         earlier, towers = Run(language).load(), Run(vision).load()
         if earlier is None or towers is None:
             raise SystemExit("train the stages before first: python -m training vision, then language")
-        model.load_state_dict(earlier["model"])
+        model.load_state_dict(deepen(earlier["model"], DEEPER))
         heads.load_state_dict(towers["heads"])
-    development = [generate_scene("dev", 1000 + i) for i in range(120)]
+    development = [generate_scene("dev", 1000 + i) for i in range(80)]
 
     def make(step: int) -> dict[str, Any]:
-        item = make_item(50_000 + step, 1.0, scenes, 1, questions, packer)
+        item = make_item(50_000 + step, 1.0, scenes, 1, questions, packer, fill=(0.2, 1.0))
         item["extra"] = make_batch(100_000 + step, tiles)
         return item
 
@@ -183,12 +197,12 @@ def train_jointly(
         (loss + 0.5 * sum(WEIGHTS[k] * v for k, v in losses.items())).backward()
         notes["norm"] = optimiser.step(step)
         tally.add(notes)
-        if (step + 1) % 50 == 0:
+        if (step + 1) % 25 == 0:
             run.log(step=step + 1, **tally.line())
-        if (step + 1) % 250 == 0 or step + 1 == steps:
+        if (step + 1) % 200 == 0 or step + 1 == steps:
             run.log(step=step + 1, dev=language_accuracy(model, packer, development))
             run.log(step=step + 1, vision=vision_accuracy(model, heads, development[:40]))
-        if (step + 1) % 100 == 0 or step + 1 == steps:
+        if (step + 1) % 50 == 0 or step + 1 == steps:
             run.save(
                 model=model.state_dict(), heads=heads.state_dict(), optimiser=optimiser.state_dict(), step=step + 1
             )
