@@ -192,6 +192,15 @@ def test_models_are_not_kept_alive():
     assert pruner.report.visual_tokens == (28, 14)
 
 
+def test_an_attached_model_can_be_forgotten():
+    model = tiny_internvl()
+    PyramidTokenPruning().attach(model)
+    reference = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference() is None
+
+
 class _Int8Linear(nn.Module):
     """What bitsandbytes does to a model, without its kernels: other modules in place of nn.Linear."""
 

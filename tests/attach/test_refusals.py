@@ -73,6 +73,15 @@ def test_forward(model, computed, options, message):
     assert not computed
 
 
+@torch.no_grad()
+def test_text_only_prompts_may_use_what_pruning_cannot(model):
+    text = batch(prompt([5, 6, 7]))
+    stock = model.generate(**text, max_new_tokens=3, cache_implementation="static", disable_compile=True)
+    with PyramidTokenPruning()(model):
+        pruned = model.generate(**text, max_new_tokens=3, cache_implementation="static", disable_compile=True)
+    assert torch.equal(pruned, stock)
+
+
 def test_training_mode(model, computed):
     with PyramidTokenPruning()(model), pytest.raises(ValueError, match="training mode"):
         model.train()(**INPUTS)

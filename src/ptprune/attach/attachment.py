@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,8 @@ from ptprune.families.base import EncodedImages, Model
 from ptprune.scores.instruction import instruction_rows
 from ptprune.scores.token import cls_row
 
-_attached: WeakKeyDictionary[nn.Module, Attachment] = WeakKeyDictionary()
+# Weak on both sides: an attachment lives in its model's hooks, and dies with the model.
+_attached: WeakKeyDictionary[nn.Module, ReferenceType[Attachment]] = WeakKeyDictionary()
 
 
 class Attachment:
@@ -51,7 +52,7 @@ class Attachment:
 
     def __init__(self, pruner: Method, model: Model, clock: Clock | None = None) -> None:
         self.family = family_of(model)
-        if model in _attached:
+        if attachment_of(model) is not None:
             raise RuntimeError(f"a pruner is attached to this {type(model).__name__} already: detach it first")
         self.family.check(model)
         self.pruner, self.model, self.clock = pruner, model, clock
@@ -69,7 +70,7 @@ class Attachment:
         except BaseException:
             self.remove()
             raise
-        _attached[model] = self
+        _attached[model] = ref(self)
 
     def _install(self) -> None:
         multimodal, decoder = self.family.multimodal(self.model), self.family.decoder(self.model)
@@ -102,7 +103,7 @@ class Attachment:
         while self._undo:
             self._undo.pop()()
         self._prefill = None
-        if _attached.get(self.model) is self:
+        if attachment_of(self.model) is self:
             del _attached[self.model]
 
     def _lap(self, name: str) -> Any:
@@ -141,8 +142,9 @@ class Attachment:
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         call = named(original, args, kwargs)
-        refusals.check_generate(call, self.model, self.pruner.layer)
-        refusals.check_mask(call.get("attention_mask"))
+        if _has_images(call):
+            refusals.check_generate(call, self.model, self.pruner.layer)
+            refusals.check_mask(call.get("attention_mask"))
         outer, self._generation = self._generation, Generation.of(call)
         try:
             return original(*args, **kwargs)
@@ -320,7 +322,8 @@ class Attachment:
 
 def attachment_of(model: Model) -> Attachment | None:
     """The attachment at work on a model, if any."""
-    return _attached.get(model)
+    reference = _attached.get(model)
+    return None if reference is None else reference()
 
 
 def _has_images(call: dict[str, Any]) -> bool:

@@ -46,6 +46,8 @@ class Generation:
 
 def named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """A call's arguments by name."""
+    if not args:
+        return dict(kwargs)  # as nearly always: reading a signature costs more than all the rest of a hook
     arguments = dict(inspect.signature(function).bind_partial(*args, **kwargs).arguments)
     more = arguments.pop("kwargs", {})
     return {**arguments, **more}
