@@ -152,8 +152,9 @@ def examine(split: str, scenes: int, questions: int, directory: Path) -> dict[st
     results.append({"method": "guessing", "keep_ratio": None, **score(items, guessing(items))})
     for ratio in RATIOS:
         arm("ptp", ratio, PyramidTokenPruning(keep_ratio=ratio))
-        arm("bottom-up", ratio, PyramidTokenPruning(keep_ratio=ratio, alpha=0.0))
-        arm("random", ratio, RandomPruning(keep_ratio=ratio))
+        if ratio < 1:  # at 1 every method keeps everything
+            arm("bottom-up", ratio, PyramidTokenPruning(keep_ratio=ratio, alpha=0.0))
+            arm("random", ratio, RandomPruning(keep_ratio=ratio))
     return {"model": "ptprune-tiny", "split": split, "scenes": scenes, "items": len(items), "results": results}
 
 
@@ -162,10 +163,10 @@ def tune(scenes: int, directory: Path) -> list[dict[str, Any]]:
     from ptprune import PyramidTokenPruning
 
     examinee = Examinee(directory)
-    items = load_items("dev", scenes, 2, first=5000)
+    items = load_items("dev", scenes, 1, first=5000)
     default = PyramidTokenPruning(keep_ratio=0.5)
-    options = [{"temperature": t} for t in (0.5, 1.0, 2.0, 4.0)] + [{"region": "uniform"}]
-    options += [{"alpha": a} for a in (0.25, 0.5, 0.75, 1.0)]
+    options: list[dict[str, Any]] = [{"temperature": t} for t in (0.5, 1.0, 2.0, 4.0)] + [{"region": "uniform"}]
+    options += [{"alpha": a} for a in (0.0, 0.25, 0.75, 1.0)]
     rows = []
     for option in options:
         row: dict[str, Any] = {"temperature": default.temperature, "alpha": default.alpha, **option}
@@ -195,7 +196,7 @@ def tables(report: dict[str, Any]) -> str:
     for ratio in RATIOS:
         cells = []
         for method in ("ptp", "bottom-up", "random"):
-            row = next(r for r in rows if r["method"] == method and r["keep_ratio"] == ratio)
+            row = next(r for r in rows if r["method"] == (method if ratio < 1 else "ptp") and r["keep_ratio"] == ratio)
             cells.append(f"{100 * row['accuracy']:.1f} ({100 * row['retention']:.1f}% kept)")
         lines.append(f"| {ratio:g} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -211,7 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
     parser.add_argument("--split", default="test", choices=["dev", "test"])
     parser.add_argument("--scenes", type=int, default=1000)
-    parser.add_argument("--questions", type=int, default=2, help="questions a scene")
+    parser.add_argument("--questions", type=int, default=1, help="questions a scene")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--print", action="store_true", help="print the tables, write nothing")

@@ -146,8 +146,8 @@ def train_jointly(
     scenes: int = 8,
     questions: int = 10,
     tiles: int = 24,
-    muon: float = 1e-3,
-    adam: float = 5e-4,
+    muon: float = 6e-4,
+    adam: float = 2e-4,
     vision: str = "vision",
     language: str = "language",
     name: str = "joint",
@@ -164,6 +164,10 @@ def train_jointly(
     trained = {**dict(model.named_parameters()), **{f"heads.{n}": p for n, p in heads.named_parameters()}}
     optimiser = Optimiser(trained, steps, muon, adam, warmup=30)
     run, first = Run(name), 0
+    earlier, towers = Run(language).load(), Run(vision).load()
+    if earlier is None or towers is None:
+        raise SystemExit("train the stages before first: python -m training vision, then language")
+    words = towers["model"]["model.language_model.embed_tokens.weight"]  # as the projector knows them
     if (state := run.load()) is not None:
         model.load_state_dict(state["model"])
         heads.load_state_dict(state["heads"])
@@ -171,9 +175,6 @@ def train_jointly(
         first = state["step"]
         run.log(resumed=first)
     else:
-        earlier, towers = Run(language).load(), Run(vision).load()
-        if earlier is None or towers is None:
-            raise SystemExit("train the stages before first: python -m training vision, then language")
         model.load_state_dict(deepen(earlier["model"], DEEPER))
         heads.load_state_dict(towers["heads"])
     development = [generate_scene("dev", 1000 + i) for i in range(80)]
@@ -192,8 +193,8 @@ def train_jointly(
         tokens, cls = vision_features(model, normalise(both))
         cut = len(item["pixels"])
         loss, notes = language_losses(model, item["packs"][0], hidden_states(model, item["packs"][0], tokens[:cut]))
-        losses = vision_losses(heads, model.get_input_embeddings().weight, tokens[cut:], cls[cut:], extra)
-        notes |= {k: float(v.detach()) for k, v in losses.items()}
+        losses = vision_losses(heads, words, tokens[cut:], cls[cut:], extra)
+        notes |= {f"vision {k}": float(v.detach()) for k, v in losses.items()}
         (loss + 0.5 * sum(WEIGHTS[k] * v for k, v in losses.items())).backward()
         notes["norm"] = optimiser.step(step)
         tally.add(notes)
@@ -201,7 +202,7 @@ def train_jointly(
             run.log(step=step + 1, **tally.line())
         if (step + 1) % 200 == 0 or step + 1 == steps:
             run.log(step=step + 1, dev=language_accuracy(model, packer, development))
-            run.log(step=step + 1, vision=vision_accuracy(model, heads, development[:40]))
+            run.log(step=step + 1, vision=vision_accuracy(model, heads, development[:40], words))
         if (step + 1) % 50 == 0 or step + 1 == steps:
             run.save(
                 model=model.state_dict(), heads=heads.state_dict(), optimiser=optimiser.state_dict(), step=step + 1

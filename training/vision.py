@@ -163,11 +163,13 @@ def vision_losses(
 
 
 @torch.no_grad()
-def vision_accuracy(model: nn.Module, heads: VisionHeads, scenes: list) -> dict[str, float]:
+def vision_accuracy(
+    model: nn.Module, heads: VisionHeads, scenes: list, embeddings: Tensor | None = None
+) -> dict[str, float]:
     """Share of right readings at the objects' centre tokens, and what the [CLS] similarity tells apart."""
     right = {group: [0, 0] for group in ("digit", "letter", "shape", "colour", "beside", "centre", "background")}
     full, empty = [], []
-    embeddings = model.get_input_embeddings().weight
+    embeddings = model.get_input_embeddings().weight if embeddings is None else embeddings
     for scene in scenes:
         tokens, cls = vision_features(model, normalise(cut_tiles(scene)))
         marks = token_labels(scene)
