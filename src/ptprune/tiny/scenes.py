@@ -114,18 +114,18 @@ def _fill_tile(split: str, rng: np.random.Generator, wild: bool, first: int) -> 
     """What one tile holds: (kind, name, position in the tile, mask, index of the neighbour, handwriting)."""
     what = rng.random()
     if what < 0.32:  # a letter next to a shape
-        side = int(rng.integers(22, 28)), int(rng.integers(22, 29))
+        sides = int(rng.integers(22, 28)), int(rng.integers(22, 29))
         masks = (
-            (letter := _choose(rng, NAMES["letter"]), draw_letter(letter, split, side[0], rng, wild)),
-            (shape := _choose(rng, NAMES["shape"]), draw_shape(shape, side[1], rng)),
+            (letter := _choose(rng, NAMES["letter"]), draw_letter(letter, split, sides[0], rng, wild)),
+            (shape := _choose(rng, NAMES["shape"]), draw_shape(shape, sides[1], rng)),
         )
         order = [0, 1] if rng.random() < 0.5 else [1, 0]
-        room = TILE - 4 - sum(side)
+        room = TILE - 4 - sum(sides)
         start = 2 + int(rng.integers(0, room // 2 + 1))
         gap = int(rng.integers(1, max(2, room - (start - 2))))
-        along = {order[0]: start, order[1]: start + side[order[0]] + gap}
-        level = int(rng.integers(2, TILE - 2 - max(side)))
-        across = [int(np.clip(level + rng.integers(-3, 4), 2, TILE - 2 - s)) for s in side]
+        along = {order[0]: start, order[1]: start + sides[order[0]] + gap}
+        level = int(rng.integers(2, TILE - 2 - max(sides)))
+        across = [int(np.clip(level + rng.integers(-3, 4), 2, TILE - 2 - s)) for s in sides]
         upright = rng.random() < 0.5
         boxes = [(across[i], along[i]) if upright else (along[i], across[i]) for i in (0, 1)]
         return [
