@@ -40,7 +40,7 @@ class PyramidTokenPruning(TokenPruner):
     token: str = "cls-attention"
     instruction: str = "attention"
     alpha: float = 0.5
-    temperature: float = 2.0
+    temperature: float = 1.0
     thumbnail: str = "ratio"
     normalize_instruction: bool = True
 
