@@ -1,7 +1,7 @@
 """Accuracy of the checkpoint, unpruned and pruned: ``python -m training.evaluate``.
 
 Greedy decoding through the stock processor and the stock model; an answer is right if the decoded text is the word.
-Writes training/results.json and the tables in training/README.md. ``--tune`` instead compares temperatures and alphas
+Writes training/results.json and the tables in training/README.md and README.md. ``--tune`` instead compares temperatures and alphas
 on the development split and writes training/tuning.json.
 """
 
@@ -202,6 +202,24 @@ def tables(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def headline(report: dict[str, Any]) -> str:
+    """The small table of the repository's README.md."""
+    rows = {(row["method"], row["keep_ratio"]): row for row in report["results"]}
+    lines = [
+        f"Measured: right answers of the checkpoint that ships with this package to {report['items']} questions about "
+        f"{report['scenes']} unseen high-resolution scenes, in %.",
+        f"All visual tokens: **{100 * rows['none', None]['accuracy']:.1f}**; the thumbnail alone: "
+        f"{100 * rows['thumbnail only', None]['accuracy']:.1f}.",
+        "",
+        "| visual tokens kept | " + " | ".join(f"{100 * ratio:g}%" for ratio in RATIOS[1:]) + " |",
+        "| --- |" + " ---: |" * len(RATIOS[1:]),
+    ]
+    for method, name in (("ptp", "**PTP**"), ("bottom-up", "PTP without the question"), ("random", "random")):
+        cells = [f"{100 * rows[method, ratio]['accuracy']:.1f}" for ratio in RATIOS[1:]]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def write_between(path: Path, name: str, text: str) -> None:
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     before, rest = path.read_text().split(begin)
@@ -227,6 +245,7 @@ def main() -> None:
         return
     (HERE / "results.json").write_text(json.dumps(report, indent=1) + "\n")
     write_between(HERE / "README.md", "accuracy", tables(report))
+    write_between(HERE.parent / "README.md", "results", headline(report))
 
 
 if __name__ == "__main__":
