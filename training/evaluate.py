@@ -1,8 +1,8 @@
 """Accuracy of the checkpoint, unpruned and pruned: ``python -m training.evaluate``.
 
 Greedy decoding through the stock processor and the stock model; an answer is right if the decoded text is the word.
-Writes training/results.json and the tables in training/README.md and README.md. ``--tune`` instead compares temperatures
-and alphas on the development split and writes training/tuning.json.
+Writes training/results.json and the tables in training/README.md and README.md. ``--tune`` instead compares
+temperatures and alphas on the development split and writes training/tuning.json.
 """
 
 from __future__ import annotations
