@@ -226,6 +226,23 @@ def write_between(path: Path, name: str, text: str) -> None:
     path.write_text(before + begin + "\n" + text + "\n" + end + rest.split(end)[1])
 
 
+def tuning_table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| region | temperature | alpha | 0.5 | 0.25 | 0.1 |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
+    for row in rows:
+        region, temperature = row.get("region", "cls-similarity"), "-" if "region" in row else row["temperature"]
+        cells = [f"{100 * row[ratio]:.1f}" for ratio in ("0.5", "0.25", "0.1")]
+        lines.append(f"| {region} | {temperature} | {row['alpha']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_tables() -> None:
+    """Put what was measured last into training/README.md and README.md."""
+    report = json.loads((HERE / "results.json").read_text())
+    write_between(HERE / "README.md", "accuracy", tables(report))
+    write_between(HERE / "README.md", "tuning", tuning_table(json.loads((HERE / "tuning.json").read_text())))
+    write_between(HERE.parent / "README.md", "results", headline(report))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
     parser.add_argument("--split", default="test", choices=["dev", "test"])
@@ -234,18 +251,19 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--print", action="store_true", help="print the tables, write nothing")
+    parser.add_argument("--tables", action="store_true", help="measure nothing, only write the tables again")
     arguments = parser.parse_args()
     if arguments.tune:
         rows = tune(arguments.scenes, arguments.checkpoint)
         (HERE / "tuning.json").write_text(json.dumps(rows, indent=1) + "\n")
         return
-    report = examine(arguments.split, arguments.scenes, arguments.questions, arguments.checkpoint)
-    if arguments.print:
-        print(tables(report))
-        return
-    (HERE / "results.json").write_text(json.dumps(report, indent=1) + "\n")
-    write_between(HERE / "README.md", "accuracy", tables(report))
-    write_between(HERE.parent / "README.md", "results", headline(report))
+    if not arguments.tables:
+        report = examine(arguments.split, arguments.scenes, arguments.questions, arguments.checkpoint)
+        if arguments.print:
+            print(tables(report))
+            return
+        (HERE / "results.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_tables()
 
 
 if __name__ == "__main__":
