@@ -249,6 +249,20 @@ def test_rows_of_a_cache_move_together():
             torch.testing.assert_close(step(rows, move), stock[rows])
 
 
+@torch.no_grad()
+def test_taking_back_the_last_token():
+    model, inputs = tiny_internvl(), batch(*PROMPTS["batch, other tiles"])
+    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=0)
+    mask = inputs["attention_mask"]
+    position_ids = (mask.cumsum(1) - 1).clamp(min=0)
+    with pruner(model):
+        first = model(**inputs, position_ids=position_ids)
+        first.past_key_values.crop(-1)
+        again = {"input_ids": inputs["input_ids"][:, -1:], "position_ids": position_ids[:, -1:]}
+        second = model(**again, attention_mask=mask, past_key_values=first.past_key_values)
+    torch.testing.assert_close(second.logits[:, -1], first.logits[:, -1])
+
+
 @pytest.mark.parametrize("second", [[20, 21, 22], [20, *prompt(4), 21, 22]], ids=["text", "another image"])
 @pytest.mark.parametrize("positions", ["original", "compact"])
 @pytest.mark.parametrize("layer", [0, 2])

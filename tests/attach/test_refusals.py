@@ -158,6 +158,7 @@ def test_cropping_into_the_dropped_tokens(model):
     with PyramidTokenPruning()(model):
         cache = model(**INPUTS).past_key_values
     cache.crop(-2)
+    assert cache.layers[0].valid.shape[1] == cache.layers[0].keys.shape[2]
     with pytest.raises(ValueError, match="cannot crop 9 tokens"):
         cache.crop(-9)
     cache.reset()
