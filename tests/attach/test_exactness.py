@@ -176,10 +176,18 @@ def test_prompt_lookup_and_assisted_decoding_change_nothing(layer):
 @torch.no_grad()
 def test_generate_without_cache_keeps_the_prompts_choice():
     model, inputs = tiny_internvl(), batch(*PROMPTS["batch, other tiles"])
-    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=0)
-    with pruner(model):
+    chosen = []
+
+    class Counting(PyramidTokenPruning):
+        def select(self, image):
+            chosen.append(image.layout.sample)
+            return super().select(image)
+
+    with Counting(keep_ratio=0.4, layer=0)(model):
         cached = model.generate(**inputs, max_new_tokens=8)
+        chosen.clear()
         assert torch.equal(model.generate(**inputs, max_new_tokens=8, use_cache=False), cached)
+    assert chosen == [0, 1, 2, 2], "once for every image, not at every step"
 
 
 @pytest.mark.parametrize("with_mask", [True, False])

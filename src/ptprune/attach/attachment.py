@@ -202,8 +202,7 @@ class Attachment:
             prefill.encoded = encoded
             prefill.find_images(self.family)
             if self._generation is not None and self._generation.selections is not None:
-                # generate() without a cache repeats the prefill at each step: what the prompt chose stays chosen,
-                # else the scores would drift with the generated text
+                # generate() without a cache repeats the prefill at each step: the prompt is the same, and so the choice
                 prefill.selections = self._generation.selections
 
     def _before_scored_attention(self, module: nn.Module, args: tuple[Any, ...]) -> None:
