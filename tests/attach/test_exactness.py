@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ptprune import PyramidTokenPruning, RandomPruning
+from ptprune.attach.generation import Generation
 from tests.internvl import IMAGE, START, TOKENS_PER_TILE, batch, prompt, tiny_internvl
 from tests.oracle import blocked, slow_ptp
 
@@ -165,12 +166,31 @@ def test_prompt_lookup_and_assisted_decoding_change_nothing(layer):
     pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer)
     with pruner(model):
         greedy = model.generate(**inputs, max_new_tokens=10)
-        kept = pruner.report.images[0].kept
+        scores = pruner.report.images[0].scores["fused"]
         looked_up = model.generate(**inputs, max_new_tokens=10, prompt_lookup_num_tokens=3)
-        assert torch.equal(pruner.report.images[0].kept, kept), "drafts are not part of the question"
+        drafted = pruner.report.images[0].scores["fused"]
+        torch.testing.assert_close(drafted, scores, msg="drafts are not part of the question")
         assisted = model.generate(**inputs, max_new_tokens=10, assistant_model=tiny_internvl(seed=3))
     assert torch.equal(looked_up, greedy)
     assert torch.equal(assisted, greedy)
+
+
+def test_what_is_prompt_in_a_forward_pass_of_generate():
+    ids, mask, cache = torch.ones(1, 27), torch.ones(1, 27), object()
+    assert Generation.of({"input_ids": ids}).prompt_columns(27 + 3, 0) == 27
+    whole = Generation.of({"input_ids": ids, "attention_mask": mask, "past_key_values": cache})
+    assert whole.prompt_columns(5 + 3, 22) == 5, "the cache has seen 22 of 27 tokens; 3 drafts follow"
+    new_only = Generation.of({"input_ids": ids[:, :5], "attention_mask": mask, "past_key_values": cache})
+    assert new_only.prompt_columns(5 + 3, 22) == 5
+
+
+@torch.no_grad()
+def test_one_tile_is_no_thumbnail():
+    model, pruner = tiny_internvl(), PyramidTokenPruning()
+    with pruner(model):
+        model(**batch(*PROMPTS["one tile"]))
+    (region,) = pruner.report.images[0].regions
+    assert (region.row, region.column, region.is_thumbnail, region.budget, region.saliency) == (0, 0, False, 2, None)
 
 
 @torch.no_grad()

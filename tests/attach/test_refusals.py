@@ -119,10 +119,13 @@ def test_a_ragged_cache_is_not_continued_without_the_pruner(model):
     pruner = PyramidTokenPruning()
     with pruner(model):
         cache = model(**INPUTS).past_key_values
+    new = torch.tensor([[3], [3]])
     with pytest.raises(RuntimeError, match="continue it with the pruner attached"):
-        model(input_ids=torch.tensor([[3], [3]]), past_key_values=cache)
+        model(input_ids=new, past_key_values=cache)
     with RandomPruning(layer=0)(model):
-        assert model(input_ids=torch.tensor([[3], [3]]), past_key_values=cache).logits.isfinite().all()
+        assert model(input_ids=new, past_key_values=cache).logits.isfinite().all()
+    with pytest.raises(RuntimeError, match="continue it with the pruner attached"):
+        model(input_ids=new, past_key_values=cache)
 
 
 @torch.no_grad()
