@@ -27,6 +27,7 @@ from ptprune.clock import Clock
 from ptprune.shapes import SHAPES, ModelShape
 
 IMAGE_TOKEN, TEXT_TOKENS = 1, 48
+ARMS = ("unpruned", "pruned", "ideal")
 
 
 def build(shape: ModelShape, decoder_layers: int) -> InternVLForConditionalGeneration:
@@ -91,10 +92,15 @@ def measure(shape: ModelShape, decoder_layers: int, tiles: int, keep_ratio: floa
     prefill(inputs_embeds=short)
     rows = []
     for number in range(rounds):
-        unpruned = prefill(input_ids=ids, mm_encoder_outputs={"image": features})
-        seconds, select, vision_work = pruned()
-        ideal = prefill(inputs_embeds=short)
-        rows.append({"unpruned": unpruned, "pruned": seconds, "ideal": ideal, "select": select, "vision": vision_work})
+        row = {}
+        for arm in ARMS[number % 3 :] + ARMS[: number % 3]:  # no arm always runs in another's wake
+            if arm == "unpruned":
+                row[arm] = prefill(input_ids=ids, mm_encoder_outputs={"image": features})
+            elif arm == "ideal":
+                row[arm] = prefill(inputs_embeds=short)
+            else:
+                row[arm], row["select"], row["vision"] = pruned()
+        rows.append(row)
         print(f"round {number + 1} of {rounds}: {rows[-1]}", file=sys.stderr)
 
     def median(numerator: str, denominator: str) -> float:
