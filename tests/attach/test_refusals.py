@@ -168,6 +168,17 @@ def test_cropping_into_the_dropped_tokens(model):
     assert cache.get_seq_length() == 0
 
 
+@torch.no_grad()
+def test_cropping_into_a_later_picture(model):
+    with PyramidTokenPruning()(model):
+        cache = model(**batch(prompt([5, 6], 5, [7, 8]))).past_key_values
+        later = batch(prompt([20], 3, [21, 22]), seed=2)
+        model(input_ids=later["input_ids"], pixel_values=later["pixel_values"], past_key_values=cache)
+    cache.crop(-2)
+    with pytest.raises(ValueError, match="cannot crop 10 tokens"):
+        cache.crop(-10)
+
+
 def test_unsupported_models():
     text = LlamaForCausalLM(
         LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8)
