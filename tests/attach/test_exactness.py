@@ -8,7 +8,7 @@ import torch
 from ptprune import PyramidTokenPruning, RandomPruning
 from ptprune.attach.generation import Generation
 from tests.internvl import IMAGE, START, TOKENS_PER_TILE, batch, prompt, tiny_internvl
-from tests.oracle import blocked, slow_ptp
+from tests.oracle import blocked, eager_twin, slow_ptp
 
 PROMPTS = {
     "one tile": [prompt([5, 6], 1, [7, 8, 9])],
@@ -376,15 +376,10 @@ def test_vision_features_of_an_earlier_layer():
     pruner = PyramidTokenPruning(keep_ratio=0.4, alpha=0.0)
     with pruner(model):
         model(**inputs)
-    maps = _eager(model).model.vision_tower(inputs["pixel_values"], output_attentions=True).attentions
+    maps = eager_twin(model).model.vision_tower(inputs["pixel_values"], output_attentions=True).attentions
     rows = maps[0][:, :, 0, 1:].mean(1).reshape(-1, 1, 4, 4)
     expected = torch.nn.functional.avg_pool2d(rows, 2).flatten()
     torch.testing.assert_close(pruner.report.images[0].scores["token"], expected)
-
-
-def _eager(model):
-    model.set_attn_implementation("eager")
-    return model
 
 
 @pytest.mark.parametrize("keep", [{"keep_ratio": 0.01}, {"keep_tokens": 3}, {"keep_tokens": 999}, {"coverage": 0.7}])

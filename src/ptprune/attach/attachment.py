@@ -308,7 +308,7 @@ class Attachment:
                         shifts[index] = self._once(
                             (shifts[index], dropped), functools.partial(torch.add, shifts[index], dropped)
                         )
-                mark_pruned(cache, removed(cache) + cut.removed, cut.key_valid, cut.floor, shifts)
+                mark_pruned(cache, removed(cache) + cut.removed, cut, shifts)
         return output
 
     def _after_multimodal(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
+from ptprune.attach.cut import Cut
+
 
 class PrunedLayer(DynamicLayer):
     """A dynamic layer that holds fewer tokens than it has seen.
@@ -129,9 +131,9 @@ def gather_new(layer: Any, past: int, index: Tensor) -> None:
         setattr(layer, name, torch.cat([states[:, :, :past], new], dim=2) if past else new)
 
 
-def mark_pruned(cache: Any, removed: int, valid: Tensor, floor: int, shifts: Sequence[Tensor]) -> None:
+def mark_pruned(cache: Any, removed: int, cut: Cut, shifts: Sequence[Tensor]) -> None:
     """Turn the layers of a cache, already cut, into pruned ones: ``removed`` in all, one ``shift`` a layer."""
-    ragged = not bool(valid.all())
+    valid, floor, ragged = cut.key_valid, cut.floor, cut.ragged
     cache.layers = [
         PrunedLayer(layer, removed, valid, shift, floor, ragged)
         for layer, shift in zip(cache.layers, shifts, strict=True)
