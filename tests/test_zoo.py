@@ -131,6 +131,18 @@ def test_onevision_shrinks() -> None:
 
 
 @torch.no_grad()
+def test_onevision_cuts_several_pictures_only_of_a_flat_list() -> None:
+    specimen, model = ZOO["llava-onevision"], model_of("llava-onevision")
+    rows = specimen.prompts["batch of several pictures"]
+    for flat, tiles in {False: [1, 1, 4], True: [5, 5, 4]}.items():
+        inputs = specimen.inputs(rows, flat=flat)
+        assert [image.tiles for image in inputs.layout] == tiles
+        assert model(**inputs).logits.isfinite().all()
+        pooled = specimen.pool(model, inputs, torch.rand(specimen.shape(model, inputs)))
+        assert sum(map(len, pooled)) == specimen.visual(model, inputs).sum()
+
+
+@torch.no_grad()
 def test_qwen2_5_has_windows() -> None:
     """Its first layer gets the patches in another order than the processor lists them."""
     specimen, tower = ZOO["qwen2.5-vl"], vision(model_of("qwen2.5-vl"))

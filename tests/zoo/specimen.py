@@ -73,28 +73,39 @@ class Specimen:
         return self.make_processor()
 
     def inputs(
-        self, rows: Sequence[Row], side: str = "left", dtype: torch.dtype = torch.float32, **image_options: Any
+        self,
+        rows: Sequence[Row],
+        side: str = "left",
+        dtype: torch.dtype = torch.float32,
+        flat: bool = False,
+        **image_options: Any,
     ) -> Inputs:
-        """Everything that ``model(**inputs)`` and ``model.generate(**inputs)`` take, padded on ``side``."""
+        """Everything that ``model(**inputs)`` and ``model.generate(**inputs)`` take, padded on ``side``.
+
+        Pictures go to the processor as a list per row, as with chat templates, or ``flat`` as one list: LLaVA-OneVision
+        then cuts each of several pictures of a row into tiles.
+        """
+        nested = [pictures for _, pictures in rows]
+        pictures = [picture for row in nested for picture in row]
         batch = self.processor(
-            images=[pictures for _, pictures in rows] if any(pictures for _, pictures in rows) else None,
+            images=(pictures if flat else nested) if pictures else None,
             text=[text.replace(MARKER, self.placeholder) for text, _ in rows],
             text_kwargs={"padding": True, "padding_side": side},
             images_kwargs={**self.image_options, **image_options},
             return_tensors="pt",
         )
         inputs = Inputs({key: value.to(dtype) if value.is_floating_point() else value for key, value in batch.items()})
-        inputs.layout = self.layout(rows, **image_options)
+        inputs.layout = self.layout(rows, flat, **image_options)
         return inputs
 
-    def layout(self, rows: Sequence[Row], **image_options: Any) -> list[ImageTruth]:
-        """Every picture in prompt order over the batch, each row processed on its own."""
+    def layout(self, rows: Sequence[Row], flat: bool = False, **image_options: Any) -> list[ImageTruth]:
+        """Every picture in prompt order over the batch, each row (``flat``: each picture) processed on its own."""
         options = {**self.image_options, **image_options}
         return [
             ImageTruth(sample, *parts)
             for sample, (_, pictures) in enumerate(rows)
-            if pictures
-            for parts in self.cut(self.processor, pictures, options)
+            for group in ([[picture] for picture in pictures] if flat else [pictures] if pictures else [])
+            for parts in self.cut(self.processor, group, options)
         ]
 
     def shape(self, model: PreTrainedModel, inputs: Inputs) -> tuple[int, ...]:
