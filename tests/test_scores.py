@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptprune.families.grid import infer_columns
-from ptprune.families.internvl import pool_patches
+from ptprune.families.tiled import pool_to
 from ptprune.scores.instruction import instruction_rows
-from ptprune.scores.token import cls_row
+from ptprune.scores.token import cls_row, received_attention
 
 
 def test_cls_row_is_the_first_row_of_the_full_map():
@@ -20,21 +20,46 @@ def test_cls_row_is_the_first_row_of_the_full_map():
     torch.testing.assert_close(cls_row(query, key, 0.3), full[:, 0, 1:])
 
 
+@pytest.mark.parametrize("at_a_time", [1, 100, 2**24])
+@pytest.mark.parametrize("padded", [False, True])
+def test_received_attention_is_the_mean_over_rows_of_the_full_map(padded, at_a_time, monkeypatch):
+    monkeypatch.setattr("ptprune.scores.token.WEIGHTS_AT_A_TIME", at_a_time)
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 3, 2, 17, 8, generator=generator)
+    valid = torch.rand(3, 17, generator=generator) > 0.3 if padded else torch.ones(3, 17, dtype=torch.bool)
+    logits = query @ key.transpose(-1, -2) * 0.3
+    full = torch.softmax(logits.masked_fill(~valid[:, None, None], -torch.inf), -1).mean(1)
+    expected = torch.stack([tile[real].mean(0) for tile, real in zip(full, valid, strict=True)])
+    torch.testing.assert_close(received_attention(query, key, 0.3, valid if padded else None), expected)
+
+
 @settings(deadline=None, max_examples=30)
-@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 9), st.integers(1, 150), st.randoms())
-def test_instruction_rows_are_the_maximum_over_rows_of_the_full_map(key_heads, groups, past, queries, random):
+@given(
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 9),
+    st.integers(1, 150),
+    st.sampled_from([None, 1, 5, 40]),
+    st.randoms(),
+)
+def test_instruction_rows_are_the_maximum_over_rows_of_the_full_map(key_heads, groups, past, queries, window, random):
     generator = torch.Generator().manual_seed(random.randint(0, 10**6))
     query = torch.randn(2, key_heads * groups, queries, 4, generator=generator)
     key = torch.randn(2, key_heads, past + queries, 4, generator=generator)
     key_valid = torch.rand(2, past + queries, generator=generator) > 0.2
     key_valid[:, past:] |= torch.eye(queries, dtype=torch.bool).any(0)  # a query may look at itself
     chosen = [sorted(random.sample(range(queries), random.randint(0, queries))) for _ in range(2)]
-    visible = torch.ones(queries, past + queries, dtype=torch.bool).tril(past) & key_valid[:, None, None]
+    # the first keys were pruned in an earlier turn: gaps stand between them
+    columns = torch.tensor(sorted(random.sample(range(3 * past), past)) + [3 * past + i for i in range(queries)])
+    distance = columns[past:, None] - columns
+    near = distance < (10**9 if window is None else window)
+    visible = ((distance >= 0) & near & key_valid[:, None])[:, None]
     logits = query @ key.repeat_interleave(groups, 1).transpose(-1, -2) * 0.5
     full = torch.softmax(logits.masked_fill(~visible, -torch.inf), -1).mean(1)
     expected = [full[b, row].amax(0) if row else torch.zeros(past + queries) for b, row in enumerate(chosen)]
     for b, row in enumerate(chosen):
-        scores = instruction_rows(query[b], key[b], torch.tensor(row, dtype=torch.long), key_valid[b], 0.5)
+        chosen_rows = torch.tensor(row, dtype=torch.long)
+        scores = instruction_rows(query[b], key[b], chosen_rows, key_valid[b], 0.5, columns, window)
         torch.testing.assert_close(scores, expected[b], atol=1e-6, rtol=1e-5)
 
 
@@ -50,7 +75,7 @@ def test_patches_are_pooled_as_the_model_packs_them(block):
     values = torch.rand(1, side * side)
     expected = [values[0, token.long().unique()].mean() for token in members[0]]
     assert all(len(token.long().unique()) == block * block for token in members[0])
-    torch.testing.assert_close(pool_patches(values, block)[0], torch.stack(expected))
+    torch.testing.assert_close(pool_to(side // block, values)[0], torch.stack(expected))
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 2), (2, 1), (3, 4), (4, 3), (2, 6), (6, 2), (1, 12), (3, 3), (1, 7)])

@@ -79,12 +79,14 @@ def test_near_equal_tiles_count_as_equal():
 
 
 def image(tiles: int, size: int = 16, thumbnail: bool = True) -> ImageEvidence:
-    regions = tuple(Region(i * size, (i + 1) * size, thumbnail and i == tiles > 0) for i in range(tiles + thumbnail))
+    regions = tuple(Region((1, size), thumbnail and i == tiles > 0) for i in range(tiles + thumbnail))
     generator = torch.Generator().manual_seed(tiles)
     count = len(regions) * size
+    features = torch.randn(len(regions), 8, generator=generator)
     return ImageEvidence(
-        ImageLayout(0, torch.arange(count), regions, range(len(regions))),
-        cls_features=torch.randn(len(regions), 8, generator=generator),
+        ImageLayout(0, torch.arange(count), regions, torch.arange(len(regions)).repeat_interleave(size), list),
+        region_features=features,
+        image_feature=features[-1],
         cls_attention=torch.rand(count, generator=generator),
         instruction_attention=torch.rand(count, generator=generator),
     )
@@ -140,13 +142,13 @@ def test_evidence_that_was_not_asked_for():
     bare = ImageEvidence(image(2).layout)
     with pytest.raises(ValueError, match="cls_attention was not computed"):
         PyramidTokenPruning(alpha=0, region="uniform").checked_select(bare)
-    with pytest.raises(ValueError, match="no region stage"):
-        REGION_SCORES["cls-similarity"].compute(image(0))
+    with pytest.raises(ValueError, match="region_features was not computed"):
+        REGION_SCORES["cls-similarity"].compute(bare)
 
 
 def test_regions_must_cover_the_tokens():
-    with pytest.raises(ValueError, match="cover the 4 tokens"):
-        ImageLayout(0, torch.arange(4), (Region(0, 3),), range(1))
+    with pytest.raises(ValueError, match="do not make an image of 4 tokens"):
+        ImageLayout(0, torch.arange(4), (Region((1, 3)),), torch.zeros(4, dtype=torch.long), list)
 
 
 def test_registering_a_score():

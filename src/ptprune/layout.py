@@ -1,29 +1,51 @@
-"""Where an image's visual tokens are: regions (tiles and thumbnail) inside a prompt. Knows no model and no score."""
+"""Where an image's visual tokens are: regions (tiles, thumbnail, windows) inside a prompt. Knows no model, no score."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 
-import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Region:
-    """A tile, a thumbnail or a window of an image, and the visual tokens that belong to it.
+    """A tile, a thumbnail or a window of an image.
 
     Attributes:
-        start, stop: the range of the region's tokens among the image's prunable visual tokens, in prompt order.
+        grid: (rows, columns) of the region's visual tokens, which stand in the prompt row by row.
         is_thumbnail: whether the region is the downsampled whole image.
     """
 
-    start: int
-    stop: int
+    grid: tuple[int, int]
     is_thumbnail: bool = False
 
     @property
     def num_tokens(self) -> int:
-        return self.stop - self.start
+        return prod(self.grid)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a region lies in its picture.
+
+    Attributes:
+        row, column: in the grid of tiles or windows; both -1 for the thumbnail.
+        box: (left, top, right, bottom) of what it shows, in fractions of the picture's width and height.
+    """
+
+    row: int
+    column: int
+    box: tuple[float, float, float, float]
+
+
+THUMBNAIL = Place(-1, -1, (0.0, 0.0, 1.0, 1.0))
+
+
+def even_place(row: int, column: int, rows: int, columns: int) -> Place:
+    """The place of one of ``rows`` x ``columns`` tiles of equal size."""
+    return Place(row, column, (column / columns, row / rows, (column + 1) / columns, (row + 1) / rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,31 +55,27 @@ class ImageLayout:
     Attributes:
         sample: batch row.
         tokens: LongTensor [num_tokens], prompt positions of the image's prunable visual tokens, increasing.
-        regions: in prompt order; together they cover ``range(num_tokens)`` without overlap.
-        encoded: range of rows of the vision encoder's output (one row a region) that belong to this image.
+        regions: in the order of the encoder's rows.
+        region_of: LongTensor [num_tokens], the index of the region that each token belongs to.
+        places: tells where the regions lie in the picture; asked for when a report is read.
     """
 
     sample: int
     tokens: Tensor
     regions: tuple[Region, ...]
-    encoded: range
+    region_of: Tensor
+    places: Callable[[], Sequence[Place]]
 
     def __post_init__(self) -> None:
-        ends = [0, *(region.stop for region in self.regions)]
-        starts = [*(region.start for region in self.regions), self.num_tokens]
-        if ends != starts:
-            raise ValueError(f"regions must cover the {self.num_tokens} tokens in order, got {list(self.regions)}")
+        sizes = [region.num_tokens for region in self.regions]
+        if self.num_tokens != sum(sizes) or self.num_tokens != len(self.region_of):
+            raise ValueError(f"regions of {sizes} tokens do not make an image of {self.num_tokens} tokens")
 
     @property
     def num_tokens(self) -> int:
-        return int(self.tokens.numel())
+        return len(self.tokens)
 
     @property
     def thumbnail(self) -> int | None:
-        """Index of the thumbnail among ``regions``, or None where the image has a single tile."""
+        """Index of the thumbnail among ``regions``, or None where the image has none."""
         return next((i for i, region in enumerate(self.regions) if region.is_thumbnail), None)
-
-    def region_of_token(self) -> Tensor:
-        """LongTensor [num_tokens]: the index of the region that each token belongs to."""
-        sizes = torch.tensor([region.num_tokens for region in self.regions], device=self.tokens.device)
-        return torch.repeat_interleave(torch.arange(len(self.regions), device=self.tokens.device), sizes)

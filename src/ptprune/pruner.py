@@ -28,12 +28,15 @@ class TokenPruner:
         keep_tokens: a fixed number of tokens an image instead of a ratio.
         layer: tokens are dropped before this language model layer; 0 drops before the language model.
         positions: "original" keeps each token's position id, "compact" numbers the kept tokens anew.
+        window: visual tokens a side of the windows that stand for tiles where a model has none (Qwen-VL, GLM-4V); the
+            whole image is cut into the fewest windows of at most this size. None: the whole image is one region.
     """
 
     keep_ratio: float = 0.5
     keep_tokens: int | None = None
     layer: int = 2
     positions: str = "original"
+    window: int | None = 16
 
     def __post_init__(self) -> None:
         self._attachments: list[Attachment] = []
@@ -47,6 +50,11 @@ class TokenPruner:
             "None or a whole number from 1",
         )
         self._require(isinstance(self.layer, int) and self.layer >= 0, "layer", "a whole number from 0")
+        self._require(
+            self.window is None or (isinstance(self.window, int) and self.window >= 1),
+            "window",
+            "None or a whole number from 1",
+        )
         self._require(self.positions in ("original", "compact"), "positions", "'original' or 'compact'")
 
     def _require(self, holds: bool, name: str, allowed: str) -> None:

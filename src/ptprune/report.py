@@ -10,15 +10,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RegionReport:
-    """One tile or thumbnail.
+    """One tile, thumbnail or window.
 
     Attributes:
-        row, column: place in the tile grid; both -1 for the thumbnail.
+        row, column: place in the grid of tiles or windows; both -1 for the thumbnail.
         is_thumbnail: whether this is the downsampled whole image.
-        start, stop: range of its tokens among the image's prunable visual tokens.
-        budget: how many of them stayed.
-        saliency: the region level's score (cosine of the tile's and the thumbnail's [CLS]); None where the method
-            or the image (a single tile) has no region stage.
+        start, stop: the range that its tokens span among the image's prunable visual tokens. Where a family lays the
+            tokens of neighbouring tiles out in common rows, ranges overlap and ``indices`` tells which tokens are its.
+        indices: its tokens among the image's prunable visual tokens, increasing: its ``grid`` row by row.
+        grid: (rows, columns) of its tokens.
+        box: (left, top, right, bottom) of what it shows, in fractions of the picture's width and height.
+        budget: how many of its tokens stayed.
+        saliency: the region level's score; None where the method or the image (a single tile) has no region stage.
     """
 
     row: int
@@ -26,6 +29,9 @@ class RegionReport:
     is_thumbnail: bool
     start: int
     stop: int
+    indices: list[int]
+    grid: tuple[int, int]
+    box: tuple[float, float, float, float]
     budget: int
     saliency: float | None
 

@@ -3,7 +3,7 @@
 A prefill with images goes through these steps; everything else passes untouched.
 
 1. ``get_image_features`` (wrapped on the instance): the [CLS] row of one ViT attention module is read on the way, and
-   the evidence travels on the output object, because generate() encodes before it calls the model.
+   what the family makes of it travels on the output object, because generate() encodes before it calls the model.
 2. Before the multimodal model: the prompt is looked at, refused or accepted; a mask over a pruned cache is rewritten.
 3. Attention of layer ``max(layer - 1, 0)``: the instruction's rows are computed from its queries and keys.
 4. Before layer ``layer``: tokens are chosen; hidden states and the caches of earlier layers are cut. This layer and all
@@ -14,6 +14,7 @@ A prefill with images goes through these steps; everything else passes untouched
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -22,20 +23,23 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from ptprune.attach import refusals
-from ptprune.attach.cache import PrunedLayer, gather_new, key_mask, mark_pruned, pruned, removed
-from ptprune.attach.cut import Once, cut_layer_call
+from ptprune.attach.cache import PrunedLayer, gather_new, key_columns, key_mask, mark_pruned, pruned, removed
+from ptprune.attach.cut import Cut, Once, cut_features, cut_layer_call
 from ptprune.attach.generation import Generation, named
 from ptprune.attach.method import Method
 from ptprune.attach.prefill import Prefill
 from ptprune.attach.record import write_report
-from ptprune.attach.rows import AttentionTap, run_to_attention
+from ptprune.attach.rows import AttentionTap, Shown, run_to_attention
+from ptprune.attach.vision import patch_attention
+from ptprune.attach.windows import layer_windows, restrict, slide, unslide
 from ptprune.clock import Clock
 from ptprune.families import family_of
-from ptprune.families.base import EncodedImages, Model
+from ptprune.families.base import Model
+from ptprune.families.encoded import EncodedImage, Wanted
 from ptprune.scores.instruction import instruction_rows
-from ptprune.scores.token import cls_row
 
 # Weak on both sides: an attachment lives in its model's hooks, and dies with the model.
 _attached: WeakKeyDictionary[nn.Module, ReferenceType[Attachment]] = WeakKeyDictionary()
@@ -56,10 +60,16 @@ class Attachment:
             raise RuntimeError(f"a pruner is attached to this {type(model).__name__} already: detach it first")
         self.family.check(model)
         self.pruner, self.model, self.clock = pruner, model, clock
+        refusals.check_model(model, self.family, pruner.layer, pruner.positions)
         self.layers = self.family.decoder(model).layers
-        refusals.check_model(model, pruner.layer, len(self.layers))
+        self.windows = layer_windows(model.config.get_text_config())
         self.needs = pruner.needs
+        self.wanted = Wanted("region_features" in self.needs, "cls_attention" in self.needs, pruner.window)
+        self._video = False  # video features are being computed
         self._prefill: Prefill | None = None
+        # real keys and their columns in this pass, where a sliding window matters to a cache that was pruned before
+        self._sliding: tuple[Tensor, Tensor] | None = None
+        self._slid: list[Any] = []
         self._once = Once()
         self._generation: Generation | None = None
         self._armed: list[PrunedLayer] = []
@@ -75,6 +85,10 @@ class Attachment:
     def _install(self) -> None:
         multimodal, decoder = self.family.multimodal(self.model), self.family.decoder(self.model)
         self._wrap(multimodal, "get_image_features", self._get_image_features)
+        if hasattr(multimodal, "get_video_features"):
+            self._wrap(multimodal, "get_video_features", self._get_video_features)
+        if self.family.deepstack is not None:
+            self._wrap(decoder, self.family.deepstack, self._deepstack)
         self._wrap(self.model, "generate", self._generate)
         hooks = [
             self.model.register_forward_pre_hook(self._before_model, with_kwargs=True),
@@ -82,9 +96,10 @@ class Attachment:
             multimodal.register_forward_hook(self._after_multimodal, always_call=True, with_kwargs=True),
             decoder.register_forward_hook(self._after_decoder, with_kwargs=True),
         ]
-        for index in range(self.pruner.layer, len(self.layers)):
-            before = functools.partial(self._before_layer, index)
-            hooks.append(self.layers[index].register_forward_pre_hook(before, with_kwargs=True))
+        for index, layer in enumerate(self.layers):
+            if index >= self.pruner.layer or self.windows[index] is not None:
+                before = functools.partial(self._before_layer, index)
+                hooks.append(layer.register_forward_pre_hook(before, with_kwargs=True))
         if "instruction_attention" in self.needs and self.pruner.layer > 0:
             attention = self.family.text_attention(self.model, self.pruner.layer - 1)
             hooks.append(attention.register_forward_pre_hook(self._before_scored_attention))
@@ -112,15 +127,18 @@ class Attachment:
     # --- vision -----------------------------------------------------------------------------------------------------
 
     def _get_image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self._video:  # some models encode videos through here
+            return original(*args, **kwargs)
         call = named(original, args, kwargs)
         rows: list[Tensor] = []
+        has_cls = self.family.has_cls(self.model, call)
 
-        def receive(query: Tensor, key: Tensor, scaling: float) -> None:
+        def receive(shown: Shown) -> None:
             with self._lap("select"):
-                rows.append(cls_row(query, key, scaling))
+                rows.append(patch_attention(shown, has_cls))
 
         tap = AttentionTap(self.family.vision_attention(self.model, call), receive)
-        if "cls_attention" in self.needs:
+        if self.wanted.attention:
             tap.arm()
         try:
             with self._lap("vision"):
@@ -129,14 +147,23 @@ class Attachment:
             tap.disarm()
         if not isinstance(output, tuple):
             with self._lap("select"):
-                row, features = rows[0] if rows else None, "cls_features" in self.needs
-                encoded = output.ptprune = self.family.encoded(self.model, call, output, row, features)
-            if self._prefill is not None and self._prefill.encoded is None:
-                self._start(self._prefill, encoded)
+                attention = torch.cat(rows) if rows else None
+                parts = output.ptprune = self.family.encoded(self.model, call, output, attention, self.wanted)
+            if self._prefill is not None and self._prefill.parts is None:
+                self._start(self._prefill, parts)
             elif self._generation is not None:
                 # accelerate copies the output between devices and loses the attribute
-                self._generation.encoded = encoded
+                self._generation.parts = parts
         return output
+
+    def _get_video_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        warnings.warn(f"videos are not pruned in {self.family.name}: all their tokens stay", stacklevel=2)
+        self._video = True
+        try:
+            with self._lap("vision"):
+                return original(*args, **kwargs)
+        finally:
+            self._video = False
 
     # --- generate() -------------------------------------------------------------------------------------------------
 
@@ -161,7 +188,7 @@ class Attachment:
     def _before_multimodal(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._prefill, self._once = None, Once()
+        self._prefill, self._sliding, self._slid, self._once = None, None, [], Once()
         call = named(module.forward, args, kwargs)
         images = _has_images(call)
         cache: Any = call.get("past_key_values")
@@ -175,6 +202,7 @@ class Attachment:
         if images:
             refusals.check_forward(call, module.training)
             refusals.check_cache(cache)
+            cache = self._unslide(call, cache)
         batch, new, seen = prompt.shape[0], prompt.shape[1], cache.get_seq_length() if cache is not None else 0
         keys = key_mask(cache, mask, batch, new, prompt.device)
         if pruned(cache):
@@ -184,22 +212,39 @@ class Attachment:
             if mask is not None or cache.layers[0].ragged:
                 # what stands in the columns of removed tokens is never read
                 call["attention_mask"] = torch.cat([keys.new_ones(batch, removed(cache)), keys], dim=1).long()
+        columns = key_columns(cache, batch, new, prompt.device)
+        if pruned(cache) and any(window is not None and seen + new > window for window in self.windows):
+            self._sliding = keys, columns
         if images:
-            placeholders = self.family.placeholders(self.model, ids, embeds)
             generation = self._generation
-            columns = new if generation is None else generation.prompt_columns(new, seen)
-            prefill = self._prefill = Prefill(placeholders, keys, columns)
+            prefill = self._prefill = Prefill(
+                prompt,
+                self.family.placeholders(self.model, ids, embeds),
+                self.family.videos(self.model, ids, embeds),
+                keys,
+                columns,
+                new if generation is None else generation.prompt_columns(new, seen),
+            )
             if (outputs := (call.get("mm_encoder_outputs") or {}).get("image")) is not None:
-                encoded = getattr(outputs, "ptprune", None) or (generation and generation.encoded)
-                if not isinstance(encoded, EncodedImages):
+                parts = getattr(outputs, "ptprune", None) or (generation and generation.parts)
+                if not parts:
                     raise ValueError("the image features were encoded before the pruner was attached")
-                self._start(prefill, encoded)
+                self._start(prefill, parts)
         return (), call
 
-    def _start(self, prefill: Prefill, encoded: EncodedImages) -> None:
+    def _unslide(self, call: dict[str, Any], cache: Any) -> Any:
+        """A cache whose layers hold everything during this prefill."""
+        if any(self.windows):
+            if cache is None and call.get("use_cache") is not False:
+                cache = call["past_key_values"] = DynamicCache(config=self.model.config)
+            if cache is not None:
+                self._slid = unslide(cache)
+        return cache
+
+    def _start(self, prefill: Prefill, parts: list[EncodedImage]) -> None:
         """The images are encoded: find them in the prompt."""
         with self._lap("select"):
-            prefill.encoded = encoded
+            prefill.parts = parts
             prefill.find_images(self.family)
             if self._generation is not None and self._generation.selections is not None:
                 # generate() without a cache repeats the prefill at each step: the prompt is the same, and so the choice
@@ -212,13 +257,19 @@ class Attachment:
     def _after_scored_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._tap.disarm()
 
-    def _receive_instruction(self, query: Tensor, key: Tensor, scaling: float) -> None:
+    def _receive_instruction(self, shown: Shown) -> None:
         prefill = self._prefill
         assert prefill is not None
+        window = self.windows[max(self.pruner.layer - 1, 0)]
         with self._lap("select"):
-            parts = zip(query, key, prefill.instruction_rows(), prefill.key_valid, strict=True)
-            device = query.device
-            scores = [instruction_rows(q, k, rows.to(device), valid.to(device), scaling) for q, k, rows, valid in parts]
+            parts = zip(
+                shown.query, shown.key, prefill.instruction_rows(), prefill.key_valid, prefill.key_columns, strict=True
+            )
+            device = shown.query.device
+            scores = [
+                instruction_rows(q, k, rows.to(device), valid.to(device), shown.scaling, columns.to(device), window)
+                for q, k, rows, valid, columns in parts
+            ]
             prefill.instruction = torch.stack(scores).to(prefill.placeholders.device)
 
     def _before_layer(
@@ -231,18 +282,35 @@ class Attachment:
             with self._lap("select"):
                 if prefill.selections is None:
                     self._select(prefill, module, hidden_states, kwargs)
-                prefill.make_cut()
+                prefill.make_cut(with_columns=any(self.windows))
                 if prefill.cut is not None:
                     hidden_states = prefill.cut.states(hidden_states)
                     for layer in cache.layers[:index] if cache is not None else ():
                         gather_new(layer, prefill.past, prefill.cut.index)
-        if prefill is not None and prefill.cut is not None:
+        cut = prefill.cut if prefill is not None and index >= self.pruner.layer else None
+        implementation = str(self.model.config.get_text_config()._attn_implementation)
+        stock = kwargs
+        if cut is not None:
             with self._lap("select"):
-                implementation = str(self.model.config.get_text_config()._attn_implementation)
-                kwargs = cut_layer_call(prefill.cut, kwargs, implementation, self._once)
-        elif not (pruned(cache) and cache.layers[index].shifted):
-            return None
-        return (hidden_states, *args[1:]), self._compact(kwargs, index, hidden_states)
+                kwargs = cut_layer_call(cut, kwargs, implementation, self._once)
+        kwargs = self._restrict(kwargs, index, cut, implementation)
+        kwargs = self._compact(kwargs, index, cut, hidden_states)
+        return None if kwargs is stock else ((hidden_states, *args[1:]), kwargs)
+
+    def _restrict(self, kwargs: dict[str, Any], index: int, cut: Cut | None, implementation: str) -> dict[str, Any]:
+        """Sliding windows over a cache that was pruned before this pass."""
+        window = self.windows[index]
+        if window is None or self._sliding is None:
+            return kwargs
+        (valid, columns), mask = self._sliding, kwargs.get("attention_mask")
+        new = columns.shape[1] - kwargs["past_key_values"].layers[index].keys.shape[2]
+        if cut is not None and cut.key_columns is not None:
+            valid, columns, new = cut.key_valid, cut.key_columns, cut.index.shape[1]
+        queries = columns[:, -new:]
+        mask = self._once(
+            (mask, cut, self._sliding), lambda: restrict(mask, window, queries, columns, valid, implementation)
+        )
+        return {**kwargs, "attention_mask": mask}
 
     def _select(self, prefill: Prefill, layer: nn.Module, hidden_states: Tensor, kwargs: dict[str, Any]) -> None:
         """Choose every image's tokens."""
@@ -251,10 +319,9 @@ class Attachment:
         selections = prefill.select(self.pruner.checked_select)
         if self._generation is not None:
             self._generation.selections = selections
-        assert prefill.encoded is not None
-        valid, preview = prefill.valid[:: prefill.copies], prefill.encoded.preview
-        images = [replace(image, sample=image.sample // prefill.copies) for image in prefill.layouts]
-        self.pruner.record(functools.partial(write_report, images, selections, valid, preview, self.family))
+        valid = prefill.valid[:: prefill.copies]
+        images = [replace(image, sample=image.sample // prefill.copies) for image, _ in prefill.images]
+        self.pruner.record(functools.partial(write_report, images, selections, valid))
 
     def _score_before_first_layer(
         self, prefill: Prefill, layer: nn.Module, hidden_states: Tensor, kwargs: dict[str, Any]
@@ -262,22 +329,20 @@ class Attachment:
         """Run the first layer up to its queries and keys, without its attention, MLP and cache."""
         cache: Any = kwargs.get("past_key_values")
 
-        def receive(query: Tensor, key: Tensor, scaling: float) -> None:
+        def receive(shown: Shown) -> None:
             if prefill.past:
-                key = torch.cat([cache.layers[0].keys, key], dim=2)
-            self._receive_instruction(query, key, scaling)
+                shown = replace(shown, key=torch.cat([cache.layers[0].keys, shown.key], dim=2))
+            self._receive_instruction(shown)
 
         call = {**kwargs, "past_key_values": None, "use_cache": False}
         run_to_attention(layer, self.family.text_attention(self.model, 0), receive, hidden_states, **call)
 
-    def _compact(self, kwargs: dict[str, Any], index: int, hidden_states: Tensor) -> dict[str, Any]:
+    def _compact(self, kwargs: dict[str, Any], index: int, cut: Cut | None, hidden_states: Tensor) -> dict[str, Any]:
         """Compact positions, now or by an earlier turn: as if the dropped tokens had never been there."""
         cache: Any = kwargs.get("past_key_values")
-        prefill, position_ids = self._prefill, kwargs["position_ids"]
+        position_ids = kwargs["position_ids"]
         earlier = cache.layers[index].shift if pruned(cache) and cache.layers[index].shifted else None
-        now = None
-        if prefill is not None and prefill.cut is not None and self.pruner.positions == "compact":
-            now = prefill.cut.dropped_before
+        now = cut.dropped_before if cut is not None and self.pruner.positions == "compact" else None
         if earlier is None and now is None:
             return kwargs
 
@@ -286,17 +351,31 @@ class Attachment:
             for shift in (now, None if earlier is None else earlier[:, None]):
                 positions = positions if shift is None else positions - shift.to(positions.device)
             positions = positions.clamp(min=0)  # padding
-            return positions, self.family.decoder(self.model).rotary_emb(hidden_states, positions)
+            return positions, self.family.rotary(self.model, index, hidden_states, positions)
 
-        positions, embeddings = self._once((position_ids, earlier, now), shifted)
+        inputs = (position_ids, kwargs.get("position_embeddings"), earlier, now)
+        positions, embeddings = self._once(inputs, shifted)
         return {**kwargs, "position_ids": positions, "position_embeddings": embeddings}
+
+    def _deepstack(
+        self, original: Callable[..., Any], hidden_states: Tensor, visual_mask: Tensor, features: Tensor
+    ) -> Any:
+        """Visual features for the tokens that are still there."""
+        cut = self._prefill.cut if self._prefill is not None else None
+        if cut is not None:
+            with self._lap("select"):
+                visual_mask, features = cut_features(cut, visual_mask, features)
+        return original(hidden_states, visual_mask, features)
 
     def _after_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         prefill = self._prefill
-        if prefill is None or prefill.cut is None:
+        if prefill is None:
+            return None
+        cut = prefill.cut
+        if cut is None:
+            slide(output.past_key_values, self._slid)
             return None
         with self._lap("select"):
-            cut = prefill.cut
             output.last_hidden_state = cut.restore(output.last_hidden_state)
             cache = output.past_key_values
             if cache is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,22 +21,25 @@ class PrunedLayer(DynamicLayer):
     Attributes:
         removed: tokens seen but not held, the same for every row.
         valid: BoolTensor [batch, held at the last cut]; False on padding and on filled-up places of shorter rows.
+        columns: LongTensor [batch, held at the last cut], where those stood in the sequence; None where no layer of the
+            model has a sliding window.
         shift: LongTensor [batch], how far this layer's position ids lie behind the original ones (compact positions).
         floor: how many of the held tokens cannot be taken back, because tokens were dropped between them.
         shifted, ragged: whether any ``shift`` is not zero, any ``valid`` is False.
         armed: set by an attached pruner for one forward pass.
     """
 
-    def __init__(self, layer: Any, removed: int, valid: Tensor, shift: Tensor, floor: int, ragged: bool) -> None:
+    def __init__(self, layer: Any, removed: int, cut: Cut, shift: Tensor) -> None:
         super().__init__()
         self.lazy_initialization(layer.keys, layer.values)
         self.keys, self.values = layer.keys, layer.values
         self.removed = removed
-        self.valid = valid
+        self.valid = cut.key_valid
+        self.columns = cut.key_columns
         self.shift = shift
-        self.floor = floor
+        self.floor = cut.floor
         self.shifted = bool(shift.any())
-        self.ragged = ragged
+        self.ragged = cut.ragged
         self.armed = False
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -60,32 +63,30 @@ class PrunedLayer(DynamicLayer):
             raise ValueError(f"cannot crop {number} tokens: only the last {possible} came after the dropped ones")
         super().crop(tokens_to_remove)
         self.valid = self.valid[:, :left]
+        self.columns = None if self.columns is None else self.columns[:, :left]
 
     def reset(self) -> None:
         self.keys = self.values = None
         self.is_initialized = False
         self.removed, self.floor, self.ragged, self.shifted = 0, 0, False, False
         self.valid, self.shift = self.valid[:, :0], torch.zeros_like(self.shift)
+        self.columns = None if self.columns is None else self.columns[:, :0]
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
-        self._pick_rows(beam_idx)
+        self._each_row(lambda state: state[beam_idx.to(state.device)])
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self._pick_rows(indices)
+        self._each_row(lambda state: state[indices.to(state.device)])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        self.valid = self.valid.repeat_interleave(repeats, dim=0)
-        self.shift = self.shift.repeat_interleave(repeats, dim=0)
+        self._each_row(lambda state: state.repeat_interleave(repeats, dim=0))
 
-    def _pick_rows(self, rows: Tensor) -> None:
-        if self.ragged or self.shifted:  # otherwise all rows are alike
-            self.valid = self.valid[rows.to(self.valid.device)]
-            self.shift = self.shift[rows.to(self.shift.device)]
-        else:
-            self.valid, self.shift = self.valid[:1].expand(len(rows), -1), self.shift[:1].expand(len(rows))
+    def _each_row(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.valid, self.shift = change(self.valid), change(self.shift)
+        self.columns = None if self.columns is None else change(self.columns)
 
 
 def removed(cache: Any) -> int:
@@ -122,6 +123,16 @@ def key_mask(cache: Any, attention_mask: Tensor | None, batch: int, new: int, de
     return torch.cat([valid, mask[:, removed(cache) + valid.shape[1] :]], dim=1)
 
 
+def key_columns(cache: Any, batch: int, new: int, device: torch.device) -> Tensor:
+    """LongTensor [batch, held + new]: where the keys of the coming forward pass stood in the sequence."""
+    seen = cache.get_seq_length() if cache is not None else 0
+    columns = torch.arange(seen + new, device=device).expand(batch, -1)
+    if not pruned(cache) or cache.layers[0].columns is None:
+        return columns[:, removed(cache) :]
+    held = cache.layers[0].columns.to(device)
+    return torch.cat([held, columns[:, removed(cache) + held.shape[1] :]], dim=1)
+
+
 def gather_new(layer: Any, past: int, index: Tensor) -> None:
     """Keep the first ``past`` tokens of a layer and, of those after, the ones at ``index`` [batch, kept]."""
     rows = index.to(layer.keys.device)[:, None, :, None]
@@ -133,8 +144,4 @@ def gather_new(layer: Any, past: int, index: Tensor) -> None:
 
 def mark_pruned(cache: Any, removed: int, cut: Cut, shifts: Sequence[Tensor]) -> None:
     """Turn the layers of a cache, already cut, into pruned ones: ``removed`` in all, one ``shift`` a layer."""
-    valid, floor, ragged = cut.key_valid, cut.floor, cut.ragged
-    cache.layers = [
-        PrunedLayer(layer, removed, valid, shift, floor, ragged)
-        for layer, shift in zip(cache.layers, shifts, strict=True)
-    ]
+    cache.layers = [PrunedLayer(layer, removed, cut, shift) for layer, shift in zip(cache.layers, shifts, strict=True)]

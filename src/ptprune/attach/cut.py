@@ -23,15 +23,17 @@ class Cut:
         valid: BoolTensor [batch, kept], False on fill and padding.
         dropped: BoolTensor [batch, length], the visual tokens that were dropped.
         past_valid: BoolTensor [batch, past], the real ones among the tokens that the cache held before.
+        columns: LongTensor [batch, past + length], where each key stood in the sequence; None where nobody asks.
     """
 
     index: Tensor
     valid: Tensor
     dropped: Tensor
     past_valid: Tensor
+    columns: Tensor | None = None
 
     @classmethod
-    def of(cls, valid: Tensor, dropped: Tensor, past_valid: Tensor) -> Cut:
+    def of(cls, valid: Tensor, dropped: Tensor, past_valid: Tensor, columns: Tensor | None = None) -> Cut:
         """The shortest cut of a prefill [batch, length] that keeps every valid column not dropped."""
         real = valid & ~dropped
         keep = real.clone()
@@ -40,7 +42,7 @@ class Cut:
         length = int(counts.max())
         fill = ~keep & ((~keep).cumsum(1) <= (length - counts)[:, None])
         index = (keep | fill).nonzero()[:, 1].view(len(valid), length)
-        return cls(index, real.gather(1, index), dropped, past_valid)
+        return cls(index, real.gather(1, index), dropped, past_valid, columns)
 
     @property
     def length(self) -> int:
@@ -66,6 +68,14 @@ class Cut:
     def key_valid(self) -> Tensor:
         """BoolTensor [batch, past + kept]."""
         return torch.cat([self.past_valid, self.valid], dim=1)
+
+    @cached_property
+    def key_columns(self) -> Tensor | None:
+        """LongTensor [batch, past + kept], where each key that is left stood in the sequence."""
+        if self.columns is None:
+            return None
+        past = self.past_valid.shape[1]
+        return torch.cat([self.columns[:, :past], self.columns[:, past:].gather(1, self.index)], dim=1)
 
     @cached_property
     def ragged(self) -> bool:
@@ -136,5 +146,19 @@ def cut_layer_call(cut: Cut, call: dict[str, Any], implementation: str, once: Ca
     if (position_ids := call.get("position_ids")) is not None:
         call["position_ids"] = once((position_ids,), lambda: cut.states(position_ids))
     if (embeddings := call.get("position_embeddings")) is not None:
-        call["position_embeddings"] = once((embeddings,), lambda: tuple(cut.states(part) for part in embeddings))
+        call["position_embeddings"] = once(
+            (embeddings,), lambda: tuple(_cut_embedding(cut, part) for part in embeddings)
+        )
     return call
+
+
+def _cut_embedding(cut: Cut, embedding: Tensor) -> Tensor:
+    """[batch, length, d], or [3, batch, length, d] where time, row and column are rotated apart."""
+    return cut.states(embedding) if embedding.ndim == 3 else torch.stack([cut.states(part) for part in embedding])
+
+
+def cut_features(cut: Cut, visual: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """A mask of visual tokens [batch, length] and the features [visual tokens, d] that belong to them, cut."""
+    number = (visual.flatten().cumsum(0) - 1).view(visual.shape)
+    kept = cut.states(visual)
+    return kept, features[cut.states(number)[kept].to(features.device)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ptprune.families.base import EncodedImages
+from ptprune.families.encoded import EncodedImage
 from ptprune.selection import Selection
 
 
@@ -18,14 +18,14 @@ class Generation:
     Attributes:
         prompt_length: columns of ``input_ids`` as the caller gave them.
         sliced: whether generate() will cut from them what the cache has seen.
-        encoded: the vision side's evidence; kept here too because accelerate, where it moves the encoder's output
-            between devices, copies it and loses the attribute that carries the evidence.
+        parts: what the vision side left behind; kept here too because accelerate, where it moves the encoder's output
+            between devices, copies it and loses the attribute that carries them.
         selections: what the first forward pass chose.
     """
 
     prompt_length: int
     sliced: bool
-    encoded: EncodedImages | None = None
+    parts: list[EncodedImage] | None = None
     selections: list[Selection] | None = None
 
     @classmethod

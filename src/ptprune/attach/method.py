@@ -15,6 +15,7 @@ class Method(Protocol):
 
     layer: int
     positions: str
+    window: int | None
 
     @property
     def needs(self) -> frozenset[str]: ...

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
 
 from ptprune.attach.cut import Cut
-from ptprune.families.base import EncodedImages, Family
+from ptprune.families.base import Family
+from ptprune.families.encoded import EncodedImage
 from ptprune.layout import ImageLayout
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
@@ -21,22 +21,28 @@ class Prefill:
     """The state of one forward pass that brings images.
 
     Attributes:
-        placeholders: BoolTensor [batch, length], the visual tokens of the prompt.
+        prompt: LongTensor [batch, length] of token ids, or FloatTensor [batch, length, d] of embeddings.
+        placeholders: BoolTensor [batch, length], where image features are merged in.
+        videos: BoolTensor [batch, length], where video features are, or None.
         key_valid: BoolTensor [batch, past + length], the real keys, those of the cache first.
+        key_columns: LongTensor [batch, past + length], where those keys stood in the sequence.
         prompt_length: columns that are prompt; drafts of assisted decoding may follow.
-        encoded: the vision side's evidence; None until the images are encoded.
+        parts: what the vision side left behind; None until the images are encoded.
         instruction: FloatTensor [batch, past + length], attention received from the instruction.
-        layouts: the images of each prompt's first copy.
+        images: those of each prompt's first copy: where it is, what it became.
         copies: batch rows of each prompt; beams and several returns repeat it.
         cut: None until selected, and where every token stays.
     """
 
+    prompt: Tensor
     placeholders: Tensor
+    videos: Tensor | None
     key_valid: Tensor
+    key_columns: Tensor
     prompt_length: int
-    encoded: EncodedImages | None = None
+    parts: Sequence[EncodedImage] | None = None
     instruction: Tensor | None = None
-    layouts: list[ImageLayout] = field(default_factory=list)
+    images: list[tuple[ImageLayout, EncodedImage]] = field(default_factory=list)
     copies: int = 1
     selections: list[Selection] | None = None
     cut: Cut | None = None
@@ -58,70 +64,108 @@ class Prefill:
         """The instruction's columns, a LongTensor a batch row: the text after the last visual token, else all text
         [ours]; none in a row without images or one that repeats the row before."""
         columns = torch.arange(self.length, device=self.placeholders.device)
-        text = self.valid & ~self.placeholders & (columns < self.prompt_length)
-        last = torch.where(self.placeholders, columns, -1).amax(dim=1, keepdim=True)
+        visual = self.placeholders if self.videos is None else self.placeholders | self.videos
+        text = self.valid & ~visual & (columns < self.prompt_length)
+        last = torch.where(visual, columns, -1).amax(dim=1, keepdim=True)
         after = text & (columns > last)
-        chosen = torch.where(after.any(dim=1, keepdim=True), after, text) & (last >= 0)
+        chosen = torch.where(after.any(dim=1, keepdim=True), after, text) & self.placeholders.any(dim=1, keepdim=True)
         chosen &= (torch.arange(len(chosen), device=chosen.device) % self.copies == 0)[:, None]
         return [row.nonzero()[:, 0] for row in chosen]
 
     def find_images(self, family: type[Family]) -> None:
-        """Fill ``layouts`` and ``copies`` from the runs of visual tokens, once the images are encoded.
+        """Fill ``images`` and ``copies``, once the images are encoded.
 
         Beams and several returns repeat the prompts, [s0, s0, s1, s1], after the images were encoded once.
 
         Raises:
-            ValueError: where the runs do not fit the encoded tiles.
+            ValueError: where the placeholders do not fit the encoded images.
         """
-        assert self.encoded is not None
-        runs: list[tuple[int, range]] = []
-        for sample, row in enumerate(self.placeholders.tolist()):
-            for visual, group in groupby(range(len(row)), key=row.__getitem__):
-                if visual:
-                    columns = list(group)
-                    runs.append((sample, range(columns[0], columns[-1] + 1)))
-        images = [(sample, run, family.regions(self.encoded, len(run))) for sample, run in runs]
-        wanted, encoded = sum(len(regions) for _, _, regions in images), len(self.encoded.preview)
+        assert self.parts is not None
+        wanted, encoded = int(self.placeholders.sum()), sum(part.num_placeholders for part in self.parts)
         if not wanted or wanted % encoded or len(self.placeholders) % (wanted // encoded):
-            raise ValueError(f"the prompt has visual tokens for {wanted} tiles, but {encoded} tiles were encoded")
+            raise ValueError(f"the prompt has places for {wanted} visual tokens, but {encoded} were encoded")
         self.copies = wanted // encoded
-        images = [image for image in images if image[0] % self.copies == 0]
-        ends = list(accumulate(len(regions) for _, _, regions in images))
-        device = self.placeholders.device
-        self.layouts = [
-            ImageLayout(
-                sample, torch.arange(run.start, run.stop, device=device), regions, range(end - len(regions), end)
-            )
-            for (sample, run, regions), end in zip(images, ends, strict=True)
-        ]
+        left = list(self.parts)
+        for sample in range(0, len(self.placeholders), self.copies):
+            tokens = self.placeholders[sample].nonzero()[:, 0]
+            parts, gaps = _take(left, tokens.tolist(), self._ids(sample))
+            for image in family.images(gaps, parts) if parts else ():
+                mine, tokens = tokens.tensor_split([image.num_placeholders])
+                region_of = image.region_of.to(tokens.device)
+                prunable = region_of >= 0
+                layout = ImageLayout(sample, mine[prunable], image.regions, region_of[prunable], image.places)
+                self.images.append((layout, image))
+
+    def _ids(self, sample: int) -> list[int]:
+        """A prompt's token ids, or numbers that are alike where its embeddings are."""
+        prompt = self.prompt[sample]
+        return (prompt if prompt.ndim == 1 else prompt.unique(dim=0, return_inverse=True)[1]).tolist()
 
     def select(self, choose: Callable[[ImageEvidence], Selection]) -> list[Selection]:
         """Choose every image's tokens."""
-        self.selections = [choose(self.evidence(image)) for image in self.layouts]
+        self.selections = [choose(self.evidence(layout, image)) for layout, image in self.images]
         return self.selections
 
-    def evidence(self, image: ImageLayout) -> ImageEvidence:
+    def evidence(self, layout: ImageLayout, image: EncodedImage) -> ImageEvidence:
         """What was computed for one image."""
-        assert self.encoded is not None
-        device = image.tokens.device
-        rows = slice(image.encoded.start, image.encoded.stop)
-        features, attention = self.encoded.cls_features, self.encoded.cls_attention
+        device = layout.tokens.device
+        features, whole, attention = image.features, image.whole, image.attention
+        if features is not None:
+            features = features.to(device)
+            whole = features[layout.thumbnail] if layout.thumbnail is not None else whole
+        if attention is not None:
+            attention = attention.to(device)[image.region_of.to(device) >= 0]
         return ImageEvidence(
-            image,
-            cls_features=None if features is None else features[rows].to(device),
-            cls_attention=None if attention is None else attention[rows].flatten().to(device),
+            layout,
+            region_features=features,
+            image_feature=None if whole is None else whole.to(device),
+            cls_attention=attention,
             instruction_attention=None
             if self.instruction is None
-            else self.instruction[image.sample, self.past + image.tokens],
+            else self.instruction[layout.sample, self.past + layout.tokens],
         )
 
-    def make_cut(self) -> None:
-        """From the selections to the cut; none where every token stays."""
+    def make_cut(self, with_columns: bool) -> None:
+        """From the selections to the cut; none where every token stays.
+
+        Args:
+            with_columns: whether later passes must know where the keys stood.
+        """
         assert self.selections is not None
-        dropped = self.placeholders.clone()
-        for image, selection in zip(self.layouts, self.selections, strict=True):
-            for row in range(image.sample, image.sample + self.copies):
-                dropped[row, image.tokens[selection.kept]] = False
+        dropped = torch.zeros_like(self.placeholders)
+        for (layout, _), selection in zip(self.images, self.selections, strict=True):
+            gone = torch.ones_like(layout.tokens, dtype=torch.bool)
+            gone[selection.kept] = False
+            dropped[layout.sample : layout.sample + self.copies, layout.tokens[gone]] = True
         dropped &= self.valid
         if bool(dropped.any()):
-            self.cut = Cut.of(self.valid, dropped, self.key_valid[:, : self.past])
+            columns = self.key_columns if with_columns else None
+            self.cut = Cut.of(self.valid, dropped, self.key_valid[:, : self.past], columns)
+
+
+def _take(left: list[EncodedImage], tokens: list[int], ids: list[int]) -> tuple[list[EncodedImage], list[list[int]]]:
+    """Take from ``left`` the parts that fill one prompt's placeholders.
+
+    Args:
+        tokens: the columns of the placeholders.
+        ids: of the whole prompt.
+
+    Returns:
+        The parts, and the ids before each, since the part before it.
+
+    Raises:
+        ValueError: where a part's placeholders do not stand together.
+    """
+    parts, gaps, at, end = [], [], 0, 0
+    while at < len(tokens):
+        size = left[0].num_placeholders if left else 0
+        run = tokens[at : at + size]
+        if not run or len(run) < size or run[-1] - run[0] >= size:
+            raise ValueError(
+                f"the {size or len(tokens)} visual tokens from prompt position {tokens[at]} on are not those of one "
+                "encoded picture or tile: text stands between them, or the prompt was cut"
+            )
+        parts.append(left.pop(0))
+        gaps.append(ids[end : run[0]])
+        at, end = at + size, run[-1] + 1
+    return parts, gaps

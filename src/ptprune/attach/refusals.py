@@ -7,18 +7,19 @@ from typing import Any
 
 from torch import Tensor
 from transformers import Cache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ptprune.attach.cache import PrunedLayer
-from ptprune.families.base import Model
+from ptprune.families.base import Family, Model
 
 
-def check_model(model: Model, layer: int, num_layers: int) -> None:
-    """Refuse a model that hooks cannot follow, or that is too shallow for ``layer``.
+def check_model(model: Model, family: type[Family], layer: int, positions: str) -> None:
+    """Refuse a model that hooks cannot follow, or that the pruner's settings do not fit.
 
     Raises:
         RuntimeError: on a compiled model.
-        ValueError: on an attention implementation without tensor masks, or a ``layer`` beyond the model.
+        ValueError: on an attention implementation without tensor masks, a ``layer`` beyond the model, or compact
+            positions where positions are those of a grid.
     """
     for name, module in model.named_modules():
         if getattr(module, "_compiled_call_impl", None) is not None or type(module).__name__ == "OptimizedModule":
@@ -31,8 +32,14 @@ def check_model(model: Model, layer: int, num_layers: int) -> None:
         raise ValueError(
             f"attention implementation {implementation!r} is not supported: use 'sdpa', 'eager' or flash attention"
         )
+    num_layers = len(family.decoder(model).layers)
     if layer >= num_layers:
         raise ValueError(f"layer must be below the model's {num_layers} language model layers, got {layer}")
+    if positions == "compact" and family.grid_positions:
+        raise ValueError(
+            f"positions='compact' is not defined for {family.name}, whose position ids tell row and column: use "
+            "'original'"
+        )
 
 
 def check_generate(arguments: Mapping[str, Any], model: Model, layer: int) -> None:
@@ -84,10 +91,18 @@ def check_cache(cache: Any) -> None:
     """
     if cache is None:
         return
-    layers = getattr(cache, "layers", None)
-    if not isinstance(cache, Cache) or any(type(layer) not in (DynamicLayer, PrunedLayer) for layer in layers or ()):
-        kinds = sorted({type(layer).__name__ for layer in layers or ()} - {"DynamicLayer", "PrunedLayer"})
+    layers, can_shrink = getattr(cache, "layers", None) or [], (DynamicLayer, DynamicSlidingWindowLayer, PrunedLayer)
+    if not isinstance(cache, Cache) or any(type(layer) not in can_shrink for layer in layers):
+        kinds = sorted({type(layer).__name__ for layer in layers} - {kind.__name__ for kind in can_shrink})
         raise ValueError(f"{type(cache).__name__} ({', '.join(kinds)}) cannot shrink: pass a DynamicCache or none")
+    for layer in layers:
+        if isinstance(layer, DynamicSlidingWindowLayer) and layer.keys is not None:
+            seen, held = layer.get_seq_length(), layer.keys.shape[2]
+            if held < seen:
+                raise ValueError(
+                    f"the cache has seen {seen} tokens, of which its sliding layers hold the last {held}: pictures can "
+                    "be pruned only while nothing has left the window, start from a new cache"
+                )
     if cache.offloading:
         raise ValueError("an offloaded cache is not supported: pass a plain DynamicCache or none")
 

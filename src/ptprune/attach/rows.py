@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -18,12 +20,30 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 IMPLEMENTATION = "ptprune_rows"
 
-#: receive(query [batch, heads, queries, d], key [batch, key_value_heads, keys, d], scaling)
-Receiver = Callable[[Tensor, Tensor, float], None]
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What an attention module hands to its attention function.
+
+    Attributes:
+        query: [batch, heads, queries, head_dim].
+        key: [batch, key_value_heads, keys, head_dim].
+        mask: as the implementation has it: None, [batch, keys], or [batch, 1, queries, keys] boolean or additive.
+        lengths: of the sequences that flash attention gets packed into one, else None.
+    """
+
+    query: Tensor
+    key: Tensor
+    scaling: float
+    mask: Tensor | None
+    lengths: list[int] | None
+
+
+Receiver = Callable[[Shown], None]
 
 
 class AttentionTap:
-    """Shows one call's queries and keys of one attention module to a receiver."""
+    """Shows queries and keys of one attention module to a receiver, once for each time it calls its function."""
 
     def __init__(self, module: Any, receive: Receiver) -> None:
         self.receive = receive
@@ -31,7 +51,7 @@ class AttentionTap:
         self._config: Any = None
 
     def arm(self) -> None:
-        """From now on, until the module's next call or ``disarm``, the module looks through this tap."""
+        """From now on, until ``disarm``, the module looks through this tap."""
         if self._config is not None:
             return
         self._config = self._module.config
@@ -44,6 +64,15 @@ class AttentionTap:
         if self._config is not None:
             self._module.config, self._config = self._config, None
 
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """The module as it is without this tap."""
+        tapped, self._module.config = self._module.config, self._config
+        try:
+            yield
+        finally:
+            self._module.config = tapped
+
 
 class _Enough(Exception):
     """Leaves a layer that was run only for its queries and keys."""
@@ -52,8 +81,8 @@ class _Enough(Exception):
 def run_to_attention(layer: Any, attention: Any, receive: Receiver, *args: Any, **kwargs: Any) -> None:
     """Run a layer up to the queries and keys of its attention, without the attention itself and what follows."""
 
-    def receive_and_leave(query: Tensor, key: Tensor, scaling: float) -> None:
-        receive(query, key, scaling)
+    def receive_and_leave(shown: Shown) -> None:
+        receive(shown)
         raise _Enough
 
     tap = AttentionTap(attention, receive_and_leave)
@@ -70,12 +99,13 @@ def _show_and_attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     tap: AttentionTap = module.config.ptprune_tap
-    tap.disarm()
-    scaling = kwargs.get("scaling")
-    tap.receive(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling)
-    eager = sys.modules[type(module).__module__].eager_attention_forward
-    attend = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager)
-    return attend(module, query, key, value, attention_mask, **kwargs)
+    with tap.resting():
+        scaling, starts = kwargs.get("scaling"), kwargs.get("cu_seq_lens_q")
+        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        tap.receive(Shown(query, key, scaling, attention_mask, None if starts is None else starts.diff().tolist()))
+        eager = sys.modules[type(module).__module__].eager_attention_forward
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager)
+        return attend(module, query, key, value, attention_mask, **kwargs)
 
 
 AttentionInterface.register(IMPLEMENTATION, _show_and_attend)

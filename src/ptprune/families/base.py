@@ -1,35 +1,21 @@
-"""What one file per model family says, and nothing more: where things are. Families never decide what is kept."""
+"""What one file per model family says, and nothing more: where things are. Families never decide what is kept.
+
+See docs/adding-a-family.md.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
+import torch
 from torch import Tensor
 
-from ptprune.layout import Region
+from ptprune.families.encoded import EncodedImage, Wanted
 
 #: A transformers model. Its attributes have no useful static types.
 Model: TypeAlias = Any
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedImages:
-    """What the vision side of one call leaves behind for the language side, one row a tile or thumbnail.
-
-    Attributes:
-        cls_features: [encoded, d], or None where no stage needs it.
-        cls_attention: FloatTensor [encoded, tokens per row], pooled to LLM tokens, or None.
-        preview: FloatTensor [encoded, 3, p, p], tiny copies of the pixels, from which a report reads the tile grid.
-        tokens_per_row: LLM tokens of one tile.
-    """
-
-    cls_features: Tensor | None
-    cls_attention: Tensor | None
-    preview: Tensor
-    tokens_per_row: int
 
 
 class Family(ABC):
@@ -40,60 +26,98 @@ class Family(ABC):
         model_class: the transformers class that this file supports.
         example: a checkpoint that users know.
         stages: level -> one line on what the level uses in this family.
+        grid_positions: whether position ids are (time, row, column) triples, which compact positions cannot renumber.
+        deepstack: name of the language model's method ``(hidden_states, visual_mask, features)`` that adds visual
+            features to the hidden states after its first layers, where it has one.
     """
 
     name: ClassVar[str]
     model_class: ClassVar[str]
     example: ClassVar[str]
     stages: ClassVar[Mapping[str, str]]
+    grid_positions: ClassVar[bool] = False
+    deepstack: ClassVar[str | None] = None
+
+    # --- where the parts of the model are -----------------------------------------------------------------------------
 
     @staticmethod
-    @abstractmethod
     def check(model: Model) -> None:
         """Raise TypeError or ValueError where this very model cannot be pruned right."""
+        return
 
     @staticmethod
-    @abstractmethod
     def multimodal(model: Model) -> Model:
         """The module with ``get_image_features`` that merges image features into the prompt."""
+        return model.model
 
     @staticmethod
-    @abstractmethod
     def decoder(model: Model) -> Model:
         """The language model, with ``.layers`` and ``.rotary_emb``."""
+        return model.model.language_model
+
+    @classmethod
+    def text_attention(cls, model: Model, layer: int) -> Model:
+        """The attention module of a language model layer."""
+        return cls.decoder(model).layers[layer].self_attn
+
+    @classmethod
+    def rotary(cls, model: Model, layer: int, hidden_states: Tensor, position_ids: Tensor) -> Any:
+        """The position embeddings that the language model hands to a layer."""
+        return cls.decoder(model).rotary_emb(hidden_states, position_ids)
 
     @staticmethod
-    @abstractmethod
-    def text_attention(model: Model, layer: int) -> Model:
-        """The attention module of a language model layer."""
+    def has_cls(model: Model, call: Mapping[str, Any]) -> bool:
+        """Whether the vision encoder's first token is a [CLS]."""
+        return False
 
     @staticmethod
     @abstractmethod
     def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:
         """The attention module of the vision layer whose features this ``get_image_features`` call uses."""
 
+    # --- what the images became ---------------------------------------------------------------------------------------
+
     @staticmethod
     @abstractmethod
     def encoded(
-        model: Model, call: Mapping[str, Any], output: Any, cls_row: Tensor | None, features: bool
-    ) -> EncodedImages:
-        """The evidence of one ``get_image_features`` call; ``cls_row``: [encoded, patches]."""
+        model: Model, call: Mapping[str, Any], output: Any, attention: Tensor | None, wanted: Wanted
+    ) -> list[EncodedImage]:
+        """The images (or tiles, see ``images``) of one ``get_image_features`` call, in prompt order.
 
-    @staticmethod
-    @abstractmethod
-    def placeholders(model: Model, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        """BoolTensor [batch, length]: where the prompt holds visual tokens."""
-
-    @staticmethod
-    @abstractmethod
-    def regions(encoded: EncodedImages, num_tokens: int) -> tuple[Region, ...]:
-        """The regions of one image, from the length of its run of visual tokens.
-
-        Raises:
-            ValueError: where no image of this family has that many tokens.
+        Args:
+            call: the arguments of ``get_image_features`` by name.
+            output: what it returned.
+            attention: FloatTensor [patches of all images], in the encoder's order.
         """
 
     @staticmethod
-    @abstractmethod
-    def places(previews: Tensor, regions: tuple[Region, ...]) -> list[tuple[int, int]]:
-        """(row, column) of each region of one image in its tile grid, (-1, -1) for the thumbnail."""
+    def images(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> list[EncodedImage]:
+        """The images of one prompt. Families override it whose ``encoded`` returns tiles.
+
+        Args:
+            gaps: the token ids before each part, since the part before it or the prompt's begin. Ids may stand for
+                embeddings where the prompt was given as such: only compare them.
+            parts: from ``encoded``, those of this prompt.
+        """
+        return list(parts)
+
+    @staticmethod
+    def placeholders(model: Model, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        """BoolTensor [batch, length]: where image features are merged into the prompt."""
+        return where_token(model, model.config.image_token_id, input_ids, inputs_embeds)
+
+    @staticmethod
+    def videos(model: Model, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor | None:
+        """BoolTensor [batch, length]: where video features are, which are never pruned, or None where they are image
+        features like all others."""
+        token = getattr(model.config, "video_token_id", None)
+        return None if token is None else where_token(model, token, input_ids, inputs_embeds)
+
+
+def where_token(model: Model, token: int, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    """Where a prompt holds a token, given as ids or, compared as the models themselves do, as embeddings."""
+    if input_ids is not None:
+        return input_ids == token
+    assert inputs_embeds is not None
+    embedding = model.get_input_embeddings()(torch.tensor(token, device=inputs_embeds.device))
+    return (inputs_embeds == embedding.to(inputs_embeds.device)).all(-1)

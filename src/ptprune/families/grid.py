@@ -1,10 +1,29 @@
-"""The tile grid of an image, read from its pixels where the processor does not tell."""
+"""The tile grid of an image, read from its pixels where neither processor nor prompt tells."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ptprune.families.encoded import EncodedImage, join_tiles
+from ptprune.layout import THUMBNAIL, Place, even_place
+
+
+def join_by_pixels(tiles: Sequence[EncodedImage]) -> EncodedImage:
+    """The image of row-major tiles and, last, their thumbnail; its grid is read from their previews."""
+    previews = [tile.preview for tile in tiles if tile.preview is not None]
+    return join_tiles(tiles, "last", partial(_places, previews))
+
+
+def _places(previews: list[Tensor]) -> list[Place]:
+    *tiles, thumbnail = previews
+    columns = infer_columns(torch.stack(tiles), thumbnail)
+    rows = len(tiles) // columns
+    return [*(even_place(*divmod(tile, columns), rows, columns) for tile in range(len(tiles))), THUMBNAIL]
 
 
 def infer_columns(tiles: Tensor, thumbnail: Tensor) -> int:

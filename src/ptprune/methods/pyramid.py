@@ -83,9 +83,9 @@ class PyramidTokenPruning(TokenPruner):
         total = self.num_kept(image.layout.num_tokens) if self.coverage is None else covering(fused, self.coverage)
 
         saliency = None
-        if image.layout.thumbnail is not None:
+        if len(image.layout.regions) > 1:
             saliency = REGION_SCORES[self.region].compute(image)
-        kept = keep_top(fused, image.layout.region_of_token(), self.budgets(image, saliency, total))
+        kept = keep_top(fused, image.layout.region_of.to(image.device), self.budgets(image, saliency, total))
         scores = {"token": token, "fused": fused} | ({} if instruction is None else {"instruction": instruction})
         return Selection(kept, None if saliency is None else saliency.tolist(), scores)
 
@@ -93,13 +93,13 @@ class PyramidTokenPruning(TokenPruner):
         """Tokens to keep in each region, ``total`` in all.
 
         Args:
-            saliency: FloatTensor [num_regions], or None for an image of one tile, which has no region stage.
+            saliency: FloatTensor [num_regions], or None for an image of one region, which has no region stage.
         """
         sizes = [region.num_tokens for region in image.layout.regions]
         thumbnail = image.layout.thumbnail
-        if thumbnail is None or saliency is None:
+        if saliency is None:
             return allocate([1.0] * len(sizes), sizes, total)
-        if self.thumbnail == "region":
+        if thumbnail is None or self.thumbnail == "region":
             return allocate(region_weights(saliency, self.temperature).tolist(), sizes, total)
         tiles = [index for index in range(len(sizes)) if index != thumbnail]
         share = sizes[thumbnail]

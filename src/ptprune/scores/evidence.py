@@ -17,13 +17,18 @@ class ImageEvidence:
 
     Attributes:
         layout: the image's regions and tokens.
-        cls_features: FloatTensor [num_regions, d], the vision encoder's [CLS] of each tile and of the thumbnail.
-        cls_attention: FloatTensor [num_tokens], [CLS] attention of the feature layer, pooled to LLM tokens.
+        region_features: FloatTensor [num_regions, d], the vision encoder's [CLS] of each region; the mean over its
+            patches where the encoder has none.
+        image_feature: FloatTensor [d], the same of the whole image, with ``region_features``: the thumbnail's, or the
+            mean over all patches where an image has no thumbnail.
+        cls_attention: FloatTensor [num_tokens], [CLS] attention of the feature layer, pooled to LLM tokens; where the
+            encoder has no [CLS], the attention that all patches pay on average.
         instruction_attention: FloatTensor [num_tokens], attention received from the instruction at one LLM layer.
     """
 
     layout: ImageLayout
-    cls_features: Tensor | None = None
+    region_features: Tensor | None = None
+    image_feature: Tensor | None = None
     cls_attention: Tensor | None = None
     instruction_attention: Tensor | None = None
 

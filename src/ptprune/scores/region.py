@@ -11,17 +11,15 @@ from ptprune.scores.registry import ScoreRegistry
 REGION_SCORES = ScoreRegistry("region")
 
 
-@REGION_SCORES.register("cls-similarity", needs=("cls_features",))
+@REGION_SCORES.register("cls-similarity", needs=("region_features", "image_feature"))
 def cls_similarity(image: ImageEvidence) -> Tensor:
     """Cosine of each tile's [CLS] with the thumbnail's: tiles that carry what the whole picture shows.
 
-    Returns FloatTensor [num_regions]; the thumbnail's own entry is 1.
+    Mean patch features stand in for [CLS] where the encoder has none, and those of the whole image for a thumbnail
+    [ours]. Returns FloatTensor [num_regions]; the thumbnail's own entry is 1.
     """
-    features = image.require("cls_features").float()
-    thumbnail = image.layout.thumbnail
-    if thumbnail is None:
-        raise ValueError("an image without a thumbnail has no region stage")
-    return torch.cosine_similarity(features, features[thumbnail : thumbnail + 1], dim=-1)
+    features, whole = image.require("region_features").float(), image.require("image_feature").float()
+    return torch.cosine_similarity(features, whole[None], dim=-1)
 
 
 @REGION_SCORES.register("uniform")

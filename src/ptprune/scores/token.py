@@ -13,7 +13,10 @@ TOKEN_SCORES = ScoreRegistry("token")
 
 @TOKEN_SCORES.register("cls-attention", needs=("cls_attention",))
 def cls_attention(image: ImageEvidence) -> Tensor:
-    """[CLS] attention at the ViT layer whose features the model uses, pooled to LLM tokens (the paper's)."""
+    """[CLS] attention at the ViT layer whose features the model uses, pooled to LLM tokens (the paper's).
+
+    Attention received, averaged over all patches of the tile, stands in where the encoder has no [CLS] [ours].
+    """
     return image.require("cls_attention")
 
 
@@ -33,3 +36,41 @@ def cls_row(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     # product of one row with strided keys takes ten times as long
     logits = torch.stack([q.float() @ k.float().transpose(-1, -2) for q, k in zip(query[:, :, :1], key, strict=True)])
     return torch.softmax(logits * scaling, dim=-1).mean(dim=1)[:, 0, 1:]
+
+
+# Attention weights held at a time: bounds the memory at 64 MB in float32, however many patches a picture has.
+WEIGHTS_AT_A_TIME = 2**24
+
+
+@torch.no_grad()
+def received_attention(query: Tensor, key: Tensor, scaling: float, valid: Tensor | None = None) -> Tensor:
+    """Attention that each patch of a tile receives: the mean over heads and queries of ``softmax(q K^T * scaling)``.
+
+    The map is never held whole, only blocks of its rows.
+
+    Args:
+        query, key: [tiles, heads, patches, head_dim].
+        valid: BoolTensor [tiles, patches], False on padding, which neither pays nor receives.
+
+    Returns:
+        FloatTensor [tiles, patches]; rows sum to 1.
+    """
+    return torch.stack(
+        [
+            _received(q, k, scaling, None if valid is None else valid[tile])
+            for tile, (q, k) in enumerate(zip(query, key, strict=True))
+        ]
+    )
+
+
+def _received(query: Tensor, key: Tensor, scaling: float, valid: Tensor | None) -> Tensor:
+    heads, patches, _ = query.shape
+    key_transposed = key.float().transpose(-1, -2)
+    total = torch.zeros(patches, device=query.device)
+    queries = query if valid is None else query[:, valid]
+    for block in queries.split(max(1, WEIGHTS_AT_A_TIME // (heads * patches)), dim=1):
+        logits = (block.float() * scaling) @ key_transposed
+        if valid is not None:
+            logits.masked_fill_(~valid, -torch.inf)
+        total += torch.softmax(logits, dim=-1).sum(dim=(0, 1))
+    return total / (heads * queries.shape[1])

@@ -1,0 +1,54 @@
+"""Aya Vision: tiles row-major, thumbnail last, SigLIP without [CLS].
+
+An LLM token is a row-major block of patches (pixel shuffle). Text names each tile: "TILE_1", "TILE_2", ...,
+"TILE_GLOBAL" before the thumbnail, which is there alone where an image has one tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ptprune.families.base import Model
+from ptprune.families.encoded import EncodedImage
+from ptprune.families.grid import join_by_pixels
+from ptprune.families.grouping import ended_by_mark
+from ptprune.families.tiled import TiledFamily
+from ptprune.families.vision import feature_layer, layer_behind
+
+
+class AyaVision(TiledFamily):
+    name = "aya-vision"
+    model_class = "AyaVisionForConditionalGeneration"
+    example = "CohereLabs/aya-vision-8b"
+    stages = {
+        "tiles": "row-major, thumbnail last where there is more than one tile",
+        "region": "cosine of each tile's mean patch feature with the thumbnail's (SigLIP has no [CLS])",
+        "token": "attention received from the tile's patches, mean over the patches of a token",
+    }
+
+    @staticmethod
+    def check(model: Model) -> None:
+        strategy = model.config.vision_feature_select_strategy
+        if strategy != "full":
+            raise TypeError(
+                f"Aya Vision with vision_feature_select_strategy={strategy!r} is not supported, only 'full'"
+            )
+
+    @staticmethod
+    def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:
+        return layer_behind(model.model.vision_tower.encoder.layers, feature_layer(model, call)).self_attn
+
+    @staticmethod
+    def patch_features(model: Model, call: Mapping[str, Any], output: Any) -> Tensor:
+        return output.hidden_states[feature_layer(model, call)]
+
+    @staticmethod
+    def pixels(call: Mapping[str, Any]) -> Tensor:
+        return call["pixel_values"]
+
+    @staticmethod
+    def images(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> list[EncodedImage]:
+        return [join_by_pixels(parts[run.start : run.stop]) for run in ended_by_mark(gaps)]

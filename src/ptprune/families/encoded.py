@@ -1,0 +1,83 @@
+"""What the vision side of one ``get_image_features`` call leaves behind for the language side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ptprune.layout import Place, Region, even_place
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a method wants to know of the images.
+
+    Attributes:
+        features: one feature vector a region.
+        attention: attention from [CLS] (or received, where the encoder has none) for each visual token.
+        window: tokens a side of the windows that stand for tiles where a model has none; None: one region an image.
+    """
+
+    features: bool
+    attention: bool
+    window: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """An image as it was encoded, or, in families whose prompts alone tell which tiles make an image, one tile.
+
+    Attributes:
+        regions: in the order of the encoder's rows.
+        region_of: LongTensor (CPU) [placeholders], the region of each of its placeholders in the prompt, -1 for
+            structural ones (newlines), which always stay.
+        places: tells where the regions lie in the picture.
+        features: [num_regions, d], a feature vector of each region: its [CLS], or the mean over its patches.
+        whole: [d], the feature vector of the whole image, where no region is a thumbnail.
+        attention: FloatTensor [placeholders], pooled to LLM tokens; structural ones hold anything.
+        preview: FloatTensor [3, p, p], a tiny copy of a tile's pixels, where prompts do not tell the grid of tiles.
+    """
+
+    regions: tuple[Region, ...]
+    region_of: Tensor
+    places: Callable[[], Sequence[Place]]
+    features: Tensor | None = None
+    whole: Tensor | None = None
+    attention: Tensor | None = None
+    preview: Tensor | None = None
+
+    @property
+    def num_placeholders(self) -> int:
+        return len(self.region_of)
+
+
+def whole_picture() -> list[Place]:
+    """The place of an image's only region."""
+    return [even_place(0, 0, 1, 1)]
+
+
+def join_tiles(
+    tiles: Sequence[EncodedImage], thumbnail: Literal["first", "last"], places: Callable[[], Sequence[Place]]
+) -> EncodedImage:
+    """The image that a thumbnail and tiles make; a single tile has no thumbnail.
+
+    Args:
+        places: those of all regions, the thumbnail included.
+    """
+    if len(tiles) == 1:
+        return tiles[0]
+    which = 0 if thumbnail == "first" else len(tiles) - 1
+    regions = tuple(
+        replace(region, is_thumbnail=index == which) for index, tile in enumerate(tiles) for region in tile.regions
+    )
+    parts: dict[str, list[Tensor]] = {
+        name: [value for tile in tiles if (value := getattr(tile, name)) is not None]
+        for name in ("features", "attention")
+    }
+    joined = {name: torch.cat(values) if values else None for name, values in parts.items()}
+    region_of = torch.cat([tile.region_of + index for index, tile in enumerate(tiles)])
+    return EncodedImage(regions, region_of, places, **joined)

@@ -1,0 +1,84 @@
+"""Gemma3 with pan and scan: the thumbnail ("original image") FIRST, then its crops, SigLIP without [CLS].
+
+An LLM token is the mean over a block of patches. Crops are strips, side by side or one below the other. Neither the
+processor nor the model's inputs tell which pictures are crops of which, so text and pixels must: the same text stands
+between all crops of an image, and the crops, put together, look like the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ptprune.families.base import Model
+from ptprune.families.encoded import EncodedImage, join_tiles
+from ptprune.families.tiled import TiledFamily
+from ptprune.layout import THUMBNAIL, Place, even_place
+
+LIKENESS = 0.9  # correlation of an original with its crops put together; those of other pictures are far below
+
+
+class Gemma3(TiledFamily):
+    name = "gemma3"
+    model_class = "Gemma3ForConditionalGeneration"
+    example = "google/gemma-3-4b-it"
+    stages = {
+        "tiles": "thumbnail first, then the crops of pan and scan where the processor was told to make them",
+        "region": "cosine of each crop's mean patch feature with the thumbnail's (SigLIP has no [CLS])",
+        "token": "attention received from the crop's patches, mean over the patches of a token",
+    }
+
+    @classmethod
+    def rotary(cls, model: Model, layer: int, hidden_states: Tensor, position_ids: Tensor) -> Any:
+        decoder = cls.decoder(model)
+        return decoder.rotary_emb(hidden_states, position_ids, decoder.config.layer_types[layer])
+
+    @staticmethod
+    def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:
+        return model.model.vision_tower.encoder.layers[-1].self_attn
+
+    @staticmethod
+    def patch_features(model: Model, call: Mapping[str, Any], output: Any) -> Tensor:
+        return output.last_hidden_state
+
+    @staticmethod
+    def pixels(call: Mapping[str, Any]) -> Tensor:
+        return call["pixel_values"]
+
+    @staticmethod
+    def images(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> list[EncodedImage]:
+        images, first = [], 0
+        while first < len(parts):
+            crops, shape = _crops(gaps[first:], parts[first:])
+            images.append(join_tiles(parts[first : first + 1 + crops], "first", partial(_places, *shape)))
+            first += 1 + crops
+        return images
+
+
+def _crops(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> tuple[int, tuple[int, int]]:
+    """How many of the pictures behind the first one are its crops, and (rows, columns) of them."""
+    most = 0
+    while most + 1 < len(parts) and (most < 1 or gaps[most + 1] == gaps[2]):
+        most += 1
+    if most < 2:  # pan and scan makes two crops or more
+        return 0, (1, 1)
+    original, *crops = [part.preview.float().cpu() for part in parts[: most + 1] if part.preview is not None]
+    candidates = [(n, shape) for n in range(2, most + 1) for shape in ((1, n), (n, 1))]
+    likeness, (number, shape) = max((_likeness(original, crops[:n], shape), (n, shape)) for n, shape in candidates)
+    return (number, shape) if likeness > LIKENESS else (0, (1, 1))
+
+
+def _likeness(original: Tensor, crops: list[Tensor], shape: tuple[int, int]) -> float:
+    """Correlation of a picture with strips put together and shrunk to its size; all [3, p, p]."""
+    whole = F.adaptive_avg_pool2d(torch.cat(crops, dim=2 if shape[0] == 1 else 1), (original.shape[1], original.shape[2]))
+    pair = torch.stack([original.flatten(), whole.flatten()])
+    return float(torch.corrcoef(pair)[0, 1].nan_to_num())
+
+
+def _places(rows: int, columns: int) -> list[Place]:
+    return [THUMBNAIL, *(even_place(*divmod(crop, columns), rows, columns) for crop in range(rows * columns))]

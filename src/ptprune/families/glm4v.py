@@ -1,0 +1,13 @@
+"""GLM-4V (4.1V): the picture whole, 2x2 patches make an LLM token (a convolution merges them), no [CLS]."""
+
+from __future__ import annotations
+
+from ptprune.families.native import NativeFamily
+from ptprune.families.qwen2_vl import Qwen2VL
+
+
+class Glm4v(NativeFamily):
+    name = "glm4v"
+    model_class = "Glm4vForConditionalGeneration"
+    example = "zai-org/GLM-4.1V-9B-Thinking"
+    stages = {**Qwen2VL.stages, "region": "cosine of each window's mean token feature with the whole picture's"}

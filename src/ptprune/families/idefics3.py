@@ -1,0 +1,72 @@
+"""Idefics3 and SmolVLM: tiles row-major, thumbnail ("global image") last, SigLIP without [CLS].
+
+An LLM token is a row-major block of patches (pixel shuffle). Text names the place of each tile, "<row_1_col_2>", and
+the thumbnail, "<global-img>"; a row of tiles ends with a newline. SmolVLM's video frames are images of one tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from ptprune.families.base import Model
+from ptprune.families.encoded import EncodedImage, join_tiles
+from ptprune.families.grouping import ended_by_mark
+from ptprune.families.tiled import TiledFamily
+from ptprune.layout import THUMBNAIL, Place, even_place
+
+
+class Idefics3(TiledFamily):
+    name = "idefics3"
+    model_class = "Idefics3ForConditionalGeneration"
+    example = "HuggingFaceM4/Idefics3-8B-Llama3"
+    stages = {
+        "tiles": "row-major, thumbnail last where there is more than one tile",
+        "region": "cosine of each tile's mean patch feature with the thumbnail's (SigLIP has no [CLS])",
+        "token": "attention received from the tile's patches, mean over the patches of a token",
+    }
+
+    @staticmethod
+    def decoder(model: Model) -> Model:
+        return model.model.text_model
+
+    @staticmethod
+    def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:
+        return model.model.vision_model.encoder.layers[-1].self_attn
+
+    @staticmethod
+    def patch_features(model: Model, call: Mapping[str, Any], output: Any) -> Tensor:
+        return output.last_hidden_state
+
+    @staticmethod
+    def pixels(call: Mapping[str, Any]) -> Tensor:
+        pixels = call["pixel_values"].flatten(0, 1)
+        real = pixels.flatten(1).any(dim=1)  # shorter lists of tiles are filled up with zeros, which are not encoded
+        real[0] |= ~real.any()  # SmolVLM encodes one nevertheless
+        return pixels[real]
+
+    @staticmethod
+    def images(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> list[EncodedImage]:
+        return [
+            join_tiles(parts[image.start : image.stop], "last", partial(_places, gaps[image.start : image.stop]))
+            for image in ended_by_mark(gaps)
+        ]
+
+
+class SmolVLM(Idefics3):
+    name = "smolvlm"
+    model_class = "SmolVLMForConditionalGeneration"
+    example = "HuggingFaceTB/SmolVLM2-2.2B-Instruct"
+    stages = {**Idefics3.stages, "videos": "pruned frame by frame: every frame is an image of one tile"}
+
+
+def _places(gaps: Sequence[Sequence[int]]) -> list[Place]:
+    """Before a tile stands a separator and its name, and a newline before those where a row begins."""
+    separator = gaps[-1][-2]
+    columns = next((i for i, gap in enumerate(gaps) if i and gap[0] != separator), len(gaps) - 1)
+    tiles = len(gaps) - 1
+    rows = tiles // columns
+    return [*(even_place(*divmod(tile, columns), rows, columns) for tile in range(tiles)), THUMBNAIL]

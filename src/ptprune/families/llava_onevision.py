@@ -1,0 +1,45 @@
+"""LLaVA-OneVision: as LLaVA-NeXT, but SigLIP without [CLS], and large grids are shrunk.
+
+Several pictures in one prompt are not tiled. Shrinking is bilinear; scores are shrunk alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ptprune.families.base import Model
+from ptprune.families.merged import MergedFamily, tile_grid
+
+
+class LlavaOnevision(MergedFamily):
+    name = "llava-onevision"
+    model_class = "LlavaOnevisionForConditionalGeneration"
+    example = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
+    stages = {
+        "tiles": "thumbnail first, then one unpadded, perhaps shrunk grid whose rows run through neighbouring tiles; "
+        "newlines stay; several pictures in one prompt are not tiled",
+        "region": "cosine of each tile's mean patch feature with the thumbnail's (SigLIP has no [CLS])",
+        "token": "attention received from the tile's patches; a token is a patch, or several where the grid was shrunk",
+        "videos": "not pruned",
+    }
+
+    @staticmethod
+    def tile_grids(model: Model, call: Mapping[str, Any], image_sizes: Tensor) -> list[tuple[int, int] | None]:
+        config, numbers = model.config, call.get("batch_num_images")
+        tiled = [True] * len(image_sizes) if numbers is None else [n == 1 for n in numbers for _ in range(n)]
+        return [
+            tile_grid(size, config.image_grid_pinpoints, config.vision_config.image_size) if tile else None
+            for size, tile in zip(image_sizes.tolist(), tiled, strict=True)
+        ]
+
+    @staticmethod
+    def pack(
+        model: Model, call: Mapping[str, Any], features: Sequence[Tensor], image_sizes: Tensor, newline: Tensor
+    ) -> list[Tensor]:
+        ratio = call.get("vision_aspect_ratio") or model.config.vision_aspect_ratio
+        return model.model.pack_image_features(features, image_sizes, image_newline=newline, vision_aspect_ratio=ratio)[
+            0
+        ]

@@ -1,0 +1,124 @@
+"""Families that lay an image's tiles out as one unpadded grid behind the thumbnail: LLaVA-NeXT and LLaVA-OneVision.
+
+A newline embedding ends each row of the grid. Which patch stands where is the model's own doing: its
+``pack_image_features`` is asked, with patch coordinates in place of features.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from math import nan
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.image_processing_utils import select_best_resolution
+
+from ptprune.families.base import Family, Model
+from ptprune.families.encoded import EncodedImage, Wanted, whole_picture
+from ptprune.families.vision import feature_layer, layer_behind
+from ptprune.layout import THUMBNAIL, Place, Region
+
+
+class MergedFamily(Family):
+    """``encoded`` returns whole images: ``image_sizes`` tells which tiles belong together."""
+
+    @staticmethod
+    @abstractmethod
+    def tile_grids(model: Model, call: Mapping[str, Any], image_sizes: Tensor) -> list[tuple[int, int] | None]:
+        """(rows, columns) of the tiles of each image behind its thumbnail; None for an image that is not tiled."""
+
+    @staticmethod
+    @abstractmethod
+    def pack(
+        model: Model, call: Mapping[str, Any], features: Sequence[Tensor], image_sizes: Tensor, newline: Tensor
+    ) -> list[Tensor]:
+        """The model's own packing: [tiles, patches, d] of each image -> [placeholders, d]; ``newline``: [d]."""
+
+    @classmethod
+    def has_cls(cls, model: Model, call: Mapping[str, Any]) -> bool:
+        strategy = call.get("vision_feature_select_strategy") or model.config.vision_feature_select_strategy
+        return strategy == "default"  # the models' word for "drop the first token"
+
+    @staticmethod
+    def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:
+        return layer_behind(model.model.vision_tower.encoder.layers, feature_layer(model, call)).self_attn
+
+    @classmethod
+    def encoded(
+        cls, model: Model, call: Mapping[str, Any], output: Any, attention: Tensor | None, wanted: Wanted
+    ) -> list[EncodedImage]:
+        sizes = call["image_sizes"].cpu()
+        side = model.config.vision_config.image_size // model.config.vision_config.patch_size
+        tile_grids = cls.tile_grids(model, call, sizes)
+        counts = [1 if grid is None else 1 + grid[0] * grid[1] for grid in tile_grids]
+
+        coordinates = [_coordinates(grid, side) for grid in tile_grids]
+        packed = cls.pack(model, call, coordinates, sizes, torch.full((2,), nan))
+        scores: list[Any] = [None] * len(counts)
+        if attention is not None:
+            tiles = attention.view(-1, side * side, 1).split(counts)
+            scores = [values[:, 0] for values in cls.pack(model, call, tiles, sizes, attention.new_full((1,), nan))]
+        features: list[Any] = [None] * len(counts)
+        if wanted.features:
+            patches = output.hidden_states[feature_layer(model, call)]
+            features = list((patches[:, 0] if cls.has_cls(model, call) else patches.mean(dim=1)).split(counts))
+        return [
+            _image(where, grid, side, rows, values)
+            for where, grid, rows, values in zip(packed, tile_grids, features, scores, strict=True)
+        ]
+
+
+def tile_grid(image_size: Sequence[int], grid_pinpoints: list[list[int]], tile: int) -> tuple[int, int]:
+    """(rows, columns) of the tiles of an image of (height, width) pixels."""
+    height, width = select_best_resolution(tuple(image_size), grid_pinpoints)
+    return height // tile, width // tile
+
+
+def _coordinates(grid: tuple[int, int] | None, side: int) -> Tensor:
+    """FloatTensor [thumbnail and tiles, patches, 2]: (row, column) of each patch, over all tiles."""
+    inside = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
+    if grid is None:
+        return inside[None]
+    tiles = torch.cartesian_prod(torch.arange(grid[0]), torch.arange(grid[1])).float() * side
+    return torch.cat([inside[None], tiles[:, None] + inside])
+
+
+def _image(
+    where: Tensor, grid: tuple[int, int] | None, side: int, features: Tensor | None, attention: Tensor | None
+) -> EncodedImage:
+    """
+    Args:
+        where: FloatTensor [placeholders, 2], ``_coordinates`` after packing, NaN where a newline stands.
+        grid: (rows, columns) of the tiles behind the thumbnail.
+        features: [thumbnail and tiles, d].
+    """
+    region_of = torch.full((len(where),), -1)
+    region_of[: side * side] = 0
+    if grid is None:
+        return EncodedImage((Region((side, side)),), region_of, whole_picture, features=features, attention=attention)
+    merged = where[side * side :]
+    height = int(merged[:, 0].isnan().sum())
+    rows, columns = merged.view(height, -1, 2)[:, 0, 0], merged.view(height, -1, 2)[0, :-1, 1]
+    # centres of patches: where a large grid was shrunk, coordinates are not whole numbers
+    tile_of = [((line + 0.5) / side).long().tolist() for line in (rows, columns)]
+    spans = [[(tile, line.index(tile), line.count(tile)) for tile in sorted(set(line))] for line in tile_of]
+
+    regions, places, encoder_rows = [Region((side, side), is_thumbnail=True)], [THUMBNAIL], [0]
+    numbers = torch.full((height, len(columns) + 1), -1)
+    for row, top, tall in spans[0]:
+        for column, left, wide in spans[1]:
+            numbers[top : top + tall, left : left + wide] = len(regions)
+            edges = (left / len(columns), top / height, (left + wide) / len(columns), (top + tall) / height)
+            places.append(Place(row, column, edges))
+            regions.append(Region((tall, wide)))
+            encoder_rows.append(1 + row * grid[1] + column)  # unpadding may leave nothing of a tile
+    region_of[side * side :] = numbers.flatten()
+    return EncodedImage(
+        tuple(regions),
+        region_of,
+        lambda: places,
+        features=None if features is None else features[encoder_rows],
+        attention=attention,
+    )

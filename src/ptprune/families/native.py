@@ -1,0 +1,91 @@
+"""Families that encode a picture whole, at its own resolution: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, GLM-4V.
+
+Windows of the grid of visual tokens stand for tiles, and the whole picture's mean feature for the thumbnail. Patches
+come in the order of the LLM tokens that they are merged into, those of one token together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptprune.families.base import Family, Model
+from ptprune.families.encoded import EncodedImage, Wanted
+from ptprune.layout import Place, Region
+
+
+class NativeFamily(Family):
+    """``encoded`` returns whole images; ``image_grid_thw`` tells their sizes."""
+
+    grid_positions = True
+
+    @staticmethod
+    def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:
+        return model.model.visual.blocks[-1].attn
+
+    @staticmethod
+    def in_prompt_order(model: Model, call: Mapping[str, Any], values: Tensor) -> Tensor:
+        """[tokens of all images, ...] in the encoder's order -> the same in the prompt's order."""
+        return values
+
+    @classmethod
+    def encoded(
+        cls, model: Model, call: Mapping[str, Any], output: Any, attention: Tensor | None, wanted: Wanted
+    ) -> list[EncodedImage]:
+        merge = model.model.visual.spatial_merge_size
+        grids = [(t * h // merge, w // merge) for t, h, w in call["image_grid_thw"].tolist()]
+        sizes = [rows * columns for rows, columns in grids]
+        scores: list[Any] = [None] * len(grids)
+        if attention is not None:
+            tokens = attention.view(sum(sizes), -1).mean(dim=1)
+            scores = list(cls.in_prompt_order(model, call, tokens).split(sizes))
+        features: list[Any] = [None] * len(grids)
+        if wanted.features:
+            states = output.last_hidden_state
+            states = states.view(sum(sizes), -1, states.shape[-1]).mean(dim=1)
+            features = list(cls.in_prompt_order(model, call, states).split(sizes))
+        return [
+            _image(grid, wanted.window, states, values)
+            for grid, states, values in zip(grids, features, scores, strict=True)
+        ]
+
+
+def _image(grid: tuple[int, int], window: int | None, features: Tensor | None, scores: Tensor | None) -> EncodedImage:
+    """
+    Args:
+        grid: (rows, columns) of the picture's visual tokens.
+        features: [tokens, d].
+    """
+    cuts = [_cuts(length, window) for length in grid]
+    numbers = torch.empty(grid, dtype=torch.long)
+    regions: list[Region] = []
+    places: list[Place] = []
+    for row, (top, bottom) in enumerate(pairwise(cuts[0])):
+        for column, (left, right) in enumerate(pairwise(cuts[1])):
+            numbers[top:bottom, left:right] = len(regions)
+            regions.append(Region((bottom - top, right - left)))
+            places.append(Place(row, column, (left / grid[1], top / grid[0], right / grid[1], bottom / grid[0])))
+    region_of = numbers.flatten()
+    pooled = None
+    if features is not None:
+        sums = features.new_zeros(len(regions), features.shape[1], dtype=torch.float32)
+        sums.index_add_(0, region_of.to(features.device), features.float())
+        pooled = sums / torch.bincount(region_of).to(sums)[:, None]
+    return EncodedImage(
+        tuple(regions),
+        region_of,
+        lambda: places,
+        features=pooled,
+        whole=None if features is None else features.float().mean(dim=0),
+        attention=scores,
+    )
+
+
+def _cuts(length: int, window: int | None) -> Sequence[int]:
+    """Where to cut a side: into the fewest windows of at most ``window`` tokens, as equal as can be."""
+    number = 1 if window is None else -(-length // window)
+    return [round(i * length / number) for i in range(number + 1)]

@@ -1,0 +1,32 @@
+"""Qwen2.5-VL: the picture whole, 2x2 patches make an LLM token, no [CLS]; the encoder works in windows of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.vision_utils import get_vision_window_index
+
+from ptprune.families.base import Model
+from ptprune.families.native import NativeFamily
+from ptprune.families.qwen2_vl import Qwen2VL
+
+
+class Qwen2_5VL(NativeFamily):
+    name = "qwen2.5-vl"
+    model_class = "Qwen2_5_VLForConditionalGeneration"
+    example = "Qwen/Qwen2.5-VL-3B-Instruct"
+    stages = Qwen2VL.stages
+
+    @staticmethod
+    def in_prompt_order(model: Model, call: Mapping[str, Any], values: Tensor) -> Tensor:
+        visual = model.model.visual
+        order, _ = get_vision_window_index(
+            call["image_grid_thw"],
+            spatial_merge_size=visual.spatial_merge_size,
+            window_size=visual.window_size,
+            patch_size=visual.patch_size,
+        )
+        return values[torch.argsort(order).to(values.device)]

@@ -1,0 +1,17 @@
+"""Qwen2-VL: the picture whole, 2x2 patches make an LLM token, no [CLS]."""
+
+from __future__ import annotations
+
+from ptprune.families.native import NativeFamily
+
+
+class Qwen2VL(NativeFamily):
+    name = "qwen2-vl"
+    model_class = "Qwen2VLForConditionalGeneration"
+    example = "Qwen/Qwen2-VL-2B-Instruct"
+    stages = {
+        "tiles": "none: windows of the token grid (option `window`) stand for tiles",
+        "region": "cosine of each window's mean patch feature with the whole picture's",
+        "token": "attention received from the picture's patches at the last layer, mean over a token's patches",
+        "videos": "not pruned",
+    }

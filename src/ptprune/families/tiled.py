@@ -1,0 +1,78 @@
+"""Families whose every tile and thumbnail is a run of placeholders of one length: a square of LLM tokens."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ptprune.families.base import Family, Model
+from ptprune.families.encoded import EncodedImage, Wanted, whole_picture
+from ptprune.layout import Region
+
+PREVIEW = 12  # pixels a side: enough to tell a 3x4 grid of tiles from a 4x3 one, nothing to store
+
+
+class TiledFamily(Family):
+    """``encoded`` returns one entry a tile; ``images``, which each family writes, tells which of them make an image."""
+
+    @staticmethod
+    @abstractmethod
+    def patch_features(model: Model, call: Mapping[str, Any], output: Any) -> Tensor:
+        """[tiles, patches, d], the features that the projector sees, with the [CLS] in front where there is one."""
+
+    @staticmethod
+    @abstractmethod
+    def pixels(call: Mapping[str, Any]) -> Tensor:
+        """[tiles, 3, height, width], the pixels of the tiles in the encoder's order."""
+
+    @classmethod
+    def encoded(
+        cls, model: Model, call: Mapping[str, Any], output: Any, attention: Tensor | None, wanted: Wanted
+    ) -> list[EncodedImage]:
+        previews = F.adaptive_avg_pool2d(cls.pixels(call).float(), PREVIEW)
+        count, placeholders = len(previews), output_length(output) // len(previews)
+        side = round(placeholders**0.5)
+        features = None
+        if wanted.features:
+            patches = cls.patch_features(model, call, output)
+            features = patches[:, :1] if cls.has_cls(model, call) else patches.mean(dim=1, keepdim=True)
+        if attention is not None:
+            attention = pool_to(side, attention.view(count, -1))
+        regions, region_of = (Region((side, side)),), torch.zeros(placeholders, dtype=torch.long)
+        return [
+            EncodedImage(
+                regions,
+                region_of,
+                whole_picture,
+                features=None if features is None else features[tile],
+                attention=None if attention is None else attention[tile],
+                preview=previews[tile],
+            )
+            for tile in range(count)
+        ]
+
+
+def output_length(output: Any) -> int:
+    """How many placeholders the image features of a call fill."""
+    features = output.pooler_output
+    parts = [features] if isinstance(features, Tensor) else features
+    return sum(part.shape[:-1].numel() for part in parts)
+
+
+def pool_to(side: int, values: Tensor) -> Tensor:
+    """Mean over the square blocks of patches that make the LLM tokens of a tile.
+
+    Args:
+        side: tokens a side.
+        values: [tiles, patches], patches row-major on a square grid.
+
+    Returns:
+        [tiles, side**2], tokens row-major.
+    """
+    patches = round(values.shape[1] ** 0.5)
+    return F.avg_pool2d(values.reshape(-1, 1, patches, patches), patches // side).flatten(1)
