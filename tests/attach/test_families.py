@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from functools import lru_cache
 
 import pytest
@@ -130,3 +129,220 @@ def test_generated_tokens_are_those_of_the_blocked_stock_model(name, prompt, lay
     assert (torch.stack(pruned.logits) - torch.stack(stock.logits)).abs().max() <= 1e-4
     held = {layer.keys.shape[2] for layer in pruned.past_key_values.layers}
     assert held == {max(after for _, after in pruner.report.sequence_length) + 5}, "every layer's cache is cut alike"
+
+
+SLIDING = ["gemma3", "aya-vision", "cohere2-vision"]
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("layer", [0, 1, 3])
+@pytest.mark.parametrize("window", [6, 16, 30])
+@pytest.mark.parametrize("prompt", FEW)
+@pytest.mark.parametrize("name", SLIDING)
+@torch.no_grad()
+def test_prompts_longer_than_the_sliding_window(name, prompt, window, layer, attention, positions):
+    specimen = ZOO[name]
+    model, inputs = specimen.build(attention=attention, sliding_window=window), inputs_of(name, prompt)
+    pruner = PyramidTokenPruning(keep_ratio=0.5, layer=layer, positions=positions)
+    with pruner(model):
+        pruned = model.generate(**inputs, max_new_tokens=8, return_dict_in_generate=True, output_logits=True)
+    if positions == "original":
+        kept = [image.kept.tolist() for image in pruner.report.images]
+        assert kept == slow_ptp(specimen, model, inputs, layer=layer, keep_ratio=0.5), "scores see the window too"
+    compact = positions == "compact"
+    with blocked(model, dropped_of(pruner.report, inputs), layer, inputs["attention_mask"], compact=compact):
+        stock = model.generate(
+            **inputs, max_new_tokens=8, use_cache=False, return_dict_in_generate=True, output_logits=True
+        )
+    assert torch.equal(pruned.sequences, stock.sequences)
+    assert (torch.stack(pruned.logits) - torch.stack(stock.logits)).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("window", [6, 30])
+@pytest.mark.parametrize("name", SLIDING)
+@torch.no_grad()
+def test_ratio_one_beyond_the_sliding_window(name, window):
+    model, inputs = ZOO[name].build(sliding_window=window), inputs_of(name, "batch")
+    options = {"max_new_tokens": 12, "return_dict_in_generate": True, "output_logits": True}
+    stock = model.generate(**inputs, **options)
+    with PyramidTokenPruning(keep_ratio=1)(model):
+        pruned = model.generate(**inputs, **options)
+    assert torch.equal(torch.stack(pruned.logits), torch.stack(stock.logits))
+    kinds = [type(layer) for layer in stock.past_key_values.layers]
+    assert [type(layer) for layer in pruned.past_key_values.layers] == kinds
+    for mine, theirs in zip(pruned.past_key_values.layers, stock.past_key_values.layers, strict=True):
+        assert torch.equal(mine.keys, theirs.keys)
+
+
+def follow_up(specimen, model, first, sequences, row):
+    """The inputs of a second turn, and those of both turns at once for a model without a cache."""
+    second = specimen.inputs([row])
+    new, images = second["input_ids"], specimen.visual(model, second).any()
+    turn = {"input_ids": torch.cat([sequences, new.expand(len(sequences), -1)], 1)}
+    generated = sequences.shape[1] - first["input_ids"].shape[1]
+    turn["attention_mask"] = torch.nn.functional.pad(first["attention_mask"], (0, generated + new.shape[1]), value=1)
+    for name in ("token_type_ids", "mm_token_type_ids"):
+        if name in first:
+            turn[name] = torch.cat([torch.nn.functional.pad(first[name], (0, generated)), second[name]], 1)
+    whole = dict(turn)
+    for name in first.keys() - turn.keys():
+        if not images:
+            whole[name] = first[name]
+            continue
+        turn[name] = second[name]
+        parts = [first[name], second[name]]
+        if name.startswith("pixel") and specimen.name.startswith("llava"):
+            tiles = max(part.shape[1] for part in parts)
+            parts = [torch.nn.functional.pad(part, (0,) * 7 + (tiles - part.shape[1],)) for part in parts]
+        whole[name] = torch.cat(parts, dim=1 if specimen.name in ("idefics3", "smolvlm") else 0)
+    return turn, whole
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize(("name", "window"), [(name, None) for name in ZOO] + [(name, 20) for name in SLIDING])
+@pytest.mark.parametrize("second", ["text", "picture"])
+@torch.no_grad()
+def test_second_turn_on_a_returned_cache(name, window, layer, second):
+    specimen = ZOO[name]
+    if second == "picture" and specimen.native:
+        pytest.skip("stock: positions of a picture cannot be computed without those before it")
+    model = model_of(name) if window is None else specimen.build(sliding_window=window)
+    first = inputs_of(name, "one picture")
+    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer, window=WINDOW)
+    row = specimen.prompts["batch"][0] if second == "picture" else ("tell me what you see", [])
+    with pruner(model):
+        answer = model.generate(**first, max_new_tokens=4, return_dict_in_generate=True)
+        report = pruner.report
+        turn, whole = follow_up(specimen, model, first, answer.sequences, row)
+        pruned = model.generate(**turn, past_key_values=answer.past_key_values, max_new_tokens=6)
+    length, end = turn["input_ids"].shape[1], report.kept_mask.shape[1]
+    dropped = torch.nn.functional.pad(dropped_of(report, first), (0, length - end))
+    ends = torch.full((length,), length)
+    ends[:end] = end
+    if second == "picture":
+        assert pruner.report is not report
+        dropped[:, -pruner.report.kept_mask.shape[1] :] = ~pruner.report.kept_mask
+    with blocked(model, dropped, layer, turn["attention_mask"], ends):
+        stock = model.generate(**whole, max_new_tokens=6, use_cache=False)
+    assert torch.equal(pruned, stock)
+
+
+MODES = {
+    "beams": {"num_beams": 3},
+    "sampling, three returns": {"do_sample": True, "num_return_sequences": 3},
+    "prompt lookup": {"prompt_lookup_num_tokens": 3},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("name", "window"), [(name, None) for name in ZOO] + [(name, 20) for name in SLIDING])
+@torch.no_grad()
+def test_generation_modes(name, window, mode):
+    model = model_of(name) if window is None else ZOO[name].build(sliding_window=window)
+    inputs = inputs_of(name, "one picture" if mode == "prompt lookup" else "batch of several pictures")
+    pruner = PyramidTokenPruning(keep_ratio=0.4, window=WINDOW)
+    torch.manual_seed(0)
+    with pruner(model):
+        pruned = model.generate(**inputs, max_new_tokens=8, **MODES[mode])
+    torch.manual_seed(0)
+    slow = {} if mode == "prompt lookup" else MODES[mode]
+    with blocked(model, dropped_of(pruner.report, inputs), pruner.layer, inputs["attention_mask"]):
+        stock = model.generate(**inputs, max_new_tokens=8, use_cache=False, **slow)
+    assert torch.equal(pruned, stock)
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("name", [name for name in ZOO if not ZOO[name].native])
+@torch.no_grad()
+def test_compact_positions(name, layer):
+    model, inputs = model_of(name), inputs_of(name, "batch")
+    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer, positions="compact")
+    with pruner(model):
+        pruned = model.generate(**inputs, max_new_tokens=6)
+    with blocked(model, dropped_of(pruner.report, inputs), layer, inputs["attention_mask"], compact=True):
+        assert torch.equal(model.generate(**inputs, max_new_tokens=6, use_cache=False), pruned)
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if ZOO[name].native])
+def test_compact_positions_are_refused_where_positions_are_a_grid(name):
+    with (
+        pytest.raises(ValueError, match=f"not defined for {name}"),
+        PyramidTokenPruning(positions="compact")(model_of(name)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if not ZOO[name].native])
+@torch.no_grad()
+def test_prompt_given_as_embeddings(name):
+    model, inputs = model_of(name), dict(inputs_of(name, "several pictures"))
+    pruner = PyramidTokenPruning(keep_ratio=0.4)
+    with pruner(model):
+        expected = model(**inputs).logits
+        grids = [image.grid for image in pruner.report.images]
+        embeds = model.get_input_embeddings()(inputs.pop("input_ids"))
+        given = model(inputs_embeds=embeds, **inputs).logits
+        assert [image.grid for image in pruner.report.images] == grids
+    assert torch.equal(given, expected)
+
+
+@pytest.mark.parametrize("name", ["qwen2-vl", "glm4v"])
+@torch.no_grad()
+def test_windows_are_an_option(name):
+    model, inputs = model_of(name), inputs_of(name, "one picture")
+    counts = []
+    for window in (2, 3, 100, None):
+        pruner = PyramidTokenPruning(window=window)
+        with pruner(model):
+            model(**inputs)
+        (image,) = pruner.report.images
+        (truth,) = inputs.layout
+        for region in image.regions:
+            assert window is None or max(region.grid) <= window
+            assert (region.saliency is None) == (len(image.regions) == 1)
+        for axis in (0, 1):
+            lengths = {region.grid[axis] for region in image.regions}
+            assert max(lengths) - min(lengths) <= 1, "windows are as equal as can be"
+        assert image.grid == tuple(1 if window is None else -(-length // window) for length in truth.grid)
+        assert sum(region.budget for region in image.regions) == len(image.kept) == round(image.num_tokens / 2)
+        counts.append(len(image.regions))
+    assert counts[0] > counts[1] > counts[2] == counts[3] == 1
+
+
+OPTIONS = {
+    "gemma3": {"do_pan_and_scan": False},
+    "idefics3": {"do_image_splitting": False},
+    "smolvlm": {"do_image_splitting": False},
+    "internvl": {"crop_to_patches": False},
+    "aya-vision": {"crop_to_patches": False},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@torch.no_grad()
+def test_pictures_that_are_not_tiled(name):
+    specimen, model = ZOO[name], model_of(name)
+    inputs = specimen.inputs(specimen.prompts["several pictures"], **OPTIONS[name])
+    pruner = PyramidTokenPruning(keep_ratio=0.5)
+    with pruner(model):
+        pruned = model.generate(**inputs, max_new_tokens=5)
+    assert [len(image.regions) for image in pruner.report.images] == [1, 1, 1]
+    assert not any(image.regions[0].is_thumbnail for image in pruner.report.images)
+    assert [image.kept.tolist() for image in pruner.report.images] == slow_ptp(
+        specimen, model, inputs, layer=2, keep_ratio=0.5
+    )
+    with blocked(model, dropped_of(pruner.report, inputs), 2, inputs["attention_mask"]):
+        assert torch.equal(model.generate(**inputs, max_new_tokens=5, use_cache=False), pruned)
+
+
+@torch.no_grad()
+def test_onevision_tiles_several_pictures_where_the_processor_does():
+    specimen, model = ZOO["llava-onevision"], model_of("llava-onevision")
+    inputs = specimen.inputs(specimen.prompts["several pictures"], flat=True)
+    pruner = PyramidTokenPruning(keep_ratio=0.5)
+    with pruner(model):
+        model(**inputs)
+    assert max(len(image.regions) for image in pruner.report.images) > 2
+    kept = [image.kept.tolist() for image in pruner.report.images]
+    assert kept == slow_ptp(specimen, model, inputs, layer=2, keep_ratio=0.5)
