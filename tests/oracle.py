@@ -144,8 +144,10 @@ def vision_evidence(specimen: Specimen, model: nn.Module, inputs: Inputs) -> tup
             visual.blocks[-1].register_forward_hook(lambda m, a, out: states.update(last=out))
             output = twin.model.get_image_features(**call)
             received = torch.cat([one[0].mean((0, 1)) for one in maps])
-            if specimen.name == "glm4v":  # adds positions before the first layer, but keeps the order
+            if specimen.name == "glm4v":  # merges patches before it returns them
                 return received, output.last_hidden_state.repeat_interleave(4, 0)
+            if specimen.name != "qwen2.5-vl":
+                return received, states["last"]
             order = [int((states["emitted"] == row).all(-1).nonzero()[0, 0]) for row in states["taken"]]
             back = torch.tensor(order).argsort()
             return received[back], states["last"][back]
@@ -241,7 +243,7 @@ def slow_ptp(
 
         if specimen.native:
             tokens = sum(len(indices) for indices in members.values())
-            states = features[:4 * tokens].view(tokens, 4, -1).double().mean(1)
+            states = features[: 4 * tokens].view(tokens, 4, -1).double().mean(1)
             features = features[4 * tokens :]
             pooled = {region: states[indices].mean(0) for region, indices in members.items()}
             whole, thumbnail = states.mean(0), None

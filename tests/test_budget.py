@@ -41,7 +41,10 @@ def test_is_monotone_and_fair_among_equal_tiles(chosen, capacity, ratio):
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=12), st.integers(1, 256), st.floats(0, 1))
 def test_is_what_pouring_slowly_gives(chosen, capacity, ratio):
     total = math.floor(ratio * capacity * len(chosen))
-    budgets, slow = allocate(chosen, [capacity] * len(chosen), total), slow_budgets(chosen, [capacity] * len(chosen), total)
+    budgets, slow = (
+        allocate(chosen, [capacity] * len(chosen), total),
+        slow_budgets(chosen, [capacity] * len(chosen), total),
+    )
     assert sum(slow) == total
     # remainders that differ by less than float noise may fall to either tile
     assert all(abs(mine - theirs) <= 1 for mine, theirs in zip(budgets, slow, strict=True))
