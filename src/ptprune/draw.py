@@ -1,14 +1,20 @@
-"""Draws what was kept: a picture with its kept tokens clear and its dropped ones dimmed. Pure functions on Pillow."""
+"""Draws what was kept: a picture with its kept tokens clear and its dropped ones dimmed. Pure functions, no files."""
 
 from __future__ import annotations
 
-from math import isqrt
+from collections.abc import Sequence
+from math import ceil
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ptprune.report import ImageReport, RegionReport
 
-MIN_TILE, MAX_TILE = 176, 448  # pixels a side on the drawing: labels stay legible, files stay small
+MIN_SIDE, MAX_SIDE = 528, 1792  # pixels of the drawn picture's longer side: labels stay legible, files stay small
+MIN_REGION = 64  # pixels a tile or window gets where MAX_SIDE allows, so that its label fits
+MIN_CELL = 4  # pixels a token gets at the least, even where that stretches the picture or makes it larger
+MAX_THUMBNAIL = 448
+MIN_FONT, MAX_FONT = 9, 28
 MARGIN = 12
 BACKGROUND = (24, 26, 32)
 LINE = (255, 196, 56)
@@ -18,115 +24,138 @@ DIMMED = 0.28  # brightness left to a dropped token
 
 
 def draw_overlay(image: Image.Image, report: ImageReport) -> Image.Image:
-    """Lay the picture out as the model saw it, and dim every token that was dropped.
+    """Dim every token that was dropped, where the model saw it.
 
-    Left the picture, stretched to its tile grid as the processor stretches it, with tile borders and each tile's budget
-    ("7/16": 7 of its 16 tokens stayed); right the thumbnail with its own kept tokens; below a legend.
+    Left the picture with the borders of its tiles or windows and the budget of each ("7/16": 7 of its 16 tokens
+    stayed); right the thumbnail with its own kept tokens; below a legend. The picture keeps its own proportions unless
+    tokens would become thinner than ``MIN_CELL`` pixels. A pixel belongs to the token whose cell its centre lies in;
+    what no token shows stays dark.
 
     Args:
         image: the picture that was shown to the model, any size and mode.
         report: what was kept of it.
 
     Returns:
-        RGB image, at least ``MIN_TILE`` pixels a tile.
+        RGB image.
 
     Raises:
-        ValueError: where a region's tokens are not a square grid.
+        ValueError: where a region has not as many tokens as its grid has cells.
     """
-    rows, columns = report.grid
-    tile = _tile_side(image, report)
-    picture = image.convert("RGB")
-    canvas = picture.resize((columns * tile, rows * tile), Image.Resampling.BICUBIC)
-    tiles = [region for region in report.regions if not region.is_thumbnail]
-    kept = set(report.kept.tolist())
-    for region in tiles:
-        _dim(canvas, region, kept, tile, origin=(region.column * tile, region.row * tile))
-    for region in tiles:
-        _frame(canvas, region, tile, origin=(region.column * tile, region.row * tile))
-    panels = [canvas]
     for region in report.regions:
-        if region.is_thumbnail:
-            panel = picture.resize((tile, tile), Image.Resampling.BICUBIC)
-            _dim(panel, region, kept, tile, origin=(0, 0))
-            _frame(panel, region, tile, origin=(0, 0), name="thumbnail ")
-            panels.append(panel)
+        rows, columns = region.grid
+        if len(region.indices) != rows * columns:
+            raise ValueError(f"cannot draw a region of {len(region.indices)} tokens as {rows} x {columns} cells")
+    picture = image.convert("RGB")
+    kept = set(report.kept.tolist())
+    thumbnails = [region for region in report.regions if region.is_thumbnail]
+    tiles = [region for region in report.regions if not region.is_thumbnail]
+    longest = _longest_side(picture, tiles)
+    panels = [_panel(picture, tiles, kept, longest)] if tiles else []
+    for thumbnail in thumbnails:
+        side = min(longest // 2, MAX_THUMBNAIL) if tiles else longest
+        panels.append(_panel(picture, [thumbnail], kept, side, name="thumbnail "))
     return _compose(panels, _legend(report))
 
 
-def token_box(region: RegionReport, token: int, tile: int) -> tuple[int, int, int, int]:
-    """Where a token lies inside its tile.
+def token_boxes(region: RegionReport, width: int, height: int) -> dict[int, tuple[int, int, int, int]]:
+    """Where a region's tokens lie on a drawing of the whole picture.
+
+    The cells tile the region's box without gaps or overlaps, and so do neighbouring regions whose boxes touch.
 
     Args:
-        region: the tile or thumbnail.
-        token: index 0..tokens-1 inside it, row-major on a square grid.
-        tile: side of the tile in pixels, a multiple of the grid's side.
+        region: a tile, window or thumbnail.
+        width, height: of the drawing, in pixels.
 
     Returns:
-        (left, upper, right, lower) in pixels.
+        token (index among the image's tokens) -> (left, top, right, bottom) in pixels, right and bottom excluded. A
+        cell that lies outside the picture is empty.
     """
-    side = _grid_side(region)
-    cell = tile // side
-    row, column = divmod(token, side)
-    return column * cell, row * cell, (column + 1) * cell, (row + 1) * cell
+    rows, columns = region.grid
+    left, top, right, bottom = region.box
+    across, down = _edges(left, right, columns, width), _edges(top, bottom, rows, height)
+    return {
+        token: (across[column], down[row], across[column + 1], down[row + 1])
+        for token, (row, column) in zip(region.indices, np.ndindex(rows, columns), strict=True)
+    }
 
 
-def _grid_side(region: RegionReport) -> int:
-    tokens = region.stop - region.start
-    side = isqrt(tokens)
-    if side * side != tokens:
-        raise ValueError(f"cannot draw a region of {tokens} tokens: they are not a square grid")
-    return side
+def _edges(start: float, stop: float, cells: int, length: int) -> list[int]:
+    """The ``cells + 1`` pixels where cells begin and end: those whose centre is the first behind an edge."""
+    edges = (start + (stop - start) * cell / cells for cell in range(cells + 1))
+    # rounded first: two regions name their common edge by different sums
+    pixels = (ceil(round(edge * length - 0.5, 6)) for edge in edges)
+    return [min(max(pixel, 0), length) for pixel in pixels]
 
 
-def _tile_side(image: Image.Image, report: ImageReport) -> int:
-    """Pixels of a tile's side: about the picture's own resolution, a whole number of pixels a token."""
-    rows, columns = report.grid
-    natural = max(image.width / columns, image.height / rows)
-    wanted = min(max(natural, MIN_TILE), MAX_TILE)
-    side = max(_grid_side(region) for region in report.regions)
-    return max(round(wanted / side), 1) * side
+def _longest_side(picture: Image.Image, tiles: Sequence[RegionReport]) -> int:
+    """Pixels of the drawing's longer side: about the picture's own, within what labels and files need."""
+    places = [max(region.row, region.column) + 1 for region in tiles]
+    wanted = max(*picture.size, MIN_REGION * max(places, default=1))
+    return min(max(wanted, MIN_SIDE), MAX_SIDE)
 
 
-def _dim(canvas: Image.Image, region: RegionReport, kept: set[int], tile: int, origin: tuple[int, int]) -> None:
-    """Darken the dropped tokens of one region, and draw the edge of the kept ones, on the dark side of it."""
-    side = _grid_side(region)
-    clear = {divmod(token, side) for token in range(side * side) if region.start + token in kept}
-    draw = ImageDraw.Draw(canvas)
-    for token in range(side * side):
-        row, column = divmod(token, side)
-        if (row, column) in clear:
-            continue
-        left, upper, right, lower = token_box(region, token, tile)
-        left, upper, right, lower = left + origin[0], upper + origin[1], right + origin[0], lower + origin[1]
-        box = (left, upper, right, lower)
-        canvas.paste(canvas.crop(box).convert("L").point(lambda value: int(value * DIMMED)), box)
-        edges = {  # so that dropped and kept are told apart where the picture itself is dark
-            (row - 1, column): (left, upper, right - 1, upper),
-            (row + 1, column): (left, lower - 1, right - 1, lower - 1),
-            (row, column - 1): (left, upper, left, lower - 1),
-            (row, column + 1): (right - 1, upper, right - 1, lower - 1),
-        }
-        for neighbour, line in edges.items():
-            if neighbour in clear:
-                draw.line(line, fill=EDGE)
+def _panel(
+    picture: Image.Image, regions: Sequence[RegionReport], kept: set[int], longest: int, name: str = ""
+) -> Image.Image:
+    """The picture with the cells of some of its regions, ``longest`` pixels long or as much as the tokens need."""
+    scale = longest / max(picture.size)
+    # as many cells as lie across and down the whole picture where they lie densest
+    across = max(region.grid[1] / (region.box[2] - region.box[0]) for region in regions)
+    down = max(region.grid[0] / (region.box[3] - region.box[1]) for region in regions)
+    width = max(round(picture.width * scale), ceil(MIN_CELL * across))
+    height = max(round(picture.height * scale), ceil(MIN_CELL * down))
+    clear = np.zeros((height, width), dtype=bool)
+    for region in regions:
+        for token, (left, top, right, bottom) in token_boxes(region, width, height).items():
+            clear[top:bottom, left:right] = token in kept
+    panel = _dim(picture.resize((width, height), Image.Resampling.BICUBIC), clear)
+    for region in regions:
+        _frame(panel, region, name)
+    return panel
 
 
-def _frame(canvas: Image.Image, region: RegionReport, tile: int, origin: tuple[int, int], name: str = "") -> None:
-    """Border and budget of one region."""
-    draw = ImageDraw.Draw(canvas)
-    x, y = origin
-    draw.rectangle((x, y, x + tile - 1, y + tile - 1), outline=LINE)
-    label = f"{name}{region.budget}/{region.stop - region.start}"
-    font = ImageFont.load_default(size=max(11, tile // 16))
-    left, upper, right, lower = draw.textbbox((x + 5, y + 3), label, font=font)
-    draw.rectangle((x, y, right + 4, lower + 3), fill=BACKGROUND, outline=LINE)
-    draw.text((x + 5, y + 3), label, font=font, fill=TEXT)
+def _dim(panel: Image.Image, clear: np.ndarray) -> Image.Image:
+    """Darken all that is not clear, and draw the edge of the clear parts, on the dark side of it.
+
+    Args:
+        panel: RGB.
+        clear: bool [height, width].
+    """
+    dark = panel.convert("L").point(lambda value: int(value * DIMMED)).convert("RGB")
+    pixels = np.where(clear[..., None], np.asarray(panel), np.asarray(dark))
+    near = np.zeros_like(clear)  # the edge tells dropped and kept apart where the picture itself is dark
+    near[1:] |= clear[:-1]
+    near[:-1] |= clear[1:]
+    near[:, 1:] |= clear[:, :-1]
+    near[:, :-1] |= clear[:, 1:]
+    pixels[near & ~clear] = EDGE
+    return Image.fromarray(pixels)
+
+
+def _frame(panel: Image.Image, region: RegionReport, name: str) -> None:
+    """Border of one region, and its budget where that fits."""
+    boxes = token_boxes(region, *panel.size).values()
+    x, y = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    width, height = max(box[2] for box in boxes) - x, max(box[3] for box in boxes) - y
+    if width < 1 or height < 1:
+        return
+    draw = ImageDraw.Draw(panel)
+    draw.rectangle((x, y, x + width - 1, y + height - 1), outline=LINE)
+    label = f"{region.budget}/{len(region.indices)}"
+    for text in dict.fromkeys([name + label, label]):
+        for size in range(min(max(min(width, height) // 12, 11), MAX_FONT), MIN_FONT - 1, -1):
+            font = ImageFont.load_default(size=size)
+            _, _, right, lower = draw.textbbox((x + 5, y + 3), text, font=font)
+            if right + 5 <= x + width and 2 * (lower + 4 - y) <= height:
+                draw.rectangle((x, y, right + 4, lower + 3), fill=BACKGROUND, outline=LINE)
+                draw.text((x + 5, y + 3), text, font=font, fill=TEXT)
+                return
 
 
 def _legend(report: ImageReport) -> list[str]:
     regions = f"{len(report.regions)} region{'s' if len(report.regions) > 1 else ''}"
     counts = f"{len(report.kept)} of {report.num_tokens} visual tokens kept, {regions}"
-    return [counts, "clear: kept   dark: dropped   n/m: n of a tile's m tokens kept"]
+    return [counts, "clear: kept   dark: dropped   n/m: n of a region's m tokens kept"]
 
 
 def _compose(panels: list[Image.Image], legend: list[str]) -> Image.Image:
