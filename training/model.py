@@ -12,12 +12,13 @@ from transformers import (
     GotOcr2ImageProcessorPil,
     InternVLConfig,
     InternVLForConditionalGeneration,
+    InternVLProcessor,
     InternVLVisionConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
 
-from ptprune.tiny.processor import ImageOnlyInternVLProcessor
+from ptprune.processors import image_only
 from ptprune.tiny.world import COLOURS, DIGITS, KINDS, LETTERS, SHAPES, TILE
 
 PATCH = 8
@@ -102,8 +103,8 @@ def build_image_processor() -> GotOcr2ImageProcessorPil:
     )
 
 
-def build_processor(tokenizer: PreTrainedTokenizerFast) -> ImageOnlyInternVLProcessor:
-    return ImageOnlyInternVLProcessor(
+def build_processor(tokenizer: PreTrainedTokenizerFast) -> InternVLProcessor:
+    return image_only(InternVLProcessor)(
         image_processor=build_image_processor(),
         tokenizer=tokenizer,
         image_seq_length=TOKENS,
@@ -201,7 +202,3 @@ def save(model: InternVLForConditionalGeneration, directory: Path) -> None:
         "size": {"height": TILE, "width": TILE},
     }
     (directory / "video_preprocessor_config.json").write_text(json.dumps(video, indent=2) + "\n")
-    # Stock loaders look the class up by name, and must find the stock one.
-    for name in ("processor_config.json", "tokenizer_config.json"):
-        path = directory / name
-        path.write_text(path.read_text().replace("ImageOnlyInternVLProcessor", "InternVLProcessor"))

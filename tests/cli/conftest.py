@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GotOcr2ImageProcessorPil, PreTrainedTokenizerFast
+from transformers import GotOcr2ImageProcessorPil, InternVLProcessor, PreTrainedTokenizerFast
 
 from ptprune.cli import main
-from ptprune.tiny.processor import ImageOnlyInternVLProcessor
+from ptprune.processors import image_only
 from tests.internvl import END, IMAGE, PAD, START, TOKENS_PER_TILE, VOCAB, tiny_internvl
 
 VIDEO = 63
@@ -48,7 +48,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random InternVL as save_pretrained() writes it."""
     directory = tmp_path_factory.mktemp("checkpoint")
     tiny_internvl().save_pretrained(directory)
-    processor = ImageOnlyInternVLProcessor(
+    processor = image_only(InternVLProcessor)(
         GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, crop_to_patches=True, max_patches=12),
         tokenizer(),
         image_seq_length=TOKENS_PER_TILE,

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
+from ptprune.processors import load_processor
 from ptprune.tiny import CHECKPOINT, world
-from ptprune.tiny.processor import load_processor
 
 
 @pytest.fixture(scope="module")

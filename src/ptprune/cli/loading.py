@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +13,15 @@ from ptprune.cli.errors import UserError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, ProcessorMixin
+    from transformers import PreTrainedModel
+
+    from ptprune.families import Family
 
 SHIPPED = "ptprune-tiny"
 HUB_TIMEOUT = 10.0  # seconds until a hub that does not answer counts as out of reach
 WANTED = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]  # no pickles, no other frameworks' weights
+WITH_TWIN = ("InternVLChatModel", "LlavaLlamaForCausalLM", "LlavaMistralForCausalLM", "LlavaQwenForCausalLM")
+"""Models with code of their own, published once more for transformers."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -91,49 +97,68 @@ def _download(name: str, patterns: list[str]) -> Path:
     return Path(snapshot_download(name, allow_patterns=patterns))
 
 
-def check_family(directory: Path, model: str) -> None:
-    """Refuse a model of no supported family by its configuration, before its weights are read.
+def check_family(directory: Path, model: str) -> type[Family]:
+    """The family of a checkpoint by its configuration, before its weights are read.
 
     Raises:
-        UserError: with the list of supported families.
+        UserError: for a model of no supported family, with the reason where it is known, and the list of families.
     """
-    from ptprune.families import FAMILIES
+    from ptprune.families import FAMILIES, UNSUPPORTED
 
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        architectures = config.get("architectures") or [config.get("model_type", "unknown")]
+        classes = config.get("architectures") or [config.get("model_type")]
     except (OSError, ValueError, AttributeError):
         raise UserError(f"--model {model}: config.json cannot be read; it must be a JSON object") from None
-    supported = [family.model_class for family in FAMILIES.values()]
-    if architectures[0] not in supported:
-        hint = "; use the checkpoint whose name ends in -hf" if architectures[0] == "InternVLChatModel" else ""
-        raise UserError(
-            f"--model {model}: {architectures[0]} is not supported{hint}; supported: {', '.join(supported)}"
-        )
+    name = classes[0] if isinstance(classes, list) else None
+    if not isinstance(name, str):
+        raise UserError(f"--model {model}: config.json does not name the model's class; it must list architectures")
+    for family in FAMILIES.values():
+        if family.model_class == name:
+            return family
+    reason = f": {UNSUPPORTED[name]}" if name in UNSUPPORTED else ""
+    hint = "; use the checkpoint whose name ends in -hf" if name in WITH_TWIN else ""
+    raise UserError(f"--model {model}: {name} is not supported{reason}{hint}; supported: {', '.join(FAMILIES)}")
 
 
-def load(directory: Path, model: str, device: torch.device, dtype: str) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Model, in evaluation mode on its device, and processor.
+def load_processor(directory: Path, model: str) -> Any:
+    """The checkpoint's processor.
+
+    Raises:
+        UserError: for files that are missing or cannot be read.
+    """
+    from ptprune import processors
+
+    with _complete(model):
+        return processors.load_processor(directory)
+
+
+def load_model(directory: Path, model: str, device: torch.device, dtype: str) -> PreTrainedModel:
+    """The checkpoint's model, in evaluation mode on its device.
 
     Raises:
         UserError: for files that are missing or cannot be read.
     """
     from transformers import AutoModelForImageTextToText
 
-    from ptprune.tiny.processor import load_processor
-
-    try:
-        processor = load_processor(directory)
+    with _complete(model):
         outcome: Any = AutoModelForImageTextToText.from_pretrained(
             directory, dtype=dtype, local_files_only=True, output_loading_info=True
         )
-    except Exception as error:  # whatever broken files lead the loaders to
-        reason = first_line(error)
-        raise UserError(f"--model {model}: cannot be loaded ({reason}); give a complete checkpoint") from error
     loaded, notes = outcome
     if missing := sorted(notes["missing_keys"]):  # the loader filled them with random numbers
         raise UserError(f"--model {model}: {len(missing)} weights are missing, such as {missing[0]}; give all of them")
-    return loaded.to(device).eval(), processor
+    return loaded.to(device).eval()
+
+
+@contextmanager
+def _complete(model: str) -> Iterator[None]:
+    """Whatever broken files lead the loaders to becomes one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = first_line(error)
+        raise UserError(f"--model {model}: cannot be loaded ({reason}); give a complete checkpoint") from error
 
 
 def choose_dtype(name: str) -> str:
