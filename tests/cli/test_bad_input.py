@@ -103,7 +103,14 @@ def test_models_that_are_not_there(ptprune: Command, picture: Path, checkpoint: 
     (broken / "config.json").write_text("[]")
     model(broken, "config.json cannot be read")
     (broken / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
-    model(broken, "supported: InternVLForConditionalGeneration")
+    model(broken, "LlamaForCausalLM is not supported; supported: internvl, ")
+    (broken / "config.json").write_text(json.dumps({"architectures": ["MllamaForConditionalGeneration"]}))
+    model(broken, "through cross-attention")
+    (broken / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    model(broken, "llama is not supported")
+    for strange in ("InternVLForConditionalGeneration", {"a": 1}, 5, [["InternVLForConditionalGeneration"]]):
+        (broken / "config.json").write_text(json.dumps({"architectures": strange}))
+        model(broken, "config.json")
     (broken / "config.json").write_text(json.dumps({"architectures": ["InternVLChatModel"]}))
     model(broken, "ends in -hf")
     for missing in ("model.safetensors", "tokenizer.json", "processor_config.json"):

@@ -12,7 +12,7 @@ import pytest
 
 import ptprune as package
 from ptprune.cost import Prompt, pruned_cost, unpruned_cost
-from ptprune.families import FAMILIES
+from ptprune.families import FAMILIES, UNSUPPORTED
 from ptprune.methods import METHODS
 from ptprune.shapes import SHAPES, ModelShape
 from tests.cli.conftest import Command
@@ -23,10 +23,27 @@ def test_models(ptprune: Command) -> None:
     assert [family["name"] for family in document["families"]] == list(FAMILIES)
     people = ptprune("models")
     assert people.code == 0
-    for family in FAMILIES.values():
-        assert family.model_class in people.out
-        for text in family.stages.values():
-            assert text in people.out
+    assert max(map(len, people.out.splitlines())) <= 80
+    blocks = people.out.split("\n\n")
+    assert len(blocks) == len(FAMILIES) + 1
+    for block, family, told in zip(blocks, FAMILIES.values(), document["families"], strict=False):
+        assert block.startswith(f"{family.name}\n")
+        text = " ".join(block.split())
+        assert f"class {family.model_class} example {family.example} " in text
+        assert (told["model_class"], told["example"]) == (family.model_class, family.example)
+        assert told["stages"] == family.stages
+        for level, line in family.stages.items():
+            assert f" {level} {line}" in text
+
+
+def test_models_that_are_refused(ptprune: Command) -> None:
+    document = json.loads(ptprune("models", "--json").out)
+    refused = {one["model_class"]: one["reason"] for one in document["refused"]}
+    assert "cross-attention" in refused["MllamaForConditionalGeneration"]
+    assert "DataParallel" not in refused  # a wrapper, no model
+    assert refused == {name: UNSUPPORTED[name] for name in refused}
+    last = " ".join(ptprune("models").out.split("\n\n")[-1].split())
+    assert all(f"{name} {reason}" in last for name, reason in refused.items())
 
 
 def test_methods(ptprune: Command) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 
 from ptprune import PyramidTokenPruning
 from ptprune.clock import Clock
-from ptprune.tiny.processor import load_processor
+from ptprune.processors import load_processor
 from tests.cli.conftest import Command
 
 QUESTION = "w5 w6 w7"

@@ -29,31 +29,49 @@ class Answer:
         seconds: "vision" (ViT and projector), "select" (all of the pruner's own work), "prefill" (the first pass of the
             language model, without the former two), "decode" (all later passes), "total" (the call, wall clock).
         kv_bytes: keys and values of all layers right after the prefill: the prompt's share of the cache.
+        full_kv_bytes: the same had nothing been dropped.
     """
 
     text: str
     new_tokens: int
     seconds: dict[str, float]
     kv_bytes: int
+    full_kv_bytes: int
 
 
-def make_prompt(processor: Any, images: list[Image.Image], question: str, max_tiles: int | None) -> Any:
+def make_prompt(
+    model: Any, processor: Any, images: list[Image.Image], question: str, image_options: dict[str, Any]
+) -> Any:
     """Model inputs of a chat turn that shows the pictures and asks the question.
+
+    Args:
+        image_options: of the image processor, instead of its own.
 
     Raises:
         UserError: where the question holds the text that stands for a picture, or the checkpoint has no chat template.
     """
-    token = getattr(processor, "image_token", None)
-    if token and token in question:
-        raise UserError(f"--question: {token!r} stands for a picture; leave it out, pictures are put in front")
+    for token in _placeholders(model, processor):
+        if token in question:
+            raise UserError(f"--question: {token!r} stands for a picture; leave it out, pictures are put in front")
     if not (processor.chat_template or getattr(processor.tokenizer, "chat_template", None)):
         raise UserError("--model: the checkpoint has no chat template; give an instruction-tuned one")
     content = [*({"type": "image"} for _ in images), {"type": "text", "text": question}]
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
     )
-    tiling = {} if max_tiles is None else {"max_patches": max_tiles}
-    return processor(images=images, text=[text], return_tensors="pt", **tiling)
+    start = processor.tokenizer.bos_token
+    # a template that writes the first token itself must not get a second one
+    text_options = {"add_special_tokens": False} if start and text.startswith(start) else {}
+    return processor(
+        images=[images], text=[text], return_tensors="pt", images_kwargs=image_options, text_kwargs=text_options
+    )
+
+
+def _placeholders(model: Any, processor: Any) -> list[str]:
+    """What stands for pictures and videos, in a prompt as written and as the model gets it."""
+    ids = [getattr(model.config, name, None) for name in ("image_token_id", "video_token_id")]
+    tokens = processor.tokenizer.convert_ids_to_tokens([number for number in ids if number is not None])
+    return [token for token in dict.fromkeys([*processor.all_special_multimodal_tokens, *tokens]) if token]
 
 
 def check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
@@ -67,7 +85,7 @@ def check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
     if limit is not None and length + max_new_tokens > limit:
         raise UserError(
             f"the prompt has {length} tokens and --max-new-tokens is {max_new_tokens}, but the model takes {limit} "
-            "in all; give fewer pictures, a smaller --max-tiles or a shorter question"
+            "in all; give fewer or smaller pictures, fewer tiles or a shorter question"
         )
 
 
@@ -89,10 +107,10 @@ def ask(
         UserError: where the pruner refuses the model or the prompt.
     """
     clock = Clock()
-    meter = PhaseMeter(clock, on_pass)
+    meter = PhaseMeter(model, clock, on_pass)
     inputs = inputs.to(model.device)
     length = inputs["input_ids"].shape[1]
-    with refusals_in_one_line(), meter.watch(model):
+    with refusals_in_one_line(), meter.watch():
         # an unpruned model is timed by us, a pruned one by its pruner
         arm = vision_lap(model, clock) if pruner is None else pruner(model, clock=clock)
         with arm, torch.no_grad(), clock.lap("rest"):
@@ -100,7 +118,7 @@ def ask(
     new = output[0, length:]
     seconds = {phase: clock.seconds[phase] for phase in PHASES} | {"total": sum(clock.seconds.values())}
     text = processor.tokenizer.decode(new, skip_special_tokens=True).strip()
-    return Answer(text, len(new), seconds, meter.kv_bytes)
+    return Answer(text, len(new), seconds, meter.kv_bytes, meter.full_kv_bytes)
 
 
 @contextmanager

@@ -15,8 +15,7 @@ def run_document(pruned: Answer, unpruned: Answer | None, report: dict[str, Any]
         report: ``PruningReport.to_dict()`` of a batch of one.
     """
     before, after = report["sequence_length"][0]
-    # every token takes the same room, so the unpruned prompt's cache is known without running it
-    kv_before = unpruned.kv_bytes if unpruned else pruned.kv_bytes * before // after
+    kv_before = unpruned.kv_bytes if unpruned else pruned.full_kv_bytes
     document: dict[str, Any] = {
         "answer": pruned.text,
         "visual_tokens": dict(zip(("before", "after"), report["visual_tokens"], strict=True)),
@@ -30,7 +29,9 @@ def run_document(pruned: Answer, unpruned: Answer | None, report: dict[str, Any]
                 "row": region["row"],
                 "column": region["column"],
                 "is_thumbnail": region["is_thumbnail"],
-                "tokens": region["stop"] - region["start"],
+                "tokens": len(region["indices"]),
+                "grid": list(region["grid"]),
+                "box": list(region["box"]),
                 "budget": region["budget"],
                 "saliency": region["saliency"],
             }

@@ -58,6 +58,9 @@ def run(
     thumbnail: Annotated[
         str | None, typer.Option(help="ratio, whole or region: how the thumbnail is cut.", rich_help_panel=PRUNING)
     ] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Tokens a side of a window, where a model has no tiles.", rich_help_panel=PRUNING)
+    ] = None,
     positions: Annotated[
         str | None, typer.Option(help="original or compact position ids.", rich_help_panel=PRUNING)
     ] = None,
@@ -84,10 +87,12 @@ def run(
         "alpha": alpha,
         "temperature": temperature,
         "thumbnail": thumbnail,
+        "window": window,
         "positions": positions,
     }
     with progress("loading torch and transformers"):
         from ptprune.cli import loading
+        from ptprune.cli.tiling import tile_options
 
         loading.quiet_libraries()
         pruner = make_pruner(method, settings)
@@ -95,14 +100,17 @@ def run(
     name = model or loading.SHIPPED
     directory = loading.find(model)  # a download draws its own bars
     with progress(f"loading {name}") as say:
-        loaded, processor = loading.load(directory, name, target, precision)
+        processor = loading.load_processor(directory, name)
+        # before the weights: they can take minutes
+        image_options = tile_options(loading.check_family(directory, name).name, processor, max_tiles)
+        loaded = loading.load_model(directory, name, target, precision)
 
         groups = [list(range(len(images)))] if together else [[number] for number in range(len(images))]
         documents = []
         for group in groups:
             shown = [pictures[i] for i in group]
             document, kept = _answer(
-                loaded, processor, pruner, shown, question, max_new_tokens, max_tiles, compare, say
+                loaded, processor, pruner, shown, question, max_new_tokens, image_options, compare, say
             )
             document = {"model": name, "question": question, "pictures": [str(images[i]) for i in group], **document}
             if overlays:
@@ -170,7 +178,7 @@ def _answer(
     pictures: list[Image],
     question: str,
     max_new_tokens: int,
-    max_tiles: int | None,
+    image_options: dict[str, Any],
     compare: bool,
     say: Say,
 ) -> tuple[dict[str, Any], list[ImageReport]]:
@@ -179,7 +187,7 @@ def _answer(
     from ptprune.cli.document import run_document
 
     say("cutting the pictures into tiles")
-    inputs = make_prompt(processor, pictures, question, max_tiles)
+    inputs = make_prompt(model, processor, pictures, question, image_options)
     check_length(model, inputs, max_new_tokens)
 
     def answer(arm: TokenPruner | None, limit: int, doing: str) -> Answer:
