@@ -8,7 +8,9 @@ from torch import nn
 from transformers import DynamicCache, GenerationConfig, LlamaConfig, LlamaForCausalLM, StaticCache
 
 from ptprune import PyramidTokenPruning, RandomPruning
+from ptprune.attach.windows import restrict
 from tests.internvl import batch, prompt, tiny_internvl
+from tests.zoo import ZOO
 
 INPUTS = batch(prompt([5, 6], 5, [7, 8, 9]), prompt([5], 2, [7]))
 
@@ -96,14 +98,18 @@ def test_images_encoded_before_attaching(model):
 
 def test_more_or_fewer_pictures_than_placeholders(model):
     for tiles in (3, 14):
-        with PyramidTokenPruning()(model), pytest.raises(ValueError, match=f"{tiles} tiles were encoded"):
+        with PyramidTokenPruning()(model), pytest.raises(ValueError, match=f"28 visual tokens, but {4 * tiles} were"):
             model(input_ids=INPUTS["input_ids"], pixel_values=torch.zeros(tiles, 3, 32, 32))
 
 
 def test_runs_that_are_not_whole_tiles(model):
     inputs = batch(prompt([5], 2, [7]))
-    inputs["input_ids"][0, 4] = 9
-    with PyramidTokenPruning()(model), pytest.raises(ValueError, match="not a whole number of tiles"):
+    inputs["input_ids"][0, 4:11] = inputs["input_ids"][0, 3:10].clone()
+    inputs["input_ids"][0, 3] = 9
+    with (
+        PyramidTokenPruning()(model),
+        pytest.raises(ValueError, match="from prompt position 2 on .* text stands between"),
+    ):
         model(**inputs)
 
 
@@ -214,10 +220,55 @@ def test_flex_attention(model):
         PyramidTokenPruning().attach(model)
 
 
-def test_sliding_window_language_models():
-    model = tiny_internvl(layer_types=["full_attention", "sliding_attention"] * 2, use_sliding_window=True)
-    with pytest.raises(TypeError, match="sliding_attention"):
+def test_layers_that_are_no_attention(model):
+    model.config.text_config.layer_types = ["full_attention", "linear_attention"] * 2
+    with pytest.raises(ValueError, match="linear_attention layers are not supported"):
         PyramidTokenPruning().attach(model)
+
+
+@torch.no_grad()
+def test_a_window_that_tokens_have_left():
+    model = ZOO["gemma3"].build(sliding_window=8)
+    inputs = ZOO["gemma3"].inputs([("tell me what you see here look at the thing", [])])
+    later = ZOO["gemma3"].inputs(ZOO["gemma3"].prompts["one picture"])
+    cache = model(**inputs).past_key_values
+    ids = torch.cat([inputs["input_ids"], later["input_ids"]], 1)
+    turn = {**later, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    turn["token_type_ids"] = torch.nn.functional.pad(later["token_type_ids"], (inputs["input_ids"].shape[1], 0))
+    with PyramidTokenPruning()(model), pytest.raises(ValueError, match="sliding layers hold the last 7"):
+        model.generate(**turn, past_key_values=cache, max_new_tokens=2)
+
+
+def test_flash_attention_beyond_the_window():
+    mask, columns = torch.ones(1, 4, dtype=torch.bool), torch.arange(4)[None]
+    with pytest.raises(ValueError, match="flash_attention_2 cannot apply a sliding window"):
+        restrict(None, 2, columns, columns, mask, "flash_attention_2")
+
+
+@torch.no_grad()
+def test_beams_over_pictures_that_the_stock_model_mixes_up():
+    inputs = ZOO["glm4v"].inputs(ZOO["glm4v"].prompts["several pictures"])
+    model = ZOO["glm4v"].build()
+    with PyramidTokenPruning()(model), pytest.raises(ValueError, match="mix up the pictures"):
+        model.generate(**inputs, max_new_tokens=2, num_beams=2)
+
+
+@torch.no_grad()
+def test_grid_positions_cannot_be_told_from_a_mask():
+    inputs = ZOO["qwen2-vl"].inputs(ZOO["qwen2-vl"].prompts["batch"])
+    model = ZOO["qwen2-vl"].build()
+    mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 1), value=1)
+    with PyramidTokenPruning()(model):
+        cache = model(**inputs).past_key_values
+        with pytest.raises(ValueError, match="pass position_ids"):
+            model(input_ids=torch.tensor([[20], [21]]), attention_mask=mask, past_key_values=cache)
+
+
+@pytest.mark.parametrize("model_class", ["MllamaForConditionalGeneration", "PerceptionLMForConditionalGeneration"])
+def test_families_that_are_refused_by_name(model_class):
+    stranger = type(model_class, (nn.Module,), {})()
+    with pytest.raises(TypeError, match=f"{model_class} is not supported: its .* Supported: InternVL.*Glm4v"):
+        PyramidTokenPruning().attach(stranger)
 
 
 def test_a_refused_attach_leaves_nothing(model):

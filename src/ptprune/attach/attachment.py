@@ -210,6 +210,10 @@ class Attachment:
             for index, layer in enumerate(cache.layers):
                 layer.armed = not layer.shifted or index >= self.pruner.layer
             if mask is not None or cache.layers[0].ragged:
+                if self.family.grid_positions and call.get("position_ids") is None:
+                    raise ValueError(
+                        f"{self.family.name} cannot tell positions from a mask over a pruned cache: pass position_ids"
+                    )
                 # what stands in the columns of removed tokens is never read
                 call["attention_mask"] = torch.cat([keys.new_ones(batch, removed(cache)), keys], dim=1).long()
         columns = key_columns(cache, batch, new, prompt.device)

@@ -95,6 +95,11 @@ class Prefill:
                 prunable = region_of >= 0
                 layout = ImageLayout(sample, mine[prunable], image.regions, region_of[prunable], image.places)
                 self.images.append((layout, image))
+            if self.copies > 1 and len(parts) > 1 and family.repeats_pictures_wrong:
+                raise ValueError(
+                    f"beams and several returns mix up the pictures of a prompt in transformers' {family.name}: "
+                    "give one picture a prompt"
+                )
 
     def _ids(self, sample: int) -> list[int]:
         """A prompt's token ids, or numbers that are alike where its embeddings are."""

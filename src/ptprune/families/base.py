@@ -27,6 +27,8 @@ class Family(ABC):
         example: a checkpoint that users know.
         stages: level -> one line on what the level uses in this family.
         grid_positions: whether position ids are (time, row, column) triples, which compact positions cannot renumber.
+        repeats_pictures_wrong: whether the stock generate() mixes up the pictures of a prompt that beams or several
+            returns repeat.
         deepstack: name of the language model's method ``(hidden_states, visual_mask, features)`` that adds visual
             features to the hidden states after its first layers, where it has one.
     """
@@ -36,6 +38,7 @@ class Family(ABC):
     example: ClassVar[str]
     stages: ClassVar[Mapping[str, str]]
     grid_positions: ClassVar[bool] = False
+    repeats_pictures_wrong: ClassVar[bool] = False
     deepstack: ClassVar[str | None] = None
 
     # --- where the parts of the model are -----------------------------------------------------------------------------

@@ -75,7 +75,9 @@ def _crops(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> tupl
 
 def _likeness(original: Tensor, crops: list[Tensor], shape: tuple[int, int]) -> float:
     """Correlation of a picture with strips put together and shrunk to its size; all [3, p, p]."""
-    whole = F.adaptive_avg_pool2d(torch.cat(crops, dim=2 if shape[0] == 1 else 1), (original.shape[1], original.shape[2]))
+    whole = F.adaptive_avg_pool2d(
+        torch.cat(crops, dim=2 if shape[0] == 1 else 1), (original.shape[1], original.shape[2])
+    )
     pair = torch.stack([original.flatten(), whole.flatten()])
     return float(torch.corrcoef(pair)[0, 1].nan_to_num())
 

@@ -10,4 +10,5 @@ class Glm4v(NativeFamily):
     name = "glm4v"
     model_class = "Glm4vForConditionalGeneration"
     example = "zai-org/GLM-4.1V-9B-Thinking"
+    repeats_pictures_wrong = True
     stages = {**Qwen2VL.stages, "region": "cosine of each window's mean token feature with the whole picture's"}
