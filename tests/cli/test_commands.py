@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import ptprune as package
+from ptprune.cli.models import row
 from ptprune.cost import Prompt, pruned_cost, unpruned_cost
 from ptprune.families import FAMILIES, UNSUPPORTED
 from ptprune.methods import METHODS
@@ -34,6 +35,11 @@ def test_models(ptprune: Command) -> None:
         assert told["stages"] == family.stages
         for level, line in family.stages.items():
             assert f" {level} {line}" in text
+
+
+def test_names_are_not_broken_at_hyphens() -> None:
+    name = "-".join(["part"] * 8)
+    assert row("example", f"such as {name} and {name}").split("\n")[1] == " " * 15 + f"{name}"
 
 
 def test_models_that_are_refused(ptprune: Command) -> None:

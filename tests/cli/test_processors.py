@@ -97,6 +97,8 @@ def test_files_of_before_they_were_joined(specimen: Specimen, fast: str, tmp_pat
     images["processor_class"] = settings.pop("processor_class")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(images))
     file.unlink()
+    words = tmp_path / "tokenizer_config.json"  # would name it as well
+    words.write_text(json.dumps({**json.loads(words.read_text()), "processor_class": None}))
     if settings:
         file.write_text(json.dumps(settings))
     check_same(specimen.processor, load(tmp_path), specimen)
@@ -160,6 +162,8 @@ def test_cohere2_vision_tiles(most: int) -> None:
     for height in range(5, 400, 23):
         for width in range(5, 400, 17):
             assert tile_grid((height, width), (32, 32), most) == least_upscaling((height, width), (32, 32), 1, most)
+    assert Cohere2VisionImageProcessorPil().size == {"height": 512, "width": 512}
+    assert Cohere2VisionImageProcessorPil().patch_size == 16
     images = Cohere2VisionImageProcessorPil(size={"height": 32, "width": 32}, max_patches=most)
     for size in [(90, 40), (20, 20), (33, 200)]:
         made = images([picture(*size)], return_tensors="pt")
