@@ -280,6 +280,15 @@ def test_a_region_that_does_not_fill_its_grid_is_refused() -> None:
         draw_overlay(Image.new("RGB", (10, 10)), report)
 
 
+def test_a_tile_that_lost_all_of_its_tokens_is_left_out() -> None:
+    empty = RegionReport(0, 0, False, 16, 16, [], (0, 3), (0.0, 0.5, 1.0, 0.5), 0, None)
+    image, report = gradient(200, 100), report_of([thumbnail(0)], [3])
+    both = replace(report, regions=[*report.regions, empty])
+    assert draw_overlay(image, both).crop((0, 0, 500, 200)).tobytes() == (
+        draw_overlay(image, report).crop((0, 0, 500, 200)).tobytes()
+    )
+
+
 def test_the_same_input_gives_the_same_picture_and_the_input_is_untouched() -> None:
     image = gradient(200, 100)
     before = image.tobytes()

@@ -47,8 +47,9 @@ def draw_overlay(image: Image.Image, report: ImageReport) -> Image.Image:
             raise ValueError(f"cannot draw a region of {len(region.indices)} tokens as {rows} x {columns} cells")
     picture = image.convert("RGB")
     kept = set(report.kept.tolist())
-    thumbnails = [region for region in report.regions if region.is_thumbnail]
-    tiles = [region for region in report.regions if not region.is_thumbnail]
+    drawn = [region for region in report.regions if region.indices]
+    thumbnails = [region for region in drawn if region.is_thumbnail]
+    tiles = [region for region in drawn if not region.is_thumbnail]
     longest = _longest_side(picture, tiles)
     panels = [_panel(picture, tiles, kept, longest)] if tiles else []
     for thumbnail in thumbnails:
