@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ptprune.families.base import Model
+from ptprune.families.base import INSTRUCTION, Model
 from ptprune.families.encoded import EncodedImage
 from ptprune.families.grid import join_by_pixels
 from ptprune.families.grouping import ended_by_mark
-from ptprune.families.tiled import TiledFamily
+from ptprune.families.tiled import STAGES_WITHOUT_CLS, TiledFamily
 from ptprune.families.vision import feature_layer, layer_behind
 
 
@@ -23,11 +23,7 @@ class AyaVision(TiledFamily):
     name = "aya-vision"
     model_class = "AyaVisionForConditionalGeneration"
     example = "CohereLabs/aya-vision-8b"
-    stages = {
-        "tiles": "row-major, thumbnail last where there is more than one tile",
-        "region": "cosine of each tile's mean patch feature with the thumbnail's (SigLIP has no [CLS])",
-        "token": "attention received from the tile's patches, mean over the patches of a token",
-    }
+    stages = {**STAGES_WITHOUT_CLS, "instruction": f"{INSTRUCTION}; most layers see only a sliding window"}
 
     @staticmethod
     def check(model: Model) -> None:

@@ -18,6 +18,10 @@ from ptprune.families.encoded import EncodedImage, Wanted
 Model: TypeAlias = Any
 
 
+INSTRUCTION = "attention of the text after the last picture at the LLM layer before the cut"
+NOT_PRUNED = "not pruned: all their tokens stay, with a warning"
+
+
 class Family(ABC):
     """One model family. Everything that the rest of the package must know of a model goes through here.
 
@@ -25,7 +29,7 @@ class Family(ABC):
         name: short name for messages and tables.
         model_class: the transformers class that this file supports.
         example: a checkpoint that users know.
-        stages: level -> one line on what the level uses in this family.
+        stages: "tiles", each level, perhaps "videos" -> one line on what is used in this family.
         grid_positions: whether position ids are (time, row, column) triples, which compact positions cannot renumber.
         repeats_pictures_wrong: whether the stock generate() mixes up the pictures of a prompt that beams or several
             returns repeat.

@@ -11,22 +11,18 @@ from typing import Any
 
 from torch import Tensor
 
-from ptprune.families.base import Model
+from ptprune.families.base import INSTRUCTION, Model
 from ptprune.families.encoded import EncodedImage
 from ptprune.families.grid import join_by_pixels
 from ptprune.families.grouping import started_by_mark
-from ptprune.families.tiled import TiledFamily
+from ptprune.families.tiled import STAGES_WITHOUT_CLS, TiledFamily
 
 
 class Cohere2Vision(TiledFamily):
     name = "cohere2-vision"
     model_class = "Cohere2VisionForConditionalGeneration"
     example = "CohereLabs/command-a-vision-07-2025"
-    stages = {
-        "tiles": "row-major, thumbnail last where there is more than one tile",
-        "region": "cosine of each tile's mean patch feature with the thumbnail's (SigLIP has no [CLS])",
-        "token": "attention received from the tile's patches, mean over the patches of a token",
-    }
+    stages = {**STAGES_WITHOUT_CLS, "instruction": f"{INSTRUCTION}; most layers see only a sliding window"}
 
     @staticmethod
     def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptprune.families.base import Model
+from ptprune.families.base import INSTRUCTION, Model
 from ptprune.families.encoded import EncodedImage, join_tiles
-from ptprune.families.tiled import TiledFamily
+from ptprune.families.tiled import STAGES_WITHOUT_CLS, TiledFamily
 from ptprune.layout import THUMBNAIL, Place, even_place
 
 LIKENESS = 0.9  # correlation of an original with its crops put together; those of other pictures are far below
@@ -28,9 +28,9 @@ class Gemma3(TiledFamily):
     model_class = "Gemma3ForConditionalGeneration"
     example = "google/gemma-3-4b-it"
     stages = {
+        **STAGES_WITHOUT_CLS,
         "tiles": "thumbnail first, then the crops of pan and scan where the processor was told to make them",
-        "region": "cosine of each crop's mean patch feature with the thumbnail's (SigLIP has no [CLS])",
-        "token": "attention received from the crop's patches, mean over the patches of a token",
+        "instruction": f"{INSTRUCTION}; five layers of six see only a sliding window, the sixth sees all: `layer=6`",
     }
 
     @classmethod

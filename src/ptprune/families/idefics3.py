@@ -15,7 +15,7 @@ from torch import Tensor
 from ptprune.families.base import Model
 from ptprune.families.encoded import EncodedImage, join_tiles
 from ptprune.families.grouping import ended_by_mark
-from ptprune.families.tiled import TiledFamily
+from ptprune.families.tiled import FRAMES, STAGES_WITHOUT_CLS, TiledFamily
 from ptprune.layout import THUMBNAIL, Place, even_place
 
 
@@ -23,11 +23,7 @@ class Idefics3(TiledFamily):
     name = "idefics3"
     model_class = "Idefics3ForConditionalGeneration"
     example = "HuggingFaceM4/Idefics3-8B-Llama3"
-    stages = {
-        "tiles": "row-major, thumbnail last where there is more than one tile",
-        "region": "cosine of each tile's mean patch feature with the thumbnail's (SigLIP has no [CLS])",
-        "token": "attention received from the tile's patches, mean over the patches of a token",
-    }
+    stages = STAGES_WITHOUT_CLS
 
     @staticmethod
     def decoder(model: Model) -> Model:
@@ -60,7 +56,7 @@ class SmolVLM(Idefics3):
     name = "smolvlm"
     model_class = "SmolVLMForConditionalGeneration"
     example = "HuggingFaceTB/SmolVLM2-2.2B-Instruct"
-    stages = {**Idefics3.stages, "videos": "pruned frame by frame: every frame is an image of one tile"}
+    stages = {**STAGES_WITHOUT_CLS, "videos": FRAMES}
 
 
 def _places(gaps: Sequence[Sequence[int]]) -> list[Place]:

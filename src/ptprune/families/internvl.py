@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ptprune.families.base import Model
+from ptprune.families.base import INSTRUCTION, Model
 from ptprune.families.encoded import EncodedImage
 from ptprune.families.grid import join_by_pixels
 from ptprune.families.grouping import runs
-from ptprune.families.tiled import TiledFamily
+from ptprune.families.tiled import FRAMES, TiledFamily
 from ptprune.families.vision import feature_layer, layer_behind
 
 
@@ -27,7 +27,8 @@ class InternVL(TiledFamily):
         "tiles": "row-major, thumbnail last where there is more than one tile",
         "region": "cosine of each tile's [CLS] with the thumbnail's",
         "token": "[CLS] attention, mean over the 2x2 patches of a token",
-        "videos": "pruned frame by frame: every frame is an image of one tile",
+        "instruction": INSTRUCTION,
+        "videos": FRAMES,
     }
 
     @staticmethod

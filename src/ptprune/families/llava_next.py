@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ptprune.families.base import Model
+from ptprune.families.base import INSTRUCTION, Model
 from ptprune.families.merged import MergedFamily, tile_grid
 
 
@@ -22,6 +22,7 @@ class LlavaNext(MergedFamily):
         "tiles": "thumbnail first, then one unpadded grid whose rows run through neighbouring tiles; newlines stay",
         "region": "cosine of each tile's [CLS] with the thumbnail's",
         "token": "[CLS] attention at the layer whose features the model uses, the last but one; a token is a patch",
+        "instruction": INSTRUCTION,
     }
 
     @staticmethod

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ptprune.families.base import Model
+from ptprune.families.base import INSTRUCTION, NOT_PRUNED, Model
 from ptprune.families.merged import MergedFamily, tile_grid
 
 
@@ -23,7 +23,8 @@ class LlavaOnevision(MergedFamily):
         "newlines stay; several pictures in one prompt are not tiled",
         "region": "cosine of each tile's mean patch feature with the thumbnail's (SigLIP has no [CLS])",
         "token": "attention received from the tile's patches; a token is a patch, or several where the grid was shrunk",
-        "videos": "not pruned",
+        "instruction": INSTRUCTION,
+        "videos": NOT_PRUNED,
     }
 
     @staticmethod

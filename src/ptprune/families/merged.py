@@ -88,7 +88,8 @@ def _coordinates(grid: tuple[int, int] | None, side: int) -> Tensor:
 def _image(
     where: Tensor, grid: tuple[int, int] | None, side: int, features: Tensor | None, attention: Tensor | None
 ) -> EncodedImage:
-    """
+    """An image from where its patches came to stand.
+
     Args:
         where: FloatTensor [placeholders, 2], ``_coordinates`` after packing, NaN where a newline stands.
         grid: (rows, columns) of the tiles behind the thumbnail.
@@ -96,10 +97,12 @@ def _image(
     """
     region_of = torch.full((len(where),), -1)
     region_of[: side * side] = 0
-    if grid is None:
-        return EncodedImage((Region((side, side)),), region_of, whole_picture, features=features, attention=attention)
     merged = where[side * side :]
-    height = int(merged[:, 0].isnan().sum())
+    newlines = merged[:, 0].isnan()
+    if grid is None or bool(newlines.all()):  # of a picture that is very narrow, unpadding may leave nothing
+        first = None if features is None else features[:1]
+        return EncodedImage((Region((side, side)),), region_of, whole_picture, features=first, attention=attention)
+    height = int(newlines.sum())
     rows, columns = merged.view(height, -1, 2)[:, 0, 0], merged.view(height, -1, 2)[0, :-1, 1]
     # centres of patches: where a large grid was shrunk, coordinates are not whole numbers
     tile_of = [((line + 0.5) / side).long().tolist() for line in (rows, columns)]
@@ -113,7 +116,7 @@ def _image(
             edges = (left / len(columns), top / height, (left + wide) / len(columns), (top + tall) / height)
             places.append(Place(row, column, edges))
             regions.append(Region((tall, wide)))
-            encoder_rows.append(1 + row * grid[1] + column)  # unpadding may leave nothing of a tile
+            encoder_rows.append(1 + row * grid[1] + column)  # some tiles may be gone
     region_of[side * side :] = numbers.flatten()
     return EncodedImage(
         tuple(regions),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ptprune.families.base import INSTRUCTION, NOT_PRUNED
 from ptprune.families.native import NativeFamily
 
 
@@ -13,5 +14,6 @@ class Qwen2VL(NativeFamily):
         "tiles": "none: windows of the token grid (option `window`) stand for tiles",
         "region": "cosine of each window's mean patch feature with the whole picture's",
         "token": "attention received from the picture's patches at the last layer, mean over a token's patches",
-        "videos": "not pruned",
+        "instruction": INSTRUCTION,
+        "videos": NOT_PRUNED,
     }

@@ -10,11 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptprune.families.base import Family, Model
+from ptprune.families.base import INSTRUCTION, Family, Model
 from ptprune.families.encoded import EncodedImage, Wanted, whole_picture
 from ptprune.layout import Region
 
 PREVIEW = 12  # pixels a side: enough to tell a 3x4 grid of tiles from a 4x3 one, nothing to store
+
+STAGES_WITHOUT_CLS = {
+    "tiles": "row-major, thumbnail last where there is more than one tile",
+    "region": "cosine of each tile's mean patch feature with the thumbnail's (SigLIP has no [CLS])",
+    "token": "attention received from the tile's patches, mean over the patches of a token",
+    "instruction": INSTRUCTION,
+}
+FRAMES = "pruned frame by frame: every frame is an image of one tile"
 
 
 class TiledFamily(Family):

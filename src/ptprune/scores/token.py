@@ -38,8 +38,8 @@ def cls_row(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     return torch.softmax(logits * scaling, dim=-1).mean(dim=1)[:, 0, 1:]
 
 
-# Attention weights held at a time: bounds the memory at 64 MB in float32, however many patches a picture has.
-WEIGHTS_AT_A_TIME = 2**24
+# Attention weights held at a time: 16 MB in float32, however many patches a picture has; more is slower on CPUs.
+WEIGHTS_AT_A_TIME = 2**22
 
 
 @torch.no_grad()
