@@ -18,15 +18,9 @@ from transformers import (
 from transformers.models.smolvlm import processing_smolvlm
 from transformers.utils import is_torchvision_available
 
-from ptprune import processors
-from ptprune.processors import (
-    Cohere2VisionImageProcessorPil,
-    NoVideo,
-    find_class,
-    image_only,
-    load_processor,
-    tile_grid,
-)
+from ptprune.processors import find_class, image_only, load_processor, loading
+from ptprune.processors.cohere2_vision import Cohere2VisionImageProcessorPil, tile_grid
+from ptprune.processors.image_only import NoVideo
 from tests.cli.families import savable
 from tests.zoo import ZOO, Specimen
 from tests.zoo.cohere import least_upscaling
@@ -190,7 +184,7 @@ def test_with_torchvision(
     for file, content in files.items():
         (tmp_path / file).write_text(json.dumps(content))
     asked = []
-    monkeypatch.setattr(processors, "is_torchvision_available", lambda: True)
+    monkeypatch.setattr(loading, "is_torchvision_available", lambda: True)
     monkeypatch.setattr(processors.AutoProcessor, "from_pretrained", lambda *args, **kwargs: asked.append(args))
     loaded = load_processor(tmp_path)
     assert asked == ([(tmp_path,)] if auto else [])

@@ -13,8 +13,12 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from ptprune import PyramidTokenPruning
+from ptprune.cli.answering import refusals_in_one_line
+from ptprune.cli.errors import UserError
 from ptprune.clock import Clock
 from ptprune.processors import load_processor
+from ptprune.scores import ImageEvidence
+from ptprune.scores.region import cls_similarity, region_weights
 from tests.cli.conftest import Command
 
 QUESTION = "w5 w6 w7"
@@ -171,3 +175,10 @@ def test_laps_do_not_overlap() -> None:
             with clock.lap("select"):
                 now += 10000
     assert dict(clock.seconds) == {"rest": 1, "prefill": 1010, "select": 10100}
+
+
+def test_only_deliberate_refusals_become_one_line():
+    with pytest.raises(UserError, match="NaN"), refusals_in_one_line():
+        region_weights(torch.tensor([float("nan"), 1.0]), 1)
+    with pytest.raises(RuntimeError, match="must match"), refusals_in_one_line():
+        cls_similarity(ImageEvidence(None, region_features=torch.zeros(2, 3), image_feature=torch.zeros(4)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import traceback
+import dis
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,6 +133,10 @@ def refusals_in_one_line() -> Iterator[None]:
 
 
 def _raised_here(error: BaseException) -> bool:
-    """Whether the raise statement stands in this package, not in a library that it called."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).startswith("ptprune.")
+    """Whether this package raised it on purpose: by a raise statement of its own, not by a call of a library."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or not str(trace.tb_frame.f_globals.get("__name__", "")).startswith("ptprune."):
+        return False
+    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
