@@ -185,7 +185,7 @@ def test_with_torchvision(
         (tmp_path / file).write_text(json.dumps(content))
     asked = []
     monkeypatch.setattr(loading, "is_torchvision_available", lambda: True)
-    monkeypatch.setattr(processors.AutoProcessor, "from_pretrained", lambda *args, **kwargs: asked.append(args))
+    monkeypatch.setattr(loading.AutoProcessor, "from_pretrained", lambda *args, **kwargs: asked.append(args))
     loaded = load_processor(tmp_path)
     assert asked == ([(tmp_path,)] if auto else [])
     assert (loaded is None) == auto
