@@ -9,7 +9,7 @@ import torch
 
 from ptprune import PyramidTokenPruning
 from ptprune.families import FAMILIES, family_of
-from tests.oracle import blocked, region_numbers, slow_ptp
+from tests.oracle import blocked, language_model, region_numbers, slow_ptp
 from tests.zoo import ZOO
 from tests.zoo.pictures import picture
 
@@ -386,3 +386,35 @@ def test_pictures_of_odd_shapes(name, size):
     assert min(image.grid) >= 1
     with blocked(model, dropped_of(pruner.report, inputs), 2, inputs["attention_mask"]):
         assert torch.equal(model.generate(**inputs, max_new_tokens=4, use_cache=False), pruned)
+
+
+@pytest.mark.parametrize("name", ZOO)
+@torch.no_grad()
+def test_half_precision(name):
+    model, inputs = ZOO[name].build(torch.bfloat16), ZOO[name].inputs(ZOO[name].prompts["batch"], dtype=torch.bfloat16)
+    pruner = PyramidTokenPruning(keep_ratio=0.3, window=WINDOW)
+    with pruner(model):
+        logits = model(**inputs).logits
+    assert logits.dtype == torch.bfloat16
+    assert logits[pruner.report.kept_mask].isfinite().all()
+    assert [len(image.kept) for image in pruner.report.images] == [
+        max(1, round(0.3 * image.num_tokens)) for image in pruner.report.images
+    ]
+
+
+@pytest.mark.parametrize("name", ["llava-next", "gemma3", "idefics3", "qwen3-vl"])
+@torch.no_grad()
+def test_offloaded_device_map(name, tmp_path):
+    accelerate = pytest.importorskip("accelerate")
+    model, inputs = ZOO[name].build(), inputs_of(name, "batch")
+    pruner = PyramidTokenPruning(keep_ratio=0.4, window=WINDOW)
+    with pruner(model):
+        expected = model.generate(**inputs, max_new_tokens=5)
+    decoder = language_model(model)
+    layers = next(path for path, module in model.named_modules() if module is decoder) + ".layers."
+    owners = {name.rpartition(".")[0] if name.count(".") > 1 else name for name in model.state_dict()}
+    devices = {owner: "cpu" for owner in owners if not owner.startswith(layers)}
+    devices |= {f"{layers}{i}": "disk" if i % 2 else "cpu" for i in range(4)}
+    model = accelerate.dispatch_model(model, devices, main_device="cpu", offload_dir=tmp_path, force_hooks=True)
+    with pruner(model):
+        assert torch.equal(model.generate(**inputs, max_new_tokens=5), expected)

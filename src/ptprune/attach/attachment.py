@@ -14,7 +14,6 @@ A prefill with images goes through these steps; everything else passes untouched
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -33,7 +32,7 @@ from ptprune.attach.method import Method
 from ptprune.attach.prefill import Prefill
 from ptprune.attach.record import write_report
 from ptprune.attach.rows import AttentionTap, Shown, run_to_attention
-from ptprune.attach.vision import patch_attention
+from ptprune.attach.vision import VisionWatch
 from ptprune.attach.windows import layer_windows, restrict, slide, unslide
 from ptprune.clock import Clock
 from ptprune.families import family_of
@@ -64,8 +63,8 @@ class Attachment:
         self.layers = self.family.decoder(model).layers
         self.windows = layer_windows(model.config.get_text_config())
         self.needs = pruner.needs
-        self.wanted = Wanted("region_features" in self.needs, "cls_attention" in self.needs, pruner.window)
-        self._video = False  # video features are being computed
+        wanted = Wanted("region_features" in self.needs, "cls_attention" in self.needs, pruner.window)
+        self._vision = VisionWatch(self.family, model, wanted, self._lap, self._receive_images)
         self._prefill: Prefill | None = None
         # real keys and their columns in this pass, where a sliding window matters to a cache that was pruned before
         self._sliding: tuple[Tensor, Tensor] | None = None
@@ -84,9 +83,9 @@ class Attachment:
 
     def _install(self) -> None:
         multimodal, decoder = self.family.multimodal(self.model), self.family.decoder(self.model)
-        self._wrap(multimodal, "get_image_features", self._get_image_features)
+        self._wrap(multimodal, "get_image_features", self._vision.get_image_features)
         if hasattr(multimodal, "get_video_features"):
-            self._wrap(multimodal, "get_video_features", self._get_video_features)
+            self._wrap(multimodal, "get_video_features", self._vision.get_video_features)
         if self.family.deepstack is not None:
             self._wrap(decoder, self.family.deepstack, self._deepstack)
         self._wrap(self.model, "generate", self._generate)
@@ -123,47 +122,6 @@ class Attachment:
 
     def _lap(self, name: str) -> Any:
         return self.clock.lap(name) if self.clock is not None else nullcontext()
-
-    # --- vision -----------------------------------------------------------------------------------------------------
-
-    def _get_image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self._video:  # some models encode videos through here
-            return original(*args, **kwargs)
-        call = named(original, args, kwargs)
-        rows: list[Tensor] = []
-        has_cls = self.family.has_cls(self.model, call)
-
-        def receive(shown: Shown) -> None:
-            with self._lap("select"):
-                rows.append(patch_attention(shown, has_cls))
-
-        tap = AttentionTap(self.family.vision_attention(self.model, call), receive)
-        if self.wanted.attention:
-            tap.arm()
-        try:
-            with self._lap("vision"):
-                output = original(*args, **kwargs)
-        finally:
-            tap.disarm()
-        if not isinstance(output, tuple):
-            with self._lap("select"):
-                attention = torch.cat(rows) if rows else None
-                parts = output.ptprune = self.family.encoded(self.model, call, output, attention, self.wanted)
-            if self._prefill is not None and self._prefill.parts is None:
-                self._start(self._prefill, parts)
-            elif self._generation is not None:
-                # accelerate copies the output between devices and loses the attribute
-                self._generation.parts = parts
-        return output
-
-    def _get_video_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        warnings.warn(f"videos are not pruned in {self.family.name}: all their tokens stay", stacklevel=2)
-        self._video = True
-        try:
-            with self._lap("vision"):
-                return original(*args, **kwargs)
-        finally:
-            self._video = False
 
     # --- generate() -------------------------------------------------------------------------------------------------
 
@@ -244,6 +202,13 @@ class Attachment:
             if cache is not None:
                 self._slid = unslide(cache)
         return cache
+
+    def _receive_images(self, parts: list[EncodedImage]) -> None:
+        """The images were encoded: inside this forward pass, or by generate() before it."""
+        if self._prefill is not None and self._prefill.parts is None:
+            self._start(self._prefill, parts)
+        elif self._generation is not None:
+            self._generation.parts = parts
 
     def _start(self, prefill: Prefill, parts: list[EncodedImage]) -> None:
         """The images are encoded: find them in the prompt."""

@@ -1,12 +1,76 @@
-"""What a vision encoder's attention module tells of its patches."""
+"""The vision side of a pruned prefill: read on the way what the encoder computes anyway."""
 
 from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ptprune.attach.rows import Shown
+from ptprune.attach.generation import named
+from ptprune.attach.rows import AttentionTap, Shown
+from ptprune.families.base import Family, Model
+from ptprune.families.encoded import EncodedImage, Wanted
 from ptprune.scores.token import cls_row, received_attention
+
+
+class VisionWatch:
+    """Wraps ``get_image_features``; its output carries what the family made of it as ``.ptprune``.
+
+    Args:
+        lap: times a phase, by its name.
+        deliver: told of the images of each call. The attribute alone would not do: accelerate, where it moves an output
+            between devices, copies it without.
+    """
+
+    def __init__(
+        self,
+        family: type[Family],
+        model: Model,
+        wanted: Wanted,
+        lap: Callable[[str], AbstractContextManager[Any]],
+        deliver: Callable[[list[EncodedImage]], None],
+    ) -> None:
+        self.family, self.model, self.wanted, self.lap, self.deliver = family, model, wanted, lap, deliver
+        self._video = False  # video features are being computed
+
+    def get_image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self._video:  # some models encode videos through here
+            return original(*args, **kwargs)
+        call = named(original, args, kwargs)
+        rows: list[Tensor] = []
+        has_cls = self.family.has_cls(self.model, call)
+
+        def receive(shown: Shown) -> None:
+            with self.lap("select"):
+                rows.append(patch_attention(shown, has_cls))
+
+        tap = AttentionTap(self.family.vision_attention(self.model, call), receive)
+        if self.wanted.attention:
+            tap.arm()
+        try:
+            with self.lap("vision"):
+                output = original(*args, **kwargs)
+        finally:
+            tap.disarm()
+        if not isinstance(output, tuple):
+            with self.lap("select"):
+                attention = torch.cat(rows) if rows else None
+                parts = output.ptprune = self.family.encoded(self.model, call, output, attention, self.wanted)
+            self.deliver(parts)
+        return output
+
+    def get_video_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        warnings.warn(f"videos are not pruned in {self.family.name}: all their tokens stay", stacklevel=2)
+        self._video = True
+        try:
+            with self.lap("vision"):
+                return original(*args, **kwargs)
+        finally:
+            self._video = False
 
 
 def patch_attention(shown: Shown, has_cls: bool) -> Tensor:

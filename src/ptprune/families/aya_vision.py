@@ -42,9 +42,5 @@ class AyaVision(TiledFamily):
         return output.hidden_states[feature_layer(model, call)]
 
     @staticmethod
-    def pixels(call: Mapping[str, Any]) -> Tensor:
-        return call["pixel_values"]
-
-    @staticmethod
     def images(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> list[EncodedImage]:
         return [join_by_pixels(parts[run.start : run.stop]) for run in ended_by_mark(gaps)]

@@ -7,7 +7,7 @@ between all crops of an image, and the crops, put together, look like the origin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -37,18 +37,6 @@ class Gemma3(TiledFamily):
     def rotary(cls, model: Model, layer: int, hidden_states: Tensor, position_ids: Tensor) -> Any:
         decoder = cls.decoder(model)
         return decoder.rotary_emb(hidden_states, position_ids, decoder.config.layer_types[layer])
-
-    @staticmethod
-    def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:
-        return model.model.vision_tower.encoder.layers[-1].self_attn
-
-    @staticmethod
-    def patch_features(model: Model, call: Mapping[str, Any], output: Any) -> Tensor:
-        return output.last_hidden_state
-
-    @staticmethod
-    def pixels(call: Mapping[str, Any]) -> Tensor:
-        return call["pixel_values"]
 
     @staticmethod
     def images(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> list[EncodedImage]:

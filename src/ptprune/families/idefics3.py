@@ -34,10 +34,6 @@ class Idefics3(TiledFamily):
         return model.model.vision_model.encoder.layers[-1].self_attn
 
     @staticmethod
-    def patch_features(model: Model, call: Mapping[str, Any], output: Any) -> Tensor:
-        return output.last_hidden_state
-
-    @staticmethod
     def pixels(call: Mapping[str, Any]) -> Tensor:
         pixels = call["pixel_values"].flatten(0, 1)
         real = pixels.flatten(1).any(dim=1)  # shorter lists of tiles are filled up with zeros, which are not encoded

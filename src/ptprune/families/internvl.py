@@ -51,9 +51,5 @@ class InternVL(TiledFamily):
         return output.last_hidden_state if layer == -1 else output.hidden_states[layer]
 
     @staticmethod
-    def pixels(call: Mapping[str, Any]) -> Tensor:
-        return call["pixel_values"]
-
-    @staticmethod
     def images(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> list[EncodedImage]:
         return [join_by_pixels(parts[run.start : run.stop]) for run in runs(gaps)]

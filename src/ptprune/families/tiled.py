@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,17 +26,29 @@ FRAMES = "pruned frame by frame: every frame is an image of one tile"
 
 
 class TiledFamily(Family):
-    """``encoded`` returns one entry a tile; ``images``, which each family writes, tells which of them make an image."""
+    """``encoded`` returns one entry a tile; ``images``, which each family writes, tells which of them make an image.
+
+    The defaults are those of a model that uses the last features of a SigLIP.
+    """
 
     @staticmethod
-    @abstractmethod
+    def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:
+        return model.model.vision_tower.encoder.layers[-1].self_attn
+
+    @staticmethod
     def patch_features(model: Model, call: Mapping[str, Any], output: Any) -> Tensor:
         """[tiles, patches, d], the features that the projector sees, with the [CLS] in front where there is one."""
+        return output.last_hidden_state
+
+    @staticmethod
+    def pixels(call: Mapping[str, Any]) -> Tensor:
+        """[tiles, 3, height, width], the pixels of the tiles in the encoder's order."""
+        return call["pixel_values"]
 
     @staticmethod
     @abstractmethod
-    def pixels(call: Mapping[str, Any]) -> Tensor:
-        """[tiles, 3, height, width], the pixels of the tiles in the encoder's order."""
+    def images(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> list[EncodedImage]:
+        """The images that a prompt's tiles make; see ``Family.images``."""
 
     @classmethod
     def encoded(
