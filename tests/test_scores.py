@@ -75,7 +75,7 @@ def test_patches_are_pooled_as_the_model_packs_them(block):
     values = torch.rand(1, side * side)
     expected = [values[0, token.long().unique()].mean() for token in members[0]]
     assert all(len(token.long().unique()) == block * block for token in members[0])
-    torch.testing.assert_close(pool_to(side // block, values)[0], torch.stack(expected))
+    torch.testing.assert_close(pool_to(side // block, values[..., None])[0, :, 0], torch.stack(expected))
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 2), (2, 1), (3, 4), (4, 3), (2, 6), (6, 2), (1, 12), (3, 3), (1, 7)])

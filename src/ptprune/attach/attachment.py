@@ -63,7 +63,7 @@ class Attachment:
         self.layers = self.family.decoder(model).layers
         self.windows = layer_windows(model.config.get_text_config())
         self.needs = pruner.needs
-        wanted = Wanted("region_features" in self.needs, "cls_attention" in self.needs, pruner.window)
+        wanted = Wanted(self.needs, pruner.window)
         self._vision = VisionWatch(self.family, model, wanted, self._lap, self._receive_images)
         self._prefill: Prefill | None = None
         # real keys and their columns in this pass, where a sliding window matters to a cache that was pruned before

@@ -114,17 +114,18 @@ class Prefill:
     def evidence(self, layout: ImageLayout, image: EncodedImage) -> ImageEvidence:
         """What was computed for one image."""
         device = layout.tokens.device
-        features, whole, attention = image.features, image.whole, image.attention
+        features, whole = image.features, image.whole
         if features is not None:
             features = features.to(device)
             whole = features[layout.thumbnail] if layout.thumbnail is not None else whole
-        if attention is not None:
-            attention = attention.to(device)[image.region_of.to(device) >= 0]
+        prunable = image.region_of.to(device) >= 0
+        tokens = {name: values.to(device)[prunable] for name, values in image.tokens.items()}
+        tokens |= {name: tokens[name][:, 0] for name in tokens.keys() & {"cls_attention", "received_attention"}}
         return ImageEvidence(
             layout,
             region_features=features,
             image_feature=None if whole is None else whole.to(device),
-            cls_attention=attention,
+            **tokens,
             instruction_attention=None
             if self.instruction is None
             else self.instruction[layout.sample, self.past + layout.tokens],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -41,15 +41,16 @@ class VisionWatch:
         if self._video:  # some models encode videos through here
             return original(*args, **kwargs)
         call = named(original, args, kwargs)
-        rows: list[Tensor] = []
+        rows: dict[str, list[Tensor]] = {}
         has_cls = self.family.has_cls(self.model, call)
 
         def receive(shown: Shown) -> None:
             with self.lap("select"):
-                rows.append(patch_attention(shown, has_cls))
+                for name, attention in patch_attention(shown, has_cls, self.wanted.names).items():
+                    rows.setdefault(name, []).append(attention)
 
         tap = AttentionTap(self.family.vision_attention(self.model, call), receive)
-        if self.wanted.attention:
+        if self.wanted.names & {"cls_attention", "received_attention"}:
             tap.arm()
         try:
             with self.lap("vision"):
@@ -58,7 +59,7 @@ class VisionWatch:
             tap.disarm()
         if not isinstance(output, tuple):
             with self.lap("select"):
-                attention = torch.cat(rows) if rows else None
+                attention = {name: torch.cat(parts) for name, parts in rows.items()}
                 parts = output.ptprune = self.family.encoded(self.model, call, output, attention, self.wanted)
             self.deliver(parts)
         return output
@@ -73,14 +74,26 @@ class VisionWatch:
             self._video = False
 
 
-def patch_attention(shown: Shown, has_cls: bool) -> Tensor:
-    """FloatTensor [patches of all tiles]: attention from [CLS], or received from all patches of the tile."""
-    if has_cls:
-        return cls_row(shown.query, shown.key, shown.scaling).flatten()
-    if shown.lengths is not None:  # flash attention gets pictures of different sizes as one sequence
-        parts = zip(shown.query.split(shown.lengths, dim=2), shown.key.split(shown.lengths, dim=2), strict=True)
-        return torch.cat([received_attention(q, k, shown.scaling).flatten() for q, k in parts])
-    return received_attention(shown.query, shown.key, shown.scaling, _valid(shown.mask)).flatten()
+def patch_attention(shown: Shown, has_cls: bool, wanted: Container[str]) -> dict[str, Tensor]:
+    """Name in ``ImageEvidence`` -> FloatTensor [patches of all tiles]: attention from [CLS], attention received.
+
+    Where there is no [CLS], the attention received stands for both.
+    """
+    attention = {}
+    if "cls_attention" in wanted and has_cls:
+        attention["cls_attention"] = cls_row(shown.query, shown.key, shown.scaling).flatten()
+    if "received_attention" in wanted or ("cls_attention" in wanted and not has_cls):
+        received = _received(shown)[:, int(has_cls) :].flatten()
+        attention |= {name: received for name in ("received_attention", "cls_attention") if name in wanted} | attention
+    return attention
+
+
+def _received(shown: Shown) -> Tensor:
+    if shown.lengths is None:
+        return received_attention(shown.query, shown.key, shown.scaling, _valid(shown.mask))
+    # flash attention gets pictures of different sizes as one sequence
+    parts = zip(shown.query.split(shown.lengths, dim=2), shown.key.split(shown.lengths, dim=2), strict=True)
+    return torch.cat([received_attention(q, k, shown.scaling) for q, k in parts], dim=1)
 
 
 def _valid(mask: Tensor | None) -> Tensor | None:

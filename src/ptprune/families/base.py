@@ -87,14 +87,14 @@ class Family(ABC):
     @staticmethod
     @abstractmethod
     def encoded(
-        model: Model, call: Mapping[str, Any], output: Any, attention: Tensor | None, wanted: Wanted
+        model: Model, call: Mapping[str, Any], output: Any, attention: Mapping[str, Tensor], wanted: Wanted
     ) -> list[EncodedImage]:
         """The images (or tiles, see ``images``) of one ``get_image_features`` call, in prompt order.
 
         Args:
             call: the arguments of ``get_image_features`` by name.
             output: what it returned.
-            attention: FloatTensor [patches of all images], in the encoder's order.
+            attention: name in ``ImageEvidence`` -> FloatTensor [patches of all images], in the encoder's order.
         """
 
     @staticmethod

@@ -17,13 +17,11 @@ class Wanted:
     """What a method wants to know of the images.
 
     Attributes:
-        features: one feature vector a region.
-        attention: attention from [CLS] (or received, where the encoder has none) for each visual token.
+        names: fields of ``ImageEvidence``; families look for "region_features" and "token_features".
         window: tokens a side of the windows that stand for tiles where a model has none; None: one region an image.
     """
 
-    features: bool
-    attention: bool
+    names: frozenset[str]
     window: int | None
 
 
@@ -36,18 +34,19 @@ class EncodedImage:
         region_of: LongTensor (CPU) [placeholders], the region of each of its placeholders in the prompt, -1 for
             structural ones (newlines), which always stay.
         places: tells where the regions lie in the picture.
+        tokens: name in ``ImageEvidence`` -> [placeholders, d], values of patches pooled to LLM tokens; structural ones
+            hold anything.
         features: [num_regions, d], a feature vector of each region: its [CLS], or the mean over its patches.
         whole: [d], the feature vector of the whole image, where no region is a thumbnail.
-        attention: FloatTensor [placeholders], pooled to LLM tokens; structural ones hold anything.
         preview: FloatTensor [3, p, p], a tiny copy of a tile's pixels, where prompts do not tell the grid of tiles.
     """
 
     regions: tuple[Region, ...]
     region_of: Tensor
     places: Callable[[], Sequence[Place]]
+    tokens: dict[str, Tensor]
     features: Tensor | None = None
     whole: Tensor | None = None
-    attention: Tensor | None = None
     preview: Tensor | None = None
 
     @property
@@ -74,10 +73,7 @@ def join_tiles(
     regions = tuple(
         replace(region, is_thumbnail=index == which) for index, tile in enumerate(tiles) for region in tile.regions
     )
-    parts: dict[str, list[Tensor]] = {
-        name: [value for tile in tiles if (value := getattr(tile, name)) is not None]
-        for name in ("features", "attention")
-    }
-    joined = {name: torch.cat(values) if values else None for name, values in parts.items()}
     region_of = torch.cat([tile.region_of + index for index, tile in enumerate(tiles)])
-    return EncodedImage(regions, region_of, places, **joined)
+    tokens = {name: torch.cat([tile.tokens[name] for tile in tiles]) for name in tiles[0].tokens}
+    features = [tile.features for tile in tiles if tile.features is not None]
+    return EncodedImage(regions, region_of, places, tokens, torch.cat(features) if features else None)

@@ -47,26 +47,29 @@ class MergedFamily(Family):
 
     @classmethod
     def encoded(
-        cls, model: Model, call: Mapping[str, Any], output: Any, attention: Tensor | None, wanted: Wanted
+        cls, model: Model, call: Mapping[str, Any], output: Any, attention: Mapping[str, Tensor], wanted: Wanted
     ) -> list[EncodedImage]:
         sizes = call["image_sizes"].cpu()
         side = model.config.vision_config.image_size // model.config.vision_config.patch_size
         tile_grids = cls.tile_grids(model, call, sizes)
         counts = [1 if grid is None else 1 + grid[0] * grid[1] for grid in tile_grids]
 
-        coordinates = [_coordinates(grid, side) for grid in tile_grids]
-        packed = cls.pack(model, call, coordinates, sizes, torch.full((2,), nan))
-        scores: list[Any] = [None] * len(counts)
-        if attention is not None:
-            tiles = attention.view(-1, side * side, 1).split(counts)
-            scores = [values[:, 0] for values in cls.pack(model, call, tiles, sizes, attention.new_full((1,), nan))]
+        values = {name: patches.view(-1, side * side, 1) for name, patches in attention.items()}
         features: list[Any] = [None] * len(counts)
-        if wanted.features:
-            patches = output.hidden_states[feature_layer(model, call)]
-            features = list((patches[:, 0] if cls.has_cls(model, call) else patches.mean(dim=1)).split(counts))
+        if wanted.names & {"region_features", "token_features"}:
+            patches, has_cls = output.hidden_states[feature_layer(model, call)], cls.has_cls(model, call)
+            features = list((patches[:, 0] if has_cls else patches.mean(dim=1)).split(counts))
+            if "token_features" in wanted.names:
+                values["token_features"] = patches[:, 1:] if has_cls else patches
+
+        def pack(tiles: Sequence[Tensor]) -> list[Tensor]:
+            return cls.pack(model, call, tiles, sizes, tiles[0].new_full(tiles[0].shape[-1:], nan))
+
+        where = pack([_coordinates(grid, side) for grid in tile_grids])
+        packed = {name: pack(patches.split(counts)) for name, patches in values.items()}
         return [
-            _image(where, grid, side, rows, values)
-            for where, grid, rows, values in zip(packed, tile_grids, features, scores, strict=True)
+            _image(where[i], tile_grids[i], side, {name: tokens[i] for name, tokens in packed.items()}, features[i])
+            for i in range(len(counts))
         ]
 
 
@@ -86,7 +89,7 @@ def _coordinates(grid: tuple[int, int] | None, side: int) -> Tensor:
 
 
 def _image(
-    where: Tensor, grid: tuple[int, int] | None, side: int, features: Tensor | None, attention: Tensor | None
+    where: Tensor, grid: tuple[int, int] | None, side: int, tokens: dict[str, Tensor], features: Tensor | None
 ) -> EncodedImage:
     """An image from where its patches came to stand.
 
@@ -101,7 +104,7 @@ def _image(
     newlines = merged[:, 0].isnan()
     if grid is None or bool(newlines.all()):  # of a picture that is very narrow, unpadding may leave nothing
         first = None if features is None else features[:1]
-        return EncodedImage((Region((side, side)),), region_of, whole_picture, features=first, attention=attention)
+        return EncodedImage((Region((side, side)),), region_of, whole_picture, tokens, first)
     height = int(newlines.sum())
     rows, columns = merged.view(height, -1, 2)[:, 0, 0], merged.view(height, -1, 2)[0, :-1, 1]
     # centres of patches: where a large grid was shrunk, coordinates are not whole numbers
@@ -122,6 +125,6 @@ def _image(
         tuple(regions),
         region_of,
         lambda: places,
+        tokens,
         features=None if features is None else features[encoder_rows],
-        attention=attention,
     )

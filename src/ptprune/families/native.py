@@ -34,31 +34,30 @@ class NativeFamily(Family):
 
     @classmethod
     def encoded(
-        cls, model: Model, call: Mapping[str, Any], output: Any, attention: Tensor | None, wanted: Wanted
+        cls, model: Model, call: Mapping[str, Any], output: Any, attention: Mapping[str, Tensor], wanted: Wanted
     ) -> list[EncodedImage]:
         merge = model.model.visual.spatial_merge_size
         grids = [(t * h // merge, w // merge) for t, h, w in call["image_grid_thw"].tolist()]
         sizes = [rows * columns for rows, columns in grids]
-        scores: list[Any] = [None] * len(grids)
-        if attention is not None:
-            tokens = attention.view(sum(sizes), -1).mean(dim=1)
-            scores = list(cls.in_prompt_order(model, call, tokens).split(sizes))
-        features: list[Any] = [None] * len(grids)
-        if wanted.features:
-            states = output.last_hidden_state
-            states = states.view(sum(sizes), -1, states.shape[-1]).mean(dim=1)
-            features = list(cls.in_prompt_order(model, call, states).split(sizes))
+
+        def pool(patches: Tensor) -> tuple[Tensor, ...]:
+            tokens = patches.view(sum(sizes), -1, patches.shape[-1]).mean(dim=1)
+            return cls.in_prompt_order(model, call, tokens).split(sizes)
+
+        tokens = {name: pool(patches[:, None]) for name, patches in attention.items()}
+        if wanted.names & {"region_features", "token_features"}:
+            tokens["token_features"] = pool(output.last_hidden_state)
         return [
-            _image(grid, wanted.window, states, values)
-            for grid, states, values in zip(grids, features, scores, strict=True)
+            _image(grid, wanted.window, {name: values[i] for name, values in tokens.items()})
+            for i, grid in enumerate(grids)
         ]
 
 
-def _image(grid: tuple[int, int], window: int | None, features: Tensor | None, scores: Tensor | None) -> EncodedImage:
-    """
+def _image(grid: tuple[int, int], window: int | None, tokens: dict[str, Tensor]) -> EncodedImage:
+    """An image cut into windows.
+
     Args:
         grid: (rows, columns) of the picture's visual tokens.
-        features: [tokens, d].
     """
     cuts = [_cuts(length, window) for length in grid]
     numbers = torch.empty(grid, dtype=torch.long)
@@ -70,19 +69,13 @@ def _image(grid: tuple[int, int], window: int | None, features: Tensor | None, s
             regions.append(Region((bottom - top, right - left)))
             places.append(Place(row, column, (left / grid[1], top / grid[0], right / grid[1], bottom / grid[0])))
     region_of = numbers.flatten()
-    pooled = None
-    if features is not None:
-        sums = features.new_zeros(len(regions), features.shape[1], dtype=torch.float32)
-        sums.index_add_(0, region_of.to(features.device), features.float())
-        pooled = sums / torch.bincount(region_of).to(sums)[:, None]
-    return EncodedImage(
-        tuple(regions),
-        region_of,
-        lambda: places,
-        features=pooled,
-        whole=None if features is None else features.float().mean(dim=0),
-        attention=scores,
-    )
+    features = whole = None
+    if "token_features" in tokens:
+        states = tokens["token_features"].float()
+        sums = states.new_zeros(len(regions), states.shape[1])
+        sums.index_add_(0, region_of.to(states.device), states)
+        features, whole = sums / torch.bincount(region_of).to(sums)[:, None], states.mean(dim=0)
+    return EncodedImage(tuple(regions), region_of, lambda: places, tokens, features, whole)
 
 
 def _cuts(length: int, window: int | None) -> Sequence[int]:

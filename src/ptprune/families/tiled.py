@@ -52,25 +52,27 @@ class TiledFamily(Family):
 
     @classmethod
     def encoded(
-        cls, model: Model, call: Mapping[str, Any], output: Any, attention: Tensor | None, wanted: Wanted
+        cls, model: Model, call: Mapping[str, Any], output: Any, attention: Mapping[str, Tensor], wanted: Wanted
     ) -> list[EncodedImage]:
         previews = F.adaptive_avg_pool2d(cls.pixels(call).float(), PREVIEW)
         count, placeholders = len(previews), output_length(output) // len(previews)
-        side = round(placeholders**0.5)
+        side, has_cls = round(placeholders**0.5), cls.has_cls(model, call)
+        values = {name: patches.view(count, -1, 1) for name, patches in attention.items()}
         features = None
-        if wanted.features:
+        if wanted.names & {"region_features", "token_features"}:
             patches = cls.patch_features(model, call, output)
-            features = patches[:, :1] if cls.has_cls(model, call) else patches.mean(dim=1, keepdim=True)
-        if attention is not None:
-            attention = pool_to(side, attention.view(count, -1))
+            features = patches[:, :1] if has_cls else patches.mean(dim=1, keepdim=True)
+            if "token_features" in wanted.names:
+                values["token_features"] = patches[:, 1:] if has_cls else patches
+        pooled = {name: pool_to(side, patches) for name, patches in values.items()}
         regions, region_of = (Region((side, side)),), torch.zeros(placeholders, dtype=torch.long)
         return [
             EncodedImage(
                 regions,
                 region_of,
                 whole_picture,
+                tokens={name: tokens[tile] for name, tokens in pooled.items()},
                 features=None if features is None else features[tile],
-                attention=None if attention is None else attention[tile],
                 preview=previews[tile],
             )
             for tile in range(count)
@@ -89,10 +91,11 @@ def pool_to(side: int, values: Tensor) -> Tensor:
 
     Args:
         side: tokens a side.
-        values: [tiles, patches], patches row-major on a square grid.
+        values: [tiles, patches, d], patches row-major on a square grid.
 
     Returns:
-        [tiles, side**2], tokens row-major.
+        [tiles, side**2, d], tokens row-major.
     """
     patches = round(values.shape[1] ** 0.5)
-    return F.avg_pool2d(values.reshape(-1, 1, patches, patches), patches // side).flatten(1)
+    grid = values.unflatten(1, (patches, patches)).permute(0, 3, 1, 2)
+    return F.avg_pool2d(grid, patches // side).flatten(2).transpose(1, 2)

@@ -23,6 +23,8 @@ class ImageEvidence:
             mean over all patches where an image has no thumbnail.
         cls_attention: FloatTensor [num_tokens], [CLS] attention of the feature layer, pooled to LLM tokens; where the
             encoder has no [CLS], the attention that all patches pay on average.
+        received_attention: FloatTensor [num_tokens], the attention that all patches of a tile pay on average.
+        token_features: [num_tokens, d], the vision encoder's features, before the projector, pooled to LLM tokens.
         instruction_attention: FloatTensor [num_tokens], attention received from the instruction at one LLM layer.
     """
 
@@ -30,6 +32,8 @@ class ImageEvidence:
     region_features: Tensor | None = None
     image_feature: Tensor | None = None
     cls_attention: Tensor | None = None
+    received_attention: Tensor | None = None
+    token_features: Tensor | None = None
     instruction_attention: Tensor | None = None
 
     @cached_property
