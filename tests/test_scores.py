@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from ptprune.families.grid import infer_columns
 from ptprune.families.tiled import pool_to
-from ptprune.scores.instruction import instruction_rows
+from ptprune.scores.evidence import INSTRUCTION_ROWS
+from ptprune.scores.instruction import attention_rows, summarise
 from ptprune.scores.token import cls_row, received_attention
 
 
@@ -59,8 +60,12 @@ def test_instruction_rows_are_the_maximum_over_rows_of_the_full_map(key_heads, g
     expected = [full[b, row].amax(0) if row else torch.zeros(past + queries) for b, row in enumerate(chosen)]
     for b, row in enumerate(chosen):
         chosen_rows = torch.tensor(row, dtype=torch.long)
-        scores = instruction_rows(query[b], key[b], chosen_rows, key_valid[b], 0.5, columns, window)
-        torch.testing.assert_close(scores, expected[b], atol=1e-6, rtol=1e-5)
+        blocks = attention_rows(query[b], key[b], chosen_rows, key_valid[b], 0.5, columns, window)
+        scores = summarise(blocks, INSTRUCTION_ROWS, past + queries, "cpu")
+        torch.testing.assert_close(scores["instruction_attention"], expected[b], atol=1e-6, rtol=1e-5)
+        if row:
+            torch.testing.assert_close(scores["instruction_map"], full[b, row], atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(scores["last_attention"], full[b, row[-1]], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("block", [1, 2, 4])

@@ -117,6 +117,8 @@ class TokenPruner:
         kept, number = selection.kept, image.layout.num_tokens
         if kept.ndim != 1 or kept.dtype != torch.long or not len(kept):
             raise ValueError(f"{type(self).__name__}.select must return a LongTensor of at least one token")
+        if selection.states is not None and len(selection.states) != len(kept):
+            raise ValueError(f"{type(self).__name__}.select must return one hidden state a kept token, or none")
         if int(kept[0]) < 0 or int(kept[-1]) >= number or bool((kept[1:] <= kept[:-1]).any()):
             raise ValueError(f"{type(self).__name__}.select must return sorted unique indices below {number}")
         return selection

@@ -16,12 +16,15 @@ class Selection:
     Attributes:
         kept: LongTensor, sorted and unique, indices into the image's prunable visual tokens.
         saliency: one number a region (None: no region stage, or not defined for that region), for the report.
+        states: [kept, D], hidden states that take the places of the kept tokens', where a method merges what it drops
+            into them; needs ``embeddings`` with layer 0, or ``hidden_states``.
         scores: name -> FloatTensor [num_tokens], for the report.
     """
 
     kept: Tensor
     saliency: Sequence[float | None] | None = None
     scores: dict[str, Tensor] = field(default_factory=dict)
+    states: Tensor | None = None
 
 
 def minmax(scores: Tensor) -> Tensor:

@@ -38,7 +38,8 @@ from ptprune.clock import Clock
 from ptprune.families import family_of
 from ptprune.families.base import Model
 from ptprune.families.encoded import EncodedImage, Wanted
-from ptprune.scores.instruction import instruction_rows
+from ptprune.scores.evidence import EMBEDDINGS, INSTRUCTION_ROWS
+from ptprune.scores.instruction import attention_rows, summarise
 
 # Weak on both sides: an attachment lives in its model's hooks, and dies with the model.
 _attached: WeakKeyDictionary[nn.Module, ReferenceType[Attachment]] = WeakKeyDictionary()
@@ -95,11 +96,13 @@ class Attachment:
             multimodal.register_forward_hook(self._after_multimodal, always_call=True, with_kwargs=True),
             decoder.register_forward_hook(self._after_decoder, with_kwargs=True),
         ]
+        if EMBEDDINGS & self.needs:
+            hooks.append(self.layers[0].register_forward_pre_hook(self._before_first_layer, with_kwargs=True))
         for index, layer in enumerate(self.layers):
             if index >= self.pruner.layer or self.windows[index] is not None:
                 before = functools.partial(self._before_layer, index)
                 hooks.append(layer.register_forward_pre_hook(before, with_kwargs=True))
-        if "instruction_attention" in self.needs and self.pruner.layer > 0:
+        if INSTRUCTION_ROWS & self.needs and self.pruner.layer > 0:
             attention = self.family.text_attention(self.model, self.pruner.layer - 1)
             hooks.append(attention.register_forward_pre_hook(self._before_scored_attention))
             hooks.append(attention.register_forward_hook(self._after_scored_attention, always_call=True))
@@ -231,15 +234,16 @@ class Attachment:
         assert prefill is not None
         window = self.windows[max(self.pruner.layer - 1, 0)]
         with self._lap("select"):
-            parts = zip(
-                shown.query, shown.key, prefill.instruction_rows(), prefill.key_valid, prefill.key_columns, strict=True
-            )
-            device = shown.query.device
-            scores = [
-                instruction_rows(q, k, rows.to(device), valid.to(device), shown.scaling, columns.to(device), window)
-                for q, k, rows, valid, columns in parts
-            ]
-            prefill.instruction = torch.stack(scores).to(prefill.placeholders.device)
+            device, rows = shown.query.device, prefill.instruction_rows()
+            for sample, (query, key) in enumerate(zip(shown.query, shown.key, strict=True)):
+                valid, columns = prefill.key_valid[sample].to(device), prefill.key_columns[sample].to(device)
+                blocks = attention_rows(query, key, rows[sample].to(device), valid, shown.scaling, columns, window)
+                for name, values in summarise(blocks, self.needs, len(valid), device).items():
+                    prefill.attention.setdefault(name, []).append(values.to(prefill.placeholders.device))
+
+    def _before_first_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._prefill is not None:
+            self._prefill.embeddings = args[0] if args else kwargs["hidden_states"]
 
     def _before_layer(
         self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -251,6 +255,7 @@ class Attachment:
             with self._lap("select"):
                 if prefill.selections is None:
                     self._select(prefill, module, hidden_states, kwargs)
+                hidden_states = prefill.merge(hidden_states)
                 prefill.make_cut(with_columns=any(self.windows))
                 if prefill.cut is not None:
                     hidden_states = prefill.cut.states(hidden_states)
@@ -258,13 +263,16 @@ class Attachment:
                         gather_new(layer, prefill.past, prefill.cut.index)
         cut = prefill.cut if prefill is not None and index >= self.pruner.layer else None
         implementation = str(self.model.config.get_text_config()._attn_implementation)
-        stock = kwargs
+        stock, taken = kwargs, args[0] if args else kwargs["hidden_states"]
         if cut is not None:
             with self._lap("select"):
                 kwargs = cut_layer_call(cut, kwargs, implementation, self._once)
         kwargs = self._restrict(kwargs, index, cut, implementation)
         kwargs = self._compact(kwargs, index, cut, hidden_states)
-        return None if kwargs is stock else ((hidden_states, *args[1:]), kwargs)
+        if kwargs is stock and hidden_states is taken:
+            return None
+        kwargs.pop("hidden_states", None)
+        return (hidden_states, *args[1:]), kwargs
 
     def _restrict(self, kwargs: dict[str, Any], index: int, cut: Cut | None, implementation: str) -> dict[str, Any]:
         """Sliding windows over a cache that was pruned before this pass."""
@@ -283,9 +291,12 @@ class Attachment:
 
     def _select(self, prefill: Prefill, layer: nn.Module, hidden_states: Tensor, kwargs: dict[str, Any]) -> None:
         """Choose every image's tokens."""
-        if "instruction_attention" in self.needs and self.pruner.layer == 0:
+        if INSTRUCTION_ROWS & self.needs and self.pruner.layer == 0:
             self._score_before_first_layer(prefill, layer, hidden_states, kwargs)
+        if "hidden_states" in self.needs:
+            prefill.hidden_states = hidden_states
         selections = prefill.select(self.pruner.checked_select)
+        prefill.embeddings = prefill.hidden_states = None
         if self._generation is not None:
             self._generation.selections = selections
         valid = prefill.valid[:: prefill.copies]

@@ -28,7 +28,10 @@ class Prefill:
         key_columns: LongTensor [batch, past + length], where those keys stood in the sequence.
         prompt_length: columns that are prompt; drafts of assisted decoding may follow.
         parts: what the vision side left behind; None until the images are encoded.
-        instruction: FloatTensor [batch, past + length], attention received from the instruction.
+        attention: name in ``ImageEvidence`` -> for each batch row a FloatTensor [..., past + length], what the
+            instruction pays.
+        embeddings, hidden_states: [batch, length, d], what the language model's first layer and the layer of the cut
+            take, where a method asks for them.
         images: those of each prompt's first copy: where it is, what it became.
         copies: batch rows of each prompt; beams and several returns repeat it.
         cut: None until selected, and where every token stays.
@@ -41,7 +44,9 @@ class Prefill:
     key_columns: Tensor
     prompt_length: int
     parts: Sequence[EncodedImage] | None = None
-    instruction: Tensor | None = None
+    attention: dict[str, list[Tensor]] = field(default_factory=dict)
+    embeddings: Tensor | None = None
+    hidden_states: Tensor | None = None
     images: list[tuple[ImageLayout, EncodedImage]] = field(default_factory=list)
     copies: int = 1
     selections: list[Selection] | None = None
@@ -126,10 +131,33 @@ class Prefill:
             region_features=features,
             image_feature=None if whole is None else whole.to(device),
             **tokens,
-            instruction_attention=None
-            if self.instruction is None
-            else self.instruction[layout.sample, self.past + layout.tokens],
+            **{name: rows[layout.sample][..., self.past + layout.tokens] for name, rows in self.attention.items()},
+            **self._states(layout),
         )
+
+    def _states(self, layout: ImageLayout) -> dict[str, Tensor]:
+        """The image's tokens, and the instruction's, inside the language model."""
+        states = {}
+        if self.embeddings is not None:
+            row = self.embeddings[layout.sample]
+            instruction = self.instruction_rows()[layout.sample]
+            states["embeddings"] = row[layout.tokens.to(row.device)]
+            states["instruction_embeddings"] = row[instruction.to(row.device)]
+        if self.hidden_states is not None:
+            row = self.hidden_states[layout.sample]
+            states["hidden_states"] = row[layout.tokens.to(row.device)]
+        return {name: state.to(layout.tokens.device) for name, state in states.items()}
+
+    def merge(self, hidden_states: Tensor) -> Tensor:
+        """Put what methods made of the dropped tokens in the places of kept ones: [batch, length, d] -> the same."""
+        assert self.selections is not None
+        for (layout, _), selection in zip(self.images, self.selections, strict=True):
+            if selection.states is not None:
+                columns = layout.tokens[selection.kept].to(hidden_states.device)
+                hidden_states = hidden_states.clone()
+                for row in range(layout.sample, layout.sample + self.copies):
+                    hidden_states[row, columns] = selection.states.to(hidden_states)
+        return hidden_states
 
     def make_cut(self, with_columns: bool) -> None:
         """From the selections to the cut; none where every token stays.

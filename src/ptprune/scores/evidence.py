@@ -10,6 +10,10 @@ from torch import Tensor
 
 from ptprune.layout import ImageLayout
 
+# Names of evidence that comes from the same place.
+INSTRUCTION_ROWS = frozenset({"instruction_attention", "last_attention", "instruction_map"})
+EMBEDDINGS = frozenset({"embeddings", "instruction_embeddings"})
+
 
 @dataclass(frozen=True, eq=False)
 class ImageEvidence:
@@ -25,7 +29,13 @@ class ImageEvidence:
             encoder has no [CLS], the attention that all patches pay on average.
         received_attention: FloatTensor [num_tokens], the attention that all patches of a tile pay on average.
         token_features: [num_tokens, d], the vision encoder's features, before the projector, pooled to LLM tokens.
-        instruction_attention: FloatTensor [num_tokens], attention received from the instruction at one LLM layer.
+        instruction_attention: FloatTensor [num_tokens], the strongest attention that any instruction token pays at one
+            LLM layer.
+        last_attention: FloatTensor [num_tokens], what the last instruction token pays there.
+        instruction_map: FloatTensor [instruction tokens, num_tokens], what each of them pays there.
+        embeddings: [num_tokens, D], the visual tokens as the language model's first layer takes them.
+        instruction_embeddings: [instruction tokens, D], the instruction's tokens as that layer takes them.
+        hidden_states: [num_tokens, D], the visual tokens as the layer of the cut takes them.
     """
 
     layout: ImageLayout
@@ -35,6 +45,11 @@ class ImageEvidence:
     received_attention: Tensor | None = None
     token_features: Tensor | None = None
     instruction_attention: Tensor | None = None
+    last_attention: Tensor | None = None
+    instruction_map: Tensor | None = None
+    embeddings: Tensor | None = None
+    instruction_embeddings: Tensor | None = None
+    hidden_states: Tensor | None = None
 
     @cached_property
     def device(self) -> torch.device:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable, Iterator
+
 import torch
 from torch import Tensor
 
@@ -20,8 +22,7 @@ def attention(image: ImageEvidence) -> Tensor:
     return image.require("instruction_attention")
 
 
-@torch.no_grad()
-def instruction_rows(
+def attention_rows(
     query: Tensor,
     key: Tensor,
     rows: Tensor,
@@ -29,11 +30,11 @@ def instruction_rows(
     scaling: float,
     key_columns: Tensor,
     window: int | None = None,
-) -> Tensor:
-    """``c_j = max_i mean_heads softmax(q_i K^T * scaling)_j`` over the instruction tokens i of one prompt.
+) -> Iterator[Tensor]:
+    """Rows of one prompt's attention map, mean over heads: ``softmax(q_i K^T * scaling)`` of the instruction tokens i.
 
-    Causal and padding masks and the layer's sliding window apply. Only the instruction's rows are computed,
-    ``ROWS_AT_A_TIME`` at a time.
+    Causal and padding masks and the layer's sliding window apply. Only these rows are computed, ``ROWS_AT_A_TIME`` at a
+    time.
 
     Args:
         query: [heads, queries, head_dim], the last ``queries`` of the sequence, after rotary embedding.
@@ -43,13 +44,12 @@ def instruction_rows(
         key_columns: LongTensor [keys], where each key stood in the sequence; the queries' own come last.
         window: how far back the layer sees, itself included; None: all the way.
 
-    Returns:
-        FloatTensor [keys]; zeros without an instruction.
+    Yields:
+        FloatTensor [up to ROWS_AT_A_TIME, keys].
     """
     heads, queries, head_dim = query.shape
     key_heads, keys, _ = key.shape
     key_transposed = key.float().transpose(-1, -2)
-    best = torch.zeros(keys, device=query.device)
     for chunk in rows.split(ROWS_AT_A_TIME) if len(rows) else ():
         picked = query[:, chunk].float() * scaling
         # [key_heads, groups * rows, head_dim]: grouped queries share their keys without repeating them
@@ -59,5 +59,23 @@ def instruction_rows(
         if window is not None:
             hidden |= distance >= window
         logits.masked_fill_(hidden, torch.finfo(logits.dtype).min)
-        best = torch.maximum(best, torch.softmax(logits, dim=-1).mean(dim=0).amax(dim=0))
-    return best
+        yield torch.softmax(logits, dim=-1).mean(dim=0)
+
+
+@torch.no_grad()
+def summarise(
+    blocks: Iterable[Tensor], wanted: Container[str], keys: int, device: torch.device | str
+) -> dict[str, Tensor]:
+    """What methods want to know of ``attention_rows``: ``instruction_attention`` is ``c_j = max_i A[i, j]``.
+
+    Returns:
+        Name in ``ImageEvidence`` -> FloatTensor [..., keys]; zeros without an instruction.
+    """
+    best = last = torch.zeros(keys, device=device)
+    whole = [torch.zeros(0, keys, device=device)]
+    for block in blocks:
+        best, last = torch.maximum(best, block.amax(dim=0)), block[-1]
+        if "instruction_map" in wanted:
+            whole.append(block)
+    summaries = {"instruction_attention": best, "last_attention": last, "instruction_map": torch.cat(whole)}
+    return {name: values for name, values in summaries.items() if name in wanted}
