@@ -129,8 +129,21 @@ def vision_evidence(specimen: Specimen, model: nn.Module, inputs: Inputs) -> tup
 
     Returns:
         Attention of each patch as ``specimen.pool`` takes it, and features: one a row of the encoder, or at native
-        resolution one a patch in the processor's order.
+        resolution one a patch.
     """
+    attention, features = _encoded(specimen, model, inputs)
+    if specimen.native:
+        return attention, features
+    return attention, features[:, 0] if specimen.name in ("internvl", "llava-next") else features.mean(1)
+
+
+def projected_patches(specimen: Specimen, model: nn.Module, inputs: Inputs) -> Tensor:
+    """The features that the projector sees, a patch, as ``specimen.pool`` takes its values, and a last dimension."""
+    _, features = _encoded(specimen, model, inputs)
+    return features[:, 1:] if specimen.name in ("internvl", "llava-next") else features
+
+
+def _encoded(specimen: Specimen, model: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor]:
     twin = eager_twin(model)
     attention = scored_vision_attention(twin)
     takes = inspect.signature(twin.model.get_image_features).parameters
@@ -155,9 +168,9 @@ def vision_evidence(specimen: Specimen, model: nn.Module, inputs: Inputs) -> tup
     (weights,) = maps
     if specimen.name in ("internvl", "llava-next"):
         states = output.last_hidden_state if specimen.name == "internvl" else output.hidden_states[-2]
-        return weights.mean(1)[:, 0, 1:], states[:, 0]
+        return weights.mean(1)[:, 0, 1:], states
     aya = specimen.name in ("aya-vision", "llava-onevision")  # these skip the last normalisation
-    return weights.mean((1, 2)), (output.hidden_states[-1] if aya else output.last_hidden_state).mean(1)
+    return weights.mean((1, 2)), (output.hidden_states[-1] if aya else output.last_hidden_state)
 
 
 def region_numbers(specimen: Specimen, model: nn.Module, inputs: Inputs, window: int | None) -> list[list[int]]:

@@ -130,6 +130,7 @@ class Prefill:
             layout,
             region_features=features,
             image_feature=None if whole is None else whole.to(device),
+            pixels=image.preview,
             **tokens,
             **{name: rows[layout.sample][..., self.past + layout.tokens] for name, rows in self.attention.items()},
             **self._states(layout),

@@ -7,9 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ptprune.layout import Place, Region, even_place
+
+PREVIEW = 12  # pixels a side: enough to tell a 3x4 grid of tiles from a 4x3 one, nothing to store
+PICTURE = 64  # pixels a side of a picture that a method looks at itself
 
 
 @dataclass(frozen=True)
@@ -17,12 +21,16 @@ class Wanted:
     """What a method wants to know of the images.
 
     Attributes:
-        names: fields of ``ImageEvidence``; families look for "region_features" and "token_features".
+        names: fields of ``ImageEvidence``; families look for "region_features", "token_features" and "pixels".
         window: tokens a side of the windows that stand for tiles where a model has none; None: one region an image.
     """
 
     names: frozenset[str]
     window: int | None
+
+    def preview(self, pixels: Tensor) -> Tensor:
+        """[tiles, channels, height, width] -> FloatTensor [tiles, channels, p, p]."""
+        return F.adaptive_avg_pool2d(pixels.float(), PICTURE if "pixels" in self.names else PREVIEW)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +46,8 @@ class EncodedImage:
             hold anything.
         features: [num_regions, d], a feature vector of each region: its [CLS], or the mean over its patches.
         whole: [d], the feature vector of the whole image, where no region is a thumbnail.
-        preview: FloatTensor [3, p, p], a tiny copy of a tile's pixels, where prompts do not tell the grid of tiles.
+        preview: FloatTensor [3, height, width], where somebody looks at it: a tiny copy of the pixels of a tile, of the
+            whole picture once tiles are joined.
     """
 
     regions: tuple[Region, ...]
@@ -76,4 +85,6 @@ def join_tiles(
     region_of = torch.cat([tile.region_of + index for index, tile in enumerate(tiles)])
     tokens = {name: torch.cat([tile.tokens[name] for tile in tiles]) for name in tiles[0].tokens}
     features = [tile.features for tile in tiles if tile.features is not None]
-    return EncodedImage(regions, region_of, places, tokens, torch.cat(features) if features else None)
+    return EncodedImage(
+        regions, region_of, places, tokens, torch.cat(features) if features else None, preview=tiles[which].preview
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import nan
 from typing import Any
 
@@ -67,10 +68,17 @@ class MergedFamily(Family):
 
         where = pack([_coordinates(grid, side) for grid in tile_grids])
         packed = {name: pack(patches.split(counts)) for name, patches in values.items()}
-        return [
+        previews: list[Any] = [None] * len(counts)
+        if "pixels" in wanted.names:
+            pixels = call["pixel_values"]
+            if pixels.ndim == 4:  # one list of all tiles
+                pixels = torch.stack([tiles[0] for tiles in pixels.split(counts)])[:, None]
+            previews = list(wanted.preview(pixels[:, 0]))
+        images = [
             _image(where[i], tile_grids[i], side, {name: tokens[i] for name, tokens in packed.items()}, features[i])
             for i in range(len(counts))
         ]
+        return [replace(image, preview=preview) for image, preview in zip(images, previews, strict=True)]
 
 
 def tile_grid(image_size: Sequence[int], grid_pinpoints: list[list[int]], tile: int) -> tuple[int, int]:

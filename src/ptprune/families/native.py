@@ -7,6 +7,7 @@ come in the order of the LLM tokens that they are merged into, those of one toke
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -47,10 +48,19 @@ class NativeFamily(Family):
         tokens = {name: pool(patches[:, None]) for name, patches in attention.items()}
         if wanted.names & {"region_features", "token_features"}:
             tokens["token_features"] = pool(output.last_hidden_state)
-        return [
+        images = [
             _image(grid, wanted.window, {name: values[i] for name, values in tokens.items()})
             for i, grid in enumerate(grids)
         ]
+        if "pixels" in wanted.names:
+            # a colour a token, of the patches as the processor lists them
+            colours = call["pixel_values"].float().view(sum(sizes), -1, 3, call["pixel_values"].shape[1] // 3)
+            parts = colours.mean(dim=(1, 3)).split(sizes)
+            images = [
+                replace(image, preview=part.view(*grid, 3).permute(2, 0, 1))
+                for image, part, grid in zip(images, parts, grids, strict=True)
+            ]
+        return images
 
 
 def _image(grid: tuple[int, int], window: int | None, tokens: dict[str, Tensor]) -> EncodedImage:

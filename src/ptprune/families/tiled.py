@@ -14,8 +14,6 @@ from ptprune.families.base import INSTRUCTION, Family, Model
 from ptprune.families.encoded import EncodedImage, Wanted, whole_picture
 from ptprune.layout import Region
 
-PREVIEW = 12  # pixels a side: enough to tell a 3x4 grid of tiles from a 4x3 one, nothing to store
-
 STAGES_WITHOUT_CLS = {
     "tiles": "row-major, thumbnail last where there is more than one tile",
     "region": "cosine of each tile's mean patch feature with the thumbnail's (SigLIP has no [CLS])",
@@ -54,7 +52,7 @@ class TiledFamily(Family):
     def encoded(
         cls, model: Model, call: Mapping[str, Any], output: Any, attention: Mapping[str, Tensor], wanted: Wanted
     ) -> list[EncodedImage]:
-        previews = F.adaptive_avg_pool2d(cls.pixels(call).float(), PREVIEW)
+        previews = wanted.preview(cls.pixels(call))
         count, placeholders = len(previews), output_length(output) // len(previews)
         side, has_cls = round(placeholders**0.5), cls.has_cls(model, call)
         values = {name: patches.view(count, -1, 1) for name, patches in attention.items()}

@@ -32,6 +32,9 @@ class PyramidTokenPruning(TokenPruner):
         temperature: of the softmax over the tiles' standardised saliencies; larger is nearer to uniform budgets.
         thumbnail: "ratio" keeps the thumbnail's share of its own tokens, "whole" keeps all of it, "region" treats it
             as one more tile.
+        ranking: "tile" ranks within each tile's budget, "image" ranks the whole image at once, without budgets, by the
+            fused score times the tile's weight.
+        coverage_bounds: the smallest and the largest ratio that ``coverage`` may choose.
         normalize_instruction: whether the instruction score is scaled to 0..1 before it is fused.
     """
 
@@ -43,6 +46,8 @@ class PyramidTokenPruning(TokenPruner):
     temperature: float = 1.0
     thumbnail: str = "ratio"
     normalize_instruction: bool = True
+    ranking: str = "tile"
+    coverage_bounds: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,6 +61,13 @@ class PyramidTokenPruning(TokenPruner):
             isinstance(self.temperature, int | float) and 0 < self.temperature < float("inf"), "temperature", "over 0"
         )
         self._require(self.thumbnail in ("ratio", "whole", "region"), "thumbnail", "'ratio', 'whole' or 'region'")
+        self._require(self.ranking in ("tile", "image"), "ranking", "'tile' or 'image'")
+        bounds = self.coverage_bounds
+        self._require(
+            isinstance(bounds, tuple | list) and len(bounds) == 2 and 0 <= bounds[0] <= bounds[1] <= 1,
+            "coverage_bounds",
+            "two ratios between 0 and 1, the smaller one first",
+        )
         self._require(isinstance(self.normalize_instruction, bool), "normalize_instruction", "True or False")
         self._require_score("region", REGION_SCORES)
         self._require_score("token", TOKEN_SCORES)
@@ -80,14 +92,38 @@ class PyramidTokenPruning(TokenPruner):
         token = TOKEN_SCORES[self.token].compute(image)
         instruction = INSTRUCTION_SCORES[self.instruction].compute(image) if self._guided else None
         fused = fuse(token, instruction, self.alpha, self.normalize_instruction)
-        total = self.num_kept(image.layout.num_tokens) if self.coverage is None else covering(fused, self.coverage)
+        total = self.num_kept(image.layout.num_tokens) if self.coverage is None else self._covering(fused)
 
         saliency = None
         if len(image.layout.regions) > 1:
             saliency = REGION_SCORES[self.region].compute(image)
-        kept = keep_top(fused, image.layout.region_of.to(image.device), self.budgets(image, saliency, total))
+        region_of = image.layout.region_of.to(image.device)
+        if self.ranking == "image":
+            weighted = fused if saliency is None else self._weighted(image, fused, saliency)
+            kept = keep_top(weighted, torch.zeros_like(region_of), [total])
+        else:
+            kept = keep_top(fused, region_of, self.budgets(image, saliency, total))
         scores = {"token": token, "fused": fused} | ({} if instruction is None else {"instruction": instruction})
         return Selection(kept, None if saliency is None else saliency.tolist(), scores)
+
+    def _covering(self, fused: Tensor) -> int:
+        """How many tokens reach ``coverage``, within ``coverage_bounds``."""
+        assert self.coverage is not None
+        smallest, largest = (max(1, round(bound * len(fused))) for bound in self.coverage_bounds)
+        return min(max(covering(fused, self.coverage), smallest), largest)
+
+    def _weighted(self, image: ImageEvidence, fused: Tensor, saliency: Tensor) -> Tensor:
+        """FloatTensor [num_tokens]: fused scores times weights of mean 1 over the tiles; the thumbnail weighs 1."""
+        region_of, thumbnail = image.layout.region_of.to(image.device), image.layout.thumbnail
+        tiles = torch.ones(len(saliency), dtype=torch.bool)
+        if thumbnail is not None and self.thumbnail != "region":
+            tiles[thumbnail] = False
+        weights = torch.ones(len(saliency), dtype=torch.float64)
+        weights[tiles] = region_weights(saliency.cpu()[tiles], self.temperature) * int(tiles.sum())
+        weighted = fused * weights.to(fused)[region_of]
+        if thumbnail is not None and self.thumbnail == "whole":
+            weighted = weighted.masked_fill(region_of == thumbnail, torch.inf)
+        return weighted
 
     def budgets(self, image: ImageEvidence, saliency: Tensor | None, total: int) -> list[int]:
         """Tokens to keep in each region, ``total`` in all.

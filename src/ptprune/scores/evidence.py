@@ -29,6 +29,7 @@ class ImageEvidence:
             encoder has no [CLS], the attention that all patches pay on average.
         received_attention: FloatTensor [num_tokens], the attention that all patches of a tile pay on average.
         token_features: [num_tokens, d], the vision encoder's features, before the projector, pooled to LLM tokens.
+        pixels: FloatTensor [3, height, width], a small copy of the whole picture, as the processor normalised it.
         instruction_attention: FloatTensor [num_tokens], the strongest attention that any instruction token pays at one
             LLM layer.
         last_attention: FloatTensor [num_tokens], what the last instruction token pays there.
@@ -44,6 +45,7 @@ class ImageEvidence:
     cls_attention: Tensor | None = None
     received_attention: Tensor | None = None
     token_features: Tensor | None = None
+    pixels: Tensor | None = None
     instruction_attention: Tensor | None = None
     last_attention: Tensor | None = None
     instruction_map: Tensor | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ptprune.scores.evidence import ImageEvidence
@@ -20,6 +21,19 @@ ROWS_AT_A_TIME = 64
 def attention(image: ImageEvidence) -> Tensor:
     """Strongest attention that any instruction token pays to the visual token at one LLM layer (the paper's)."""
     return image.require("instruction_attention")
+
+
+@INSTRUCTION_SCORES.register("embedding", needs=("embeddings", "instruction_embeddings"))
+def embedding(image: ImageEvidence) -> Tensor:
+    """Strongest cosine of the visual token with any instruction token's embedding: needs no attention row of the LLM.
+
+    Choose it with ``layer=0`` where the language model's first layer cannot be read; it is far weaker than attention.
+    """
+    visual = F.normalize(image.require("embeddings").float(), dim=-1)
+    text = F.normalize(image.require("instruction_embeddings").float(), dim=-1)
+    if not len(text):
+        return torch.zeros(len(visual), device=visual.device)
+    return (visual @ text.T).amax(dim=1)
 
 
 def attention_rows(

@@ -22,10 +22,74 @@ def cls_similarity(image: ImageEvidence) -> Tensor:
     return torch.cosine_similarity(features, whole[None], dim=-1)
 
 
+@REGION_SCORES.register("attention-mass", needs=("cls_attention",))
+def attention_mass(image: ImageEvidence) -> Tensor:
+    """The thumbnail's [CLS] attention that falls on a tile's area: tiles that the encoder itself looks at.
+
+    As in HiRED (arXiv 2408.10945) and GlobalCom2 (arXiv 2501.05179); here per area, because budgets grow with a tile's
+    size anyway [ours]. Where an image has no thumbnail, the mean over the region's own tokens. Choose it where [CLS]
+    features are alike in all tiles.
+    """
+    attention, thumbnail = image.require("cls_attention").float(), image.layout.thumbnail
+    region_of = image.layout.region_of.to(attention.device)
+    if thumbnail is None:
+        sums = attention.new_zeros(len(image.layout.regions)).index_add_(0, region_of, attention)
+        return sums / torch.bincount(region_of)
+    return mean_inside(attention[region_of == thumbnail].view(image.layout.regions[thumbnail].grid), image)
+
+
+@REGION_SCORES.register("image-saliency", needs=("pixels",))
+def image_saliency(image: ImageEvidence) -> Tensor:
+    """How much a tile's pixels stand out by colour and contrast, whatever the encoder makes of them.
+
+    The detector is OpenCV's fine-grained static saliency (Montabone and Soto 2010) on a small copy of the picture.
+    Needs ``pip install opencv-contrib-python-headless``. Choose it to compare, or for pictures of few objects on plain
+    grounds.
+
+    Raises:
+        ImportError: where OpenCV's contributed modules are not installed.
+    """
+    try:
+        import cv2
+
+        detector = cv2.saliency.StaticSaliencyFineGrained_create()
+    except (ImportError, AttributeError):
+        raise ImportError("region='image-saliency' needs: pip install opencv-contrib-python-headless") from None
+    pixels = image.require("pixels").float().cpu()
+    low, high = pixels.amin(), pixels.amax()
+    picture = ((pixels - low) / (high - low).clamp(min=1e-6) * 255).byte().permute(1, 2, 0).contiguous().numpy()
+    found, saliency = detector.computeSaliency(picture)
+    return mean_inside(torch.from_numpy(saliency).float(), image).to(image.device)
+
+
 @REGION_SCORES.register("uniform")
 def uniform(image: ImageEvidence) -> Tensor:
     """Every tile alike: budgets in proportion to the tiles' sizes, for comparison."""
     return torch.ones(len(image.layout.regions), device=image.device)
+
+
+def mean_inside(picture: Tensor, image: ImageEvidence) -> Tensor:
+    """The mean of a map of the whole picture over each region's area.
+
+    Args:
+        picture: FloatTensor [rows, columns].
+
+    Returns:
+        FloatTensor [num_regions].
+    """
+    means = []
+    for place in image.layout.places():
+        left, top, right, bottom = place.box
+        down, across = _overlap(picture.shape[0], top, bottom), _overlap(picture.shape[1], left, right)
+        inside = torch.outer(down, across).to(picture)
+        means.append((picture * inside).sum() / inside.sum())
+    return torch.stack(means)
+
+
+def _overlap(cells: int, start: float, stop: float) -> Tensor:
+    """Which share of each of ``cells`` equal cells of the unit interval lies between ``start`` and ``stop``."""
+    edges = torch.linspace(0, 1, cells + 1, dtype=torch.float64)
+    return (edges[1:].clamp(max=stop) - edges[:-1].clamp(min=start)).clamp(min=0) * cells
 
 
 def region_weights(saliency: Tensor, temperature: float) -> Tensor:

@@ -1,0 +1,153 @@
+"""What methods are told about an image, in every family, against the stock model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ptprune import TokenPruner
+from ptprune.scores.evidence import ImageEvidence
+from ptprune.selection import Selection
+from tests.attach.test_families import FEW, WINDOW, dropped_of, inputs_of, model_of
+from tests.oracle import (
+    blocked,
+    eager_twin,
+    language_model,
+    projected_patches,
+    scored_vision_attention,
+    vision_evidence,
+    watched,
+)
+from tests.zoo import ZOO
+
+EVERYTHING = frozenset(ImageEvidence.__dataclass_fields__) - {"layout"}
+CASES = [(name, prompt) for name in ZOO for prompt in FEW]
+
+
+@dataclass(kw_only=True)
+class Curious(TokenPruner):
+    """Asks for everything, keeps what comes first."""
+
+    @property
+    def needs(self):
+        return EVERYTHING
+
+    def select(self, image):
+        self.seen = [*getattr(self, "seen", []), image]
+        return Selection(torch.arange(self.num_kept(image.layout.num_tokens)))
+
+
+@torch.no_grad()
+def evidence_of(name, prompt, layer):
+    pruner = Curious(layer=layer, window=WINDOW)
+    with pruner(model_of(name)):
+        model_of(name)(**inputs_of(name, prompt))
+    for image in pruner.seen:
+        assert all(getattr(image, field) is not None for field in EVERYTHING - {"image_feature"})
+        assert image.image_feature is not None or len(image.layout.regions) == 1
+    return pruner.seen
+
+
+@pytest.mark.parametrize(("name", "prompt"), CASES)
+def test_patch_values_are_pooled_as_the_model_packs_its_features(name, prompt):
+    specimen, model, inputs = ZOO[name], model_of(name), inputs_of(name, prompt)
+    features = projected_patches(specimen, model, inputs)
+    channels = [specimen.pool(model, inputs, features[..., channel]) for channel in range(4)]
+    attention = specimen.pool(model, inputs, vision_evidence(specimen, model, inputs)[0])
+    for i, image in enumerate(evidence_of(name, prompt, 1)):
+        structural = attention[i].isnan()
+        torch.testing.assert_close(image.cls_attention, attention[i][~structural])
+        for channel, expected in enumerate(channels):
+            torch.testing.assert_close(image.token_features[:, channel], expected[i][~structural], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["internvl", "llava-next"])
+@torch.no_grad()
+def test_attention_received_beside_a_cls(name):
+    specimen, inputs = ZOO[name], inputs_of(name, "batch")
+    twin = eager_twin(model_of(name))
+    with watched(scored_vision_attention(twin)) as maps:
+        twin(**inputs)
+    expected = specimen.pool(twin, inputs, maps[0].mean((1, 2))[:, 1:])
+    for image, values in zip(evidence_of(name, "batch", 1), expected, strict=True):
+        torch.testing.assert_close(image.received_attention, values[~values.isnan()])
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("name", ZOO)
+@torch.no_grad()
+def test_the_language_models_evidence(name, layer):
+    model, inputs = model_of(name), inputs_of(name, "batch")
+    visual, twin, states = ZOO[name].visual(model, inputs), eager_twin(model), {}
+    decoder = language_model(twin)
+    for index in (0, layer):
+        decoder.layers[index].register_forward_pre_hook(lambda m, a, i=index: states.setdefault(i, a[0]))
+    with watched(decoder.layers[max(layer - 1, 0)].self_attn) as maps:
+        twin(**inputs)
+    for image in evidence_of(name, "batch", layer):
+        sample, tokens = image.layout.sample, image.layout.tokens
+        asks = range(int(visual[sample].nonzero()[-1]) + 1, visual.shape[1])
+        rows = maps[0].mean(1)[sample, asks.start :, tokens]
+        torch.testing.assert_close(image.instruction_map, rows, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(image.last_attention, rows[-1], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(image.instruction_attention, rows.amax(0), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(image.embeddings, states[0][sample, tokens], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(image.instruction_embeddings, states[0][sample, asks.start :], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(image.hidden_states, states[layer][sample, tokens], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_small_copy_of_the_picture(name):
+    specimen = ZOO[name]
+    _, (picture,) = specimen.prompts["one picture"][0]
+    (image,) = evidence_of(name, "one picture", 1)
+    original = torch.tensor(list(picture.getdata()), dtype=torch.float32).view(*picture.size[::-1], 3).permute(2, 0, 1)
+    size = image.pixels.shape[-2:]
+    small = F.interpolate(original[None], size=size, mode="bilinear", antialias=True)[0]
+    for mine, theirs in zip(image.pixels, small, strict=True):
+        assert torch.corrcoef(torch.stack([mine.flatten(), theirs.flatten()]))[0, 1] > 0.9
+
+
+@dataclass(kw_only=True)
+class Merging(TokenPruner):
+    """Keeps the first tokens, and adds the mean of the dropped ones to each."""
+
+    @property
+    def needs(self):
+        return frozenset({"hidden_states"})
+
+    def select(self, image):
+        kept = torch.arange(self.num_kept(image.layout.num_tokens))
+        return Selection(kept, states=image.hidden_states[kept] + image.hidden_states[len(kept) :].mean(0))
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("name", ["internvl", "idefics3", "gemma3", "qwen3-vl"])
+@torch.no_grad()
+def test_merged_states(name, layer):
+    model, inputs = model_of(name), inputs_of(name, "batch")
+    pruner = Merging(keep_ratio=0.4, layer=layer)
+    with pruner(model):
+        pruned = model(**inputs).logits
+        beams = model.generate(**inputs, max_new_tokens=5, num_beams=2)
+    dropped = dropped_of(pruner.report, inputs)
+    visual, width = ZOO[name].visual(model, inputs), len(dropped)
+
+    def merge(module, args):
+        states = args[0].clone()
+        for row in range(len(states)):
+            mine, gone = visual[row // (len(states) // width)], dropped[row // (len(states) // width)]
+            mine, gone = F.pad(mine, (0, states.shape[1] - len(mine))), F.pad(gone, (0, states.shape[1] - len(gone)))
+            states[row, mine & ~gone] += states[row, gone].mean(0)
+        return states, *args[1:]
+
+    with blocked(model, dropped, layer, inputs["attention_mask"]):
+        hook = language_model(model).layers[layer].register_forward_pre_hook(merge)
+        stock = model(**inputs).logits
+        if layer == 0:  # later, generated tokens would see unmerged ones in the first layers' keys, as they do here
+            assert torch.equal(model.generate(**inputs, max_new_tokens=5, num_beams=2, use_cache=False), beams)
+        hook.remove()
+    assert (pruned - stock)[pruner.report.kept_mask].abs().max() <= 5e-5
