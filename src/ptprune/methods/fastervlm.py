@@ -1,0 +1,32 @@
+"""FasterVLM, Zhang et al., arXiv 2412.01818: [CLS] attention alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ptprune.methods.common import best, finite
+from ptprune.pruner import TokenPruner
+from ptprune.scores.evidence import ImageEvidence
+from ptprune.selection import Selection
+
+
+@dataclass(kw_only=True)
+class FasterVLM(TokenPruner):
+    """FasterVLM: keep what the vision encoder's [CLS] attends to, before the language model; simple and question-blind.
+
+    Source: Qizhe Zhang et al., arXiv 2412.01818 (versions 1 and 2: "[CLS] Attention is All You Need for Training-Free
+    Visual Token Pruning"): tokens rank by [CLS] attention, mean over heads, of the layer whose features the model uses.
+
+    Differs here: exactly K tokens, ranked over the whole image at once, where their code keeps the same number of each
+    tile; equal scores rank by index; where the encoder has no [CLS], the attention that all patches pay on average.
+    """
+
+    layer: int = 0
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"cls_attention"})
+
+    def select(self, image: ImageEvidence) -> Selection:
+        attention = finite(image, "cls_attention")
+        return Selection(best(attention, self.num_kept(len(attention))), scores={"token": attention})

@@ -1,0 +1,32 @@
+"""FastV, Chen et al., arXiv 2403.06764: the last token's attention at an early layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ptprune.methods.common import best, finite
+from ptprune.pruner import TokenPruner
+from ptprune.scores.evidence import ImageEvidence
+from ptprune.selection import Selection
+
+
+@dataclass(kw_only=True)
+class FastV(TokenPruner):
+    """FastV: keep what the prompt's last token attends to at an early layer; the classic that needs no vision encoder.
+
+    Source: Liang Chen et al., "An Image is Worth 1/2 Tokens After Layer 2", arXiv 2403.06764, the section on FastV:
+    with filtering layer k, tokens rank by the attention that the last token pays at layer k - 1, mean over heads.
+
+    Differs here: exactly K tokens of each image, where theirs counts in one fixed block of the prompt; equal scores
+    rank by index; batches and several images; dropped tokens leave every layer's cache; kept tokens keep their
+    position ids, as in their in-place variant. The last token is the last text token of the prompt. ``layer=0`` ranks
+    by the first layer's attention, where theirs draws at random.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"last_attention"})
+
+    def select(self, image: ImageEvidence) -> Selection:
+        attention = finite(image, "last_attention")
+        return Selection(best(attention, self.num_kept(len(attention))), scores={"instruction": attention})

@@ -1,0 +1,76 @@
+"""GlobalCom2, Liu et al., arXiv 2501.05179: the thumbnail as a global commander of the tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ptprune.budget import allocate
+from ptprune.methods.common import finite, members
+from ptprune.methods.thumbnail import attention_shares, seen_from_thumbnail
+from ptprune.pruner import TokenPruner
+from ptprune.scores.evidence import ImageEvidence
+from ptprune.selection import Selection, keep_top
+
+
+@dataclass(kw_only=True)
+class GlobalCom2(TokenPruner):
+    """GlobalCom2: the thumbnail's [CLS] guides each tile's budget and, with the tile's own, its tokens; for tiles.
+
+    Source: Xuyang Liu et al., "Compression with Global Guidance", arXiv 2501.05179, its adaptive compression of crops.
+    With ``s`` the thumbnail's attention summed over each tile's area and ``R`` the ratio, a tile keeps
+    ``R * (1 + softmax(s / temperature) - 1 / tiles)`` of its tokens, those with the largest sum of the tile's own
+    attention and the thumbnail's at the token's place, each of length one over the tile. The thumbnail keeps ``R`` of
+    itself by its own attention.
+
+    Differs here: budgets are exact (largest remainder, what is over a tile's size goes to the others), theirs are
+    rounded down and clipped. ``s`` is a share of the attention on all tiles, which does not depend on how patches
+    become tokens; a token that two tiles cut counts by area. Without a thumbnail, ``s`` is the attention on the
+    region's own tokens, and these rank by their own alone; without [CLS], it is the attention that all patches pay on
+    average. Equal scores rank by index. Shares are at most 1, as their sums are, so their temperature of 10 leaves the
+    budgets all but equal.
+
+    Attributes:
+        temperature: of the softmax over the tiles' attention; smaller favours the strongest tiles more.
+    """
+
+    layer: int = 0
+    temperature: float = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            isinstance(self.temperature, int | float) and 0 < self.temperature < float("inf"), "temperature", "over 0"
+        )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"cls_attention"})
+
+    def select(self, image: ImageEvidence) -> Selection:
+        layout, attention = image.layout, finite(image, "cls_attention")
+        shares = attention_shares(image, attention)
+        sizes = [region.num_tokens for region in layout.regions]
+        tiles = torch.tensor([not region.is_thumbnail for region in layout.regions])
+        weights = torch.ones_like(shares)
+        guided = torch.softmax(shares[tiles] / self.temperature, dim=0)
+        weights[tiles] += guided - guided.mean()
+        budgets = allocate(weights.tolist(), sizes, self.num_kept(layout.num_tokens))
+        scores = self.scores(image, attention)
+        kept = keep_top(scores, layout.region_of.to(image.device), budgets)
+        saliency = [share if tile else None for share, tile in zip(shares.tolist(), tiles.tolist(), strict=True)]
+        return Selection(kept, saliency if len(sizes) > 1 else None, {"token": scores})
+
+    @staticmethod
+    def scores(image: ImageEvidence, attention: Tensor) -> Tensor:
+        """Local plus global attention, each of length one over a region: FloatTensor [num_tokens]."""
+        scores, thumbnail = attention.clone(), image.layout.thumbnail
+        seen = None if thumbnail is None else seen_from_thumbnail(image, attention)
+        for number, tokens in enumerate(members(image)):
+            scores[tokens] = F.normalize(attention[tokens], dim=0)
+            if seen is not None and number != thumbnail:
+                scores[tokens] += F.normalize(seen[tokens], dim=0)
+        return scores

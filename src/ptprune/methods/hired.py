@@ -1,0 +1,68 @@
+"""HiRED, Arif et al., arXiv 2408.10945: the thumbnail's attention shares the budget among the tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ptprune.budget import allocate
+from ptprune.methods.common import finite
+from ptprune.methods.thumbnail import attention_shares
+from ptprune.pruner import TokenPruner
+from ptprune.scores.evidence import ImageEvidence
+from ptprune.selection import Selection, keep_top
+
+
+@dataclass(kw_only=True)
+class HiRED(TokenPruner):
+    """HiRED: tiles where the thumbnail's [CLS] looks get larger budgets, filled by [CLS] attention; for tiled models.
+
+    Source: Kazi Hasan Ibn Arif et al., arXiv 2408.10945, its token budget distribution and token dropping: the
+    thumbnail gets the share ``alpha`` of the budget, at most all of itself; each tile a part of the rest in proportion
+    to the thumbnail's attention on the tile's area.
+
+    Differs here: budgets are exact (what a full tile cannot take goes to the others, whole numbers by largest
+    remainder), theirs are rounded down and clipped, so that tokens are lost. Attention is summed over a tile's true
+    area; their code counts the strongest tokens in even stretches of the flattened thumbnail. Budgets and tokens both
+    use the layer whose features the model uses, theirs takes the budgets from the encoder's first layer. Without a
+    thumbnail, regions share by the attention on their own tokens; without [CLS], it is the attention that all patches
+    pay on average. Equal scores rank by index.
+
+    Attributes:
+        alpha: the thumbnail's share of the kept tokens.
+    """
+
+    layer: int = 0
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(isinstance(self.alpha, int | float) and 0 <= self.alpha <= 1, "alpha", "between 0 and 1")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"cls_attention"})
+
+    def select(self, image: ImageEvidence) -> Selection:
+        layout, attention = image.layout, finite(image, "cls_attention")
+        shares: list[float] = attention_shares(image, attention).tolist()
+        kept = keep_top(attention, layout.region_of.to(image.device), self.budgets(image, shares))
+        saliency = [
+            None if region.is_thumbnail else share for region, share in zip(layout.regions, shares, strict=True)
+        ]
+        return Selection(kept, saliency if len(shares) > 1 else None, {"token": attention})
+
+    def budgets(self, image: ImageEvidence, shares: list[float]) -> list[int]:
+        """Tokens to keep in each region."""
+        layout = image.layout
+        sizes = [region.num_tokens for region in layout.regions]
+        total, thumbnail = self.num_kept(layout.num_tokens), layout.thumbnail
+        own = 0
+        if thumbnail is not None:
+            # at most all of it, at least what the tiles cannot take
+            own = min(max(int(total * self.alpha), total - (sum(sizes) - sizes[thumbnail])), sizes[thumbnail])
+        tiles = [index for index in range(len(sizes)) if index != thumbnail]
+        weights = [shares[i] / sizes[i] for i in tiles]  # ``allocate`` multiplies by the size
+        budgets = allocate(weights, [sizes[i] for i in tiles], total - own)
+        if thumbnail is not None:
+            budgets.insert(thumbnail, own)
+        return budgets

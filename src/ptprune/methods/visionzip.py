@@ -1,0 +1,80 @@
+"""VisionZip, Yang et al., arXiv 2412.04467: dominant tokens stay, the rest is merged into contextual tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ptprune.methods.common import best, even_budgets, finite, members, unit
+from ptprune.pruner import TokenPruner
+from ptprune.scores.evidence import ImageEvidence
+from ptprune.selection import Selection
+
+
+@dataclass(kw_only=True)
+class VisionZip(TokenPruner):
+    """VisionZip: keep what [CLS] attends to and merge the rest into a few averages; nothing is lost without a trace.
+
+    Source: Senqiao Yang et al., arXiv 2412.04467, its dominant tokens and contextual tokens (10 of 64 are contextual).
+    As in their code, every tile is compressed by itself: dominant tokens by [CLS] attention; of the others every n-th
+    is a target, and each of the remaining joins the target that it is most similar to.
+
+    Differs here: exactly K tokens an image, each tile the same share of its own. Similarity is that of the vision
+    encoder's features, theirs of the keys at its last layer but one. What is averaged are the language model's
+    embeddings, target included; theirs adds the mean of the others to the target before the projector, which would
+    double an embedding's length. A merged token stands at its target's position, theirs behind the dominant ones;
+    [CLS] itself is not passed on. Equal scores rank by index; without [CLS], dominant is what all patches attend to.
+
+    Attributes:
+        contextual_ratio: share of the kept tokens that are averages.
+    """
+
+    layer: int = 0
+    contextual_ratio: float = 10 / 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ratio = self.contextual_ratio
+        self._require(isinstance(ratio, int | float) and 0 <= ratio <= 1, "contextual_ratio", "between 0 and 1")
+        self._require(self.layer == 0, "layer", "0 (tokens are merged before the language model)")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"cls_attention", "token_features", "embeddings"})
+
+    def select(self, image: ImageEvidence) -> Selection:
+        attention, features = finite(image, "cls_attention"), unit(finite(image, "token_features"))
+        states, kept, merges = image.require("embeddings").clone(), [], False
+        budgets = even_budgets(image.layout, self.num_kept(image.layout.num_tokens))
+        for tokens, budget in zip(members(image), budgets, strict=True):
+            contextual = round(budget * self.contextual_ratio)
+            dominant = best(attention[tokens], budget - contextual)
+            others = torch.ones_like(tokens, dtype=torch.bool)
+            others[dominant] = False
+            rest = tokens[others]
+            kept.append(tokens[dominant])
+            if contextual:
+                is_target = torch.zeros_like(rest, dtype=torch.bool)
+                is_target[:: len(rest) // contextual][:contextual] = True
+                targets, rest = rest[is_target], rest[~is_target]
+                kept.append(targets)
+                merges |= len(rest) > 0
+                states[targets] = merged(states, features, targets, rest)
+        indices = torch.cat(kept).sort().values
+        return Selection(indices, scores={"token": attention}, states=states[indices] if merges else None)
+
+
+def merged(states: Tensor, features: Tensor, targets: Tensor, rest: Tensor) -> Tensor:
+    """The mean embedding of each target and of those tokens of ``rest`` that are most similar to it: [targets, D].
+
+    Args:
+        states: [num_tokens, D].
+        features: FloatTensor [num_tokens, d], of length one.
+    """
+    nearest = (features[rest] @ features[targets].T).argmax(dim=1)
+    # sums by a product, as adding up by index has no fixed order on GPUs
+    joins = (nearest == torch.arange(len(targets), device=nearest.device)[:, None]).float()
+    total = states[targets].float() + joins @ states[rest].float()
+    return (total / (1 + joins.sum(dim=1, keepdim=True))).to(states.dtype)
