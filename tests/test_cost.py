@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    CLIPVisionConfig,
     InternVLConfig,
     InternVLForConditionalGeneration,
     InternVLVisionConfig,
+    LlamaConfig,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
 )
 
+from ptprune import PyramidTokenPruning, RandomPruning, TokenPruner
 from ptprune.cost import (
     Prompt,
     decode_macs,
@@ -60,6 +68,31 @@ def tiny_model(text_config: Qwen2Config | Qwen3Config) -> InternVLForConditional
     )
     torch.manual_seed(0)
     return InternVLForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
+
+
+def tiny_llava() -> LlavaNextForConditionalGeneration:
+    config = LlavaNextConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=24,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=40,
+            image_size=32,
+            patch_size=8,
+        ),
+        text_config=LlamaConfig(
+            vocab_size=50,
+            hidden_size=32,
+            intermediate_size=56,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        ),
+        image_token_index=IMAGE_TOKEN,
+        image_grid_pinpoints=[[64, 64]],
+    )
+    torch.manual_seed(0)
+    return LlavaNextForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
 
 
 DECODERS = {
@@ -112,6 +145,77 @@ def test_counts_equal_torchs_counter(decoder: Qwen2Config | Qwen3Config) -> None
     assert cache == kv_bytes(shape.text, length + 1, itemsize=4)  # the decode step has been appended
 
 
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_pruned_prefill_equals_torchs_counter(layer: int) -> None:
+    """All text follows the picture here, so that the instruction is all of it, as ``cost`` has it."""
+    model = tiny_model(DECODERS["grouped-query"])
+    shape, prompt = ModelShape.from_config(model.config), Prompt(tiles=4, text_tokens=9)
+    visual = prompt.encoded * shape.tile_tokens
+    input_ids = torch.tensor([[IMAGE_TOKEN] * visual + [2] * prompt.text_tokens])
+    inputs = {"input_ids": input_ids, "pixel_values": torch.randn(prompt.encoded, 3, 32, 32)}
+    cost = pruned_cost(shape, prompt, 0.5, layer)
+    assert prefill_flops(model, inputs, PyramidTokenPruning(keep_ratio=0.5, layer=layer)) == 2 * cost.first_token
+    random = pruned_cost(shape, prompt, 0.5, layer, instruction=0, patch_rows=0)
+    assert random.select == 0
+    assert prefill_flops(model, inputs, RandomPruning(keep_ratio=0.5, layer=layer)) == 2 * random.first_token
+
+
+@pytest.mark.parametrize("layer", [None, 0, 2])
+def test_a_llava_next_equals_torchs_counter(layer: int | None) -> None:
+    """Newlines, one a row of the merged grid, are text to ``cost``; none of them is instruction."""
+    model = tiny_llava()
+    shape = ModelShape.from_config(model.config)
+    assert (shape.family, shape.tile_tokens, shape.projector_input) == ("llava_next", 16, 24)
+    newlines, question = 2 * 4, 9
+    prompt = Prompt(tiles=4, text_tokens=newlines + question)
+    placeholders = prompt.encoded * shape.tile_tokens + newlines
+    inputs = {
+        "input_ids": torch.tensor([[IMAGE_TOKEN] * placeholders + [2] * question]),
+        "pixel_values": torch.randn(1, prompt.encoded, 3, 32, 32),
+        "image_sizes": torch.tensor([[64, 64]]),
+    }
+    if layer is None:
+        assert prefill_flops(model, inputs, None) == 2 * unpruned_cost(shape, prompt).first_token
+    else:
+        cost = pruned_cost(shape, prompt, 0.5, layer, instruction=question)
+        assert prefill_flops(model, inputs, PyramidTokenPruning(keep_ratio=0.5, layer=layer)) == 2 * cost.first_token
+
+
+def prefill_flops(model: PreTrainedModel, inputs: dict[str, torch.Tensor], pruner: TokenPruner | None) -> int:
+    """As torch counts them, but for the rotary tables, which are documented as left out."""
+    counter = FlopCounterMode(display=False, depth=None)
+    with counter, torch.no_grad(), nullcontext() if pruner is None else pruner(model):
+        model(**inputs, logits_to_keep=1)
+    counts = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    return counts["Global"] - sum(value for name, value in counts.items() if name.endswith("rotary_emb"))
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        (
+            "llava-next-7b",  # a LlavaNextConfig is of Vicuna-7B and CLIP-L/14-336 unless told otherwise
+            LlavaNextConfig(text_config={"model_type": "llama", "vocab_size": 32064}),
+        ),
+        (
+            "internvl3-1b",
+            InternVLConfig(
+                text_config=Qwen2Config(
+                    vocab_size=151674,
+                    hidden_size=896,
+                    intermediate_size=4864,
+                    num_hidden_layers=24,
+                    num_attention_heads=14,
+                    num_key_value_heads=2,
+                )
+            ),
+        ),
+    ],
+)
+def test_known_shapes_are_those_of_their_configurations(name: str, config: InternVLConfig | LlavaNextConfig) -> None:
+    assert ModelShape.from_config(config, name) == SHAPES[name]
+
+
 def test_pruning_everything_before_a_layer_is_a_mix_of_two_prefills() -> None:
     text = SHAPES["internvl3-1b"].text
     full, short = prefill_macs(text, 1000), prefill_macs(text, 400)
@@ -152,6 +256,19 @@ def test_to_dict_doubles_macs_into_flops() -> None:
 def test_impossible_requests_are_refused_by_name(ratio: float, layer: int, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         pruned_cost(SHAPES["internvl2-2b"], Prompt(12, 100), ratio, layer)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"vision_feature_select_strategy": "full"}, "vision_feature_select_strategy 'full'"),
+        ({"vision_feature_layer": [-2, -1]}, "several feature layers"),
+        ({"vision_config": {"model_type": "siglip_vision_model"}}, "siglip_vision_model"),
+    ],
+)
+def test_a_llava_next_with_other_tokens_is_refused(settings: dict[str, object], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        ModelShape.from_config(LlavaNextConfig(**settings))
 
 
 def test_mixture_of_experts_is_refused() -> None:

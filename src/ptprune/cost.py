@@ -12,8 +12,9 @@ How it is counted:
   the last. ``decode_per_token`` is one new token: layers over the cached context, plus the output head.
 - Dropping tokens before layer k: layers 0..k-1 run on all of them, the others on those that stay.
 - ``select`` is what the scores themselves cost: a [CLS] row of ViT attention a tile, and the attention rows of the
-  instruction (at most all text tokens) over all keys of one decoder layer. With k = 0 that layer's queries and keys
-  have to be computed for it; with k > 0 they are there already.
+  instruction (at most all text tokens) over all keys of one decoder layer. With k = 0 that layer's queries, keys and
+  values are computed for it, once more than they would be (values are of no use: the layer computes them on the way);
+  with k > 0 queries and keys are there already. What a method does with the scores is not counted.
 - KV bytes are keys and values of every decoder layer for the whole prompt.
 """
 
@@ -77,14 +78,21 @@ def kv_bytes(text: TextShape, tokens: int, itemsize: int = 2) -> int:
     return 2 * text.layers * text.kv_heads * text.head_dim * tokens * itemsize
 
 
-def select_macs(shape: ModelShape, encoded: int, before: int, instruction: int, layer: int) -> int:
-    """The scores: [CLS] rows of ``encoded`` tiles and ``instruction`` rows over a prompt of ``before`` tokens."""
-    text = shape.text
-    cls_rows = encoded * (shape.vision.patches + 1) * shape.vision.width
+def select_macs(shape: ModelShape, encoded: int, before: int, instruction: int, layer: int, patch_rows: int = 1) -> int:
+    """The scores: rows of ViT attention of ``encoded`` tiles, and ``instruction`` rows over ``before`` prompt tokens.
+
+    Args:
+        instruction: 0 for a method that does not look at the language model's attention.
+        patch_rows: rows of a tile's attention map: 1 for [CLS] alone, ``patches + 1`` for all, 0 for none.
+    """
+    text, vision = shape.text, shape.vision
+    patch_attention = encoded * patch_rows * (vision.patches + 1) * vision.width
+    if not instruction:
+        return patch_attention
     rows = instruction * before * text.heads * text.head_dim
     if layer == 0:
-        rows += text.width * text.head_dim * (instruction * text.heads + before * text.kv_heads)
-    return cls_rows + rows
+        rows += before * text.width * text.head_dim * (text.heads + 2 * text.kv_heads)
+    return patch_attention + rows
 
 
 @dataclass(frozen=True)
@@ -134,8 +142,20 @@ def unpruned_cost(shape: ModelShape, prompt: Prompt, itemsize: int = 2) -> Cost:
     return _cost(shape, prompt, prompt.encoded * shape.tile_tokens, 0, itemsize, select=0)
 
 
-def pruned_cost(shape: ModelShape, prompt: Prompt, keep_ratio: float, layer: int, itemsize: int = 2) -> Cost:
+def pruned_cost(
+    shape: ModelShape,
+    prompt: Prompt,
+    keep_ratio: float,
+    layer: int,
+    itemsize: int = 2,
+    instruction: int | None = None,
+    patch_rows: int = 1,
+) -> Cost:
     """The model with K = max(1, round(keep_ratio * visual tokens)) visual tokens from layer ``layer`` on.
+
+    Args:
+        instruction: tokens whose attention is read; None: all text tokens. See ``select_macs``.
+        patch_rows: see ``select_macs``.
 
     Raises:
         ValueError: where keep_ratio is not in (0, 1] or layer is not one of the decoder's.
@@ -146,7 +166,8 @@ def pruned_cost(shape: ModelShape, prompt: Prompt, keep_ratio: float, layer: int
         raise ValueError(f"layer must be in 0..{shape.text.layers - 1}, got {layer}")
     visual = prompt.encoded * shape.tile_tokens
     before = visual + prompt.text_tokens
-    select = select_macs(shape, prompt.encoded, before, prompt.text_tokens, layer)
+    rows = prompt.text_tokens if instruction is None else instruction
+    select = select_macs(shape, prompt.encoded, before, rows, layer, patch_rows)
     return _cost(shape, prompt, kept_tokens(visual, keep_ratio), layer, itemsize, select)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 DENSE_DECODERS = ("internlm2", "llama", "mistral", "qwen2", "qwen3")
 """Decoders whose layer is attention (q, k, v, o) and a gated MLP of three matrices, which is what ``cost`` counts."""
+
+FAMILIES = ("internvl", "llava_next")
+"""Families whose vision tower and projector are what ``cost`` counts, by transformers' model type."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,11 @@ class VisionShape:
 
 @dataclass(frozen=True)
 class TextShape:
-    """A dense decoder with grouped-query attention and a gated MLP (three matrices)."""
+    """A dense decoder with grouped-query attention and a gated MLP (three matrices).
+
+    Attributes:
+        decoder: transformers' model type of such a decoder, one of ``DENSE_DECODERS``; counting does not look at it.
+    """
 
     layers: int
     width: int
@@ -37,51 +46,58 @@ class TextShape:
     kv_heads: int
     head_dim: int
     vocabulary: int
+    decoder: str = "llama"
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Vision tower, projector (two matrices: pixel-shuffled patches -> text width -> text width) and decoder.
+    """Vision tower, projector (two matrices: the patches of a token -> text width -> text width) and decoder.
 
     Attributes:
-        tile_tokens: LLM tokens of one tile or thumbnail.
+        tile_tokens: LLM tokens of one tile or thumbnail. LLaVA-NeXT ends each row of its merged grid of tiles with a
+            newline token: those are never pruned, count them as text.
+        family: transformers' model type, one of ``FAMILIES``.
     """
 
     name: str
     vision: VisionShape
     text: TextShape
     tile_tokens: int
+    family: str = "internvl"
 
     @property
     def projector_input(self) -> int:
-        """Width of an LLM token before the projector: the patches that pixel shuffle packs into it."""
+        """Width of an LLM token before the projector: the patches that make it."""
         return self.vision.width * self.vision.patches // self.tile_tokens
 
     @classmethod
     def from_config(cls, config: Any, name: str = "") -> ModelShape:
-        """Read the shape from an ``InternVLConfig`` of transformers.
+        """Read the shape from an ``InternVLConfig`` or a ``LlavaNextConfig`` of transformers.
 
         Raises:
-            ValueError: for other families, and for decoders that are not dense (mixtures of experts).
+            ValueError: for other families, for decoders that are not dense (mixtures of experts), and for a LLaVA-NeXT
+                that does not use all patches, and nothing else, of one layer of a CLIP.
         """
-        if getattr(config, "model_type", None) != "internvl":
-            raise ValueError(
-                f"cannot count a model of type {getattr(config, 'model_type', None)!r}; allowed: 'internvl'"
-            )
+        family = getattr(config, "model_type", None)
+        if family not in FAMILIES:
+            allowed = ", ".join(map(repr, FAMILIES))
+            raise ValueError(f"cannot count a model of type {family!r}; allowed: {allowed}")
         vision, text = config.vision_config, config.text_config
         if text.model_type not in DENSE_DECODERS:
             raise ValueError(
                 f"cannot count a decoder of type {text.model_type!r}; allowed: {', '.join(DENSE_DECODERS)}"
             )
-        rows, columns = (size // patch for size, patch in zip(vision.image_size, vision.patch_size, strict=True))
+        if family == "llava_next":
+            _check_llava(config)
+        rows, columns = (size // patch for size, patch in zip(*_sides(vision), strict=True))
         return cls(
-            name=name or "internvl",
+            name=name or family,
             vision=VisionShape(
                 layers=vision.num_hidden_layers,
                 width=vision.hidden_size,
                 ffn=vision.intermediate_size,
                 patches=rows * columns,
-                patch_values=vision.num_channels * vision.patch_size[0] * vision.patch_size[1],
+                patch_values=vision.num_channels * prod(_sides(vision)[1]),
             ),
             text=TextShape(
                 layers=text.num_hidden_layers,
@@ -91,26 +107,52 @@ class ModelShape:
                 kv_heads=text.num_key_value_heads or text.num_attention_heads,
                 head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
                 vocabulary=text.vocab_size,
+                decoder=text.model_type,
             ),
-            tile_tokens=round(rows * columns * config.downsample_ratio**2),
+            tile_tokens=round(rows * columns * getattr(config, "downsample_ratio", 1) ** 2),
+            family=family,
         )
+
+
+def _sides(vision: Any) -> tuple[Sequence[int], Sequence[int]]:
+    """(height, width) of a tile and of a patch; configurations of square ones hold one number."""
+    image, patch = ((side, side) if isinstance(side, int) else side for side in (vision.image_size, vision.patch_size))
+    return image, patch
+
+
+def _check_llava(config: Any) -> None:
+    """Raises ValueError where tokens are not the patches of one layer of a CLIP."""
+    for name, value, allowed in (
+        ("vision tower", config.vision_config.model_type, "clip_vision_model"),
+        ("vision_feature_select_strategy", config.vision_feature_select_strategy, "default"),
+    ):
+        if value != allowed:
+            raise ValueError(f"cannot count a LLaVA-NeXT with {name} {value!r}; allowed: {allowed!r}")
+    if not isinstance(config.vision_feature_layer, int):
+        raise ValueError(f"cannot count a LLaVA-NeXT with several feature layers {config.vision_feature_layer}")
 
 
 # 448-pixel tiles, 14-pixel patches, 2x2 pixel shuffle: 1024 patches, 256 LLM tokens a tile.
 _INTERNVIT_300M = VisionShape(layers=24, width=1024, ffn=4096, patches=1024, patch_values=3 * 14 * 14)
+# 336-pixel tiles, 14-pixel patches, each an LLM token.
+_CLIP_L = VisionShape(layers=24, width=1024, ffn=4096, patches=576, patch_values=3 * 14 * 14)
 
 SHAPES: dict[str, ModelShape] = {
     name: ModelShape(name, _INTERNVIT_300M, TextShape(*text), tile_tokens=256)
     for name, text in {
-        # layers, width, ffn, heads, kv heads, head dim, vocabulary
+        # layers, width, ffn, heads, kv heads, head dim, vocabulary, decoder (InternLM2 is a Llama in other names)
         "internvl2-2b": (24, 2048, 8192, 16, 8, 128, 92553),
         "internvl2-8b": (32, 4096, 14336, 32, 8, 128, 92553),
         "internvl2.5-2b": (24, 2048, 8192, 16, 8, 128, 92553),
-        "internvl2.5-4b": (36, 2048, 11008, 16, 2, 128, 151674),
+        "internvl2.5-4b": (36, 2048, 11008, 16, 2, 128, 151674, "qwen2"),
         "internvl2.5-8b": (32, 4096, 14336, 32, 8, 128, 92553),
-        "internvl3-1b": (24, 896, 4864, 14, 2, 64, 151674),
-        "internvl3-2b": (28, 1536, 8960, 12, 2, 128, 151674),
-        "internvl3-8b": (28, 3584, 18944, 28, 4, 128, 151674),
+        "internvl3-1b": (24, 896, 4864, 14, 2, 64, 151674, "qwen2"),
+        "internvl3-2b": (28, 1536, 8960, 12, 2, 128, 151674, "qwen2"),
+        "internvl3-8b": (28, 3584, 18944, 28, 4, 128, 151674, "qwen2"),
     }.items()
+} | {
+    "llava-next-7b": ModelShape(
+        "llava-next-7b", _CLIP_L, TextShape(32, 4096, 11008, 32, 32, 128, 32064), tile_tokens=576, family="llava_next"
+    )
 }
-"""Published InternVL models by name, from their public configurations: no download needed."""
+"""Published models by name, from their public configurations: no download needed. LLaVA-NeXT has a Vicuna."""
