@@ -15,6 +15,7 @@ from ptprune.cli.models import row
 from ptprune.cost import Prompt, pruned_cost, unpruned_cost
 from ptprune.families import FAMILIES, UNSUPPORTED
 from ptprune.methods import METHODS
+from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES
 from ptprune.shapes import SHAPES, ModelShape
 from tests.cli.conftest import Command
 
@@ -57,8 +58,17 @@ def test_methods(ptprune: Command) -> None:
     assert [method["name"] for method in document["methods"]] == list(METHODS)
     assert all(method["about"] for method in document["methods"])
     assert set(document["methods"][0]["settings"]) == {setting.name for setting in fields(METHODS["ptp"])}
-    lines = ptprune("methods").out.splitlines()
-    assert [line.split()[0] for line in lines] == list(METHODS)
+    registries = (REGION_SCORES, TOKEN_SCORES, INSTRUCTION_SCORES)
+    assert {level: list(scores) for level, scores in document["scores"].items()} == {
+        registry.level: list(registry.names) for registry in registries
+    }
+    assert all(about for scores in document["scores"].values() for about in scores.values())
+    methods, *levels = ptprune("methods").out.split("\n\n")
+    assert [line.split()[0] for line in methods.splitlines()] == list(METHODS)
+    for registry, level in zip(registries, levels, strict=True):
+        heading, *lines = level.splitlines()
+        assert registry.level in heading
+        assert [line.split()[0] for line in lines] == list(registry.names)
 
 
 def test_cost_of_a_known_shape(ptprune: Command) -> None:
