@@ -8,7 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ptprune import TokenPruner
+from ptprune import PyramidTokenPruning, TokenPruner
+from ptprune.attach.rows import Shown
+from ptprune.attach.vision import patch_attention
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
 from tests.attach.test_families import FEW, WINDOW, dropped_of, inputs_of, model_of
@@ -22,6 +24,7 @@ from tests.oracle import (
     watched,
 )
 from tests.zoo import ZOO
+from tests.zoo.pictures import picture
 
 EVERYTHING = frozenset(ImageEvidence.__dataclass_fields__) - {"layout"}
 CASES = [(name, prompt) for name in ZOO for prompt in FEW]
@@ -151,3 +154,61 @@ def test_merged_states(name, layer):
             assert torch.equal(model.generate(**inputs, max_new_tokens=5, num_beams=2, use_cache=False), beams)
         hook.remove()
     assert (pruned - stock)[pruner.report.kept_mask].abs().max() <= 5e-5
+
+
+class Spy(PyramidTokenPruning):
+    """Keeps the evidence of every image."""
+
+    def select(self, image):
+        self.__dict__.setdefault("seen", []).append(image)
+        return super().select(image)
+
+
+@pytest.mark.parametrize("size", [(90, 60), (1000, 10), (10, 1000)])
+@pytest.mark.parametrize("name", ZOO)
+@torch.no_grad()
+def test_evidence_fits_the_regions(name, size):
+    inputs = ZOO[name].inputs([("look at <image> what is it", [picture(*size)])])
+    pruner = Spy(window=WINDOW)
+    with pruner(model_of(name)):
+        model_of(name)(**inputs)
+    (image,) = pruner.seen
+    assert len(image.region_features) == len(image.layout.regions)
+    assert image.cls_attention.shape == image.instruction_attention.shape == (image.layout.num_tokens,)
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if ZOO[name].native])
+@torch.no_grad()
+def test_the_whole_pictures_feature_is_the_mean_over_its_tokens(name):
+    pruner = Spy(window=WINDOW)
+    with pruner(model_of(name)):
+        model_of(name)(**inputs_of(name, "several pictures"))
+    sizes = [torch.tensor([region.num_tokens for region in image.layout.regions]) for image in pruner.seen]
+    assert any(len(set(numbers.tolist())) > 1 for numbers in sizes)
+    for image, numbers in zip(pruner.seen, sizes, strict=True):
+        mean = (image.region_features * numbers[:, None]).sum(0) / numbers.sum()
+        torch.testing.assert_close(image.image_feature, mean)
+
+
+def scores_of(shown):
+    return patch_attention(shown, False, {"cls_attention"})["cls_attention"]
+
+
+def test_packed_pictures_are_scored_one_by_one():
+    query, key = torch.randn(2, 1, 2, 10, 4).unbind(0)
+    packed = scores_of(Shown(query, key, 0.5, None, [6, 4]))
+    apart = [
+        scores_of(Shown(query[:, :, part], key[:, :, part], 0.5, None, None)) for part in (slice(0, 6), slice(6, 10))
+    ]
+    torch.testing.assert_close(packed, torch.cat(apart))
+
+
+def test_padded_patches_neither_pay_nor_receive_whatever_the_mask_looks_like():
+    query, key = torch.randn(2, 2, 2, 5, 4).unbind(0)
+    real = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    boolean = real[:, None, None].expand(-1, 1, 5, -1)
+    additive = torch.zeros(boolean.shape).masked_fill(~boolean, torch.finfo(torch.float32).min)
+    alone = scores_of(Shown(query[1:, :, :3], key[1:, :, :3], 0.5, None, None))
+    for mask in (real, real.long(), boolean, additive):
+        scores = scores_of(Shown(query, key, 0.5, mask, None)).view(2, 5)
+        torch.testing.assert_close(scores[1], torch.nn.functional.pad(alone, (0, 2)))

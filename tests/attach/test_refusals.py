@@ -310,7 +310,7 @@ def test_a_methods_wrong_answer_is_named(model):
         ("thumbnail", "drop", "'ratio', 'whole' or 'region'"),
         ("region", "cls", "one of 'cls-similarity'"),
         ("token", "cls", "one of 'cls-attention'"),
-        ("instruction", "cls", "one of 'attention', 'none'"),
+        ("instruction", "cls", "one of 'attention', 'embedding', 'none'"),
         ("normalize_instruction", 2, "True or False"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ptprune import PyramidTokenPruning
+from tests.attach.test_families import inputs_of
 from tests.oracle import blocked
 from tests.zoo import ZOO
 
@@ -84,3 +85,16 @@ def test_a_video_is_no_question():
             model(**call)
         scores.append(pruner.report.images[0].scores["instruction"])
     torch.testing.assert_close(*scores)
+
+
+@torch.no_grad()
+def test_a_picture_after_a_video_is_pruned():
+    name = "llava-onevision"
+    model, inputs = ZOO[name].build(), inputs_of(name, "one picture")
+    video = with_video(name, model, ZOO[name].inputs([("tell me what you see", [])]))
+    pruner = PyramidTokenPruning(keep_ratio=0.4)
+    with pruner(model):
+        expected = model.generate(**inputs, max_new_tokens=4)
+        with pytest.warns(UserWarning, match="videos are not pruned"):
+            model.generate(**video, max_new_tokens=2)
+        assert torch.equal(model.generate(**inputs, max_new_tokens=4), expected)

@@ -267,23 +267,24 @@ class Attachment:
         if cut is not None:
             with self._lap("select"):
                 kwargs = cut_layer_call(cut, kwargs, implementation, self._once)
-        kwargs = self._restrict(kwargs, index, cut, implementation)
+        kwargs = self._restrict(kwargs, index, cut, hidden_states, implementation)
         kwargs = self._compact(kwargs, index, cut, hidden_states)
         if kwargs is stock and hidden_states is taken:
             return None
         kwargs.pop("hidden_states", None)
         return (hidden_states, *args[1:]), kwargs
 
-    def _restrict(self, kwargs: dict[str, Any], index: int, cut: Cut | None, implementation: str) -> dict[str, Any]:
+    def _restrict(
+        self, kwargs: dict[str, Any], index: int, cut: Cut | None, hidden_states: Tensor, implementation: str
+    ) -> dict[str, Any]:
         """Sliding windows over a cache that was pruned before this pass."""
         window = self.windows[index]
         if window is None or self._sliding is None:
             return kwargs
         (valid, columns), mask = self._sliding, kwargs.get("attention_mask")
-        new = columns.shape[1] - kwargs["past_key_values"].layers[index].keys.shape[2]
         if cut is not None and cut.key_columns is not None:
-            valid, columns, new = cut.key_valid, cut.key_columns, cut.index.shape[1]
-        queries = columns[:, -new:]
+            valid, columns = cut.key_valid, cut.key_columns
+        queries = columns[:, -hidden_states.shape[1] :]
         mask = self._once(
             (mask, cut, self._sliding), lambda: restrict(mask, window, queries, columns, valid, implementation)
         )

@@ -20,7 +20,7 @@ from ptprune.families.encoded import EncodedImage, join_tiles
 from ptprune.families.tiled import STAGES_WITHOUT_CLS, TiledFamily
 from ptprune.layout import THUMBNAIL, Place, even_place
 
-LIKENESS = 0.9  # correlation of an original with its crops put together; those of other pictures are far below
+LIKENESS = 0.85  # correlation of an original with its crops put together; those of other pictures are far below
 
 
 class Gemma3(TiledFamily):
