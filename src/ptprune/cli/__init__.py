@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from ptprune.cli.bench import bench
 from ptprune.cli.cost import cost
 from ptprune.cli.errors import UserError
 from ptprune.cli.methods import methods
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 for command in (run, models, methods, cost):
     app.command()(command)
+app.add_typer(bench)
 
 
 def main(arguments: list[str] | None = None) -> None:

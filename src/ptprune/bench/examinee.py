@@ -1,0 +1,154 @@
+"""A model under examination: items in, answers out, in batches, with or without pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ptprune.bench.items import Item
+from ptprune.cli.answering import check_length, make_prompt, refusals_in_one_line
+from ptprune.cli.errors import UserError
+from ptprune.pruner import TokenPruner
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class View:
+    """How a picture is shown to the model.
+
+    Attributes:
+        options: of the image processor, instead of its own.
+        size: (width, height) that the picture is brought to first; None: as it is.
+    """
+
+    options: tuple[tuple[str, Any], ...] = ()
+    size: Size | None = None
+
+
+AS_IT_IS = View()
+
+
+@dataclass
+class Examinee:
+    """A loaded model and its processor.
+
+    Attributes:
+        batch: items a batch.
+        max_new_tokens: longest answer.
+    """
+
+    model: Any
+    processor: Any
+    batch: int = 16
+    max_new_tokens: int = 2
+    _tokens: dict[tuple[Size, View], int] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        tokenizer = self.processor.tokenizer
+        tokenizer.padding_side = "left"  # answers begin where prompts end
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+
+    def check(self, items: Sequence[Item], pruners: Sequence[TokenPruner | None]) -> None:
+        """Refuse what would fail in the middle of a long run.
+
+        Raises:
+            UserError: where a question holds the text that stands for a picture, the checkpoint has no chat template,
+                or a pruner refuses the model.
+        """
+        for pruner in pruners:
+            with refusals_in_one_line(), nullcontext() if pruner is None else pruner(self.model):
+                pass
+        questions = "\n".join(dict.fromkeys(item.question for item in items))
+        try:
+            make_prompt(self.model, self.processor, [Image.new("RGB", items[0].size)], questions, {})
+        except UserError as error:
+            raise UserError(str(error).replace("--question:", "--items: in a question,")) from None
+
+    def answers(
+        self,
+        items: Sequence[Item],
+        pruner: TokenPruner | None = None,
+        view: Callable[[Size], View] = lambda size: AS_IT_IS,
+        on_batch: Callable[[int], None] = lambda items: None,
+    ) -> tuple[list[str], float]:
+        """Greedy answers in the items' order, and the mean number of visual tokens that an item's picture kept.
+
+        Args:
+            view: how a picture of this (width, height) is shown.
+            on_batch: told how many items a finished batch had.
+
+        Raises:
+            UserError: where the pruner refuses the model or a prompt, or a prompt is too long.
+        """
+        given = [""] * len(items)
+        kept = 0
+        for numbers, seen in self._batches(items, [view(item.size) for item in items]):
+            inputs = self._inputs([items[n] for n in numbers], seen)
+            check_length(self.model, inputs, self.max_new_tokens)
+            inputs = inputs.to(self.model.device)
+            with refusals_in_one_line(), nullcontext() if pruner is None else pruner(self.model), torch.no_grad():
+                output = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
+            new = output[:, inputs["input_ids"].shape[1] :]
+            texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+            for number, text in zip(numbers, texts, strict=True):
+                given[number] = text.strip()
+            kept += self._visual(inputs["input_ids"])
+            if pruner is not None:
+                report = pruner.report
+                assert report is not None
+                before, after = report.visual_tokens
+                kept -= before - after
+            on_batch(len(numbers))
+        return given, kept / len(items)
+
+    def tokens(self, size: Size, view: View = AS_IT_IS) -> int:
+        """Visual tokens of a picture of this (width, height)."""
+        if (size, view) not in self._tokens:
+            blank = Item(Image.new("RGB", size), size, "", "?", "")
+            self._tokens[size, view] = self._visual(self._inputs([blank], [view])["input_ids"])
+        return self._tokens[size, view]
+
+    def _batches(self, items: Sequence[Item], views: list[View]) -> Iterator[tuple[list[int], list[View]]]:
+        """Items of one batch share the processor's options, and have about the same length: little padding."""
+        lengths = [self.tokens(item.size, view) for item, view in zip(items, views, strict=True)]
+        order = sorted(range(len(items)), key=lambda n: (views[n].options, lengths[n]))
+        for _, group in groupby(order, key=lambda n: views[n].options):
+            alike = list(group)
+            for start in range(0, len(alike), self.batch):
+                numbers = alike[start : start + self.batch]
+                yield numbers, [views[n] for n in numbers]
+
+    def _inputs(self, items: Sequence[Item], views: Sequence[View]) -> Any:
+        pictures = []
+        for item, view in zip(items, views, strict=True):
+            picture = item.open()
+            pictures.append([picture.resize(view.size, Image.Resampling.BICUBIC) if view.size else picture])
+        texts = [
+            self.processor.apply_chat_template(
+                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": item.question}]}],
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+            for item in items
+        ]
+        start = self.processor.tokenizer.bos_token
+        # a template that writes the first token itself must not get a second one
+        more = {"add_special_tokens": False} if start and texts[0].startswith(start) else {}
+        return self.processor(
+            images=pictures,
+            text=texts,
+            return_tensors="pt",
+            images_kwargs=dict(views[0].options),
+            text_kwargs={"padding": True, **more},
+        )
+
+    def _visual(self, input_ids: torch.Tensor) -> int:
+        return int((input_ids == self.model.config.image_token_id).sum())

@@ -1,0 +1,59 @@
+"""Accuracy against keep ratio as a picture."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ptprune.bench.accuracy import UNPRUNED
+from ptprune.bench.views import THUMBNAIL
+from ptprune.cli.errors import UserError
+
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def check(path: Path) -> None:
+    """Raises UserError where the plot could not be drawn or written, before anything is computed."""
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"--plot {path}: give a name that ends in {', '.join(FORMATS)}")
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"--plot {path}: cannot be written there; give a file in a directory that exists")
+    if find_spec("matplotlib") is None:
+        raise UserError("--plot needs matplotlib; install the extra: pip install 'ptprune[scenes]'")
+
+
+def draw(path: Path, title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
+    """Every method a line with its 95% intervals; what has one row only is a level.
+
+    Args:
+        rows: name of a line -> rows of the results.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    colours = [f"C{number % 10}" for number in range(len(rows))]
+    for number, (name, line) in enumerate(rows.items()):
+        if line[0]["method"] in (UNPRUNED, THUMBNAIL):
+            style = "--" if line[0]["method"] == UNPRUNED else ":"
+            axes.axhline(line[0]["accuracy"], color="black", linestyle=style, linewidth=1, label=name)
+            continue
+        line = sorted(line, key=lambda row: row["keep_ratio"])
+        ratios, accuracy = [row["keep_ratio"] for row in line], [row["accuracy"] for row in line]
+        style = ("-", "--", "-.", ":")[number // 10 % 4]
+        axes.plot(ratios, accuracy, marker="o", markersize=3, color=colours[number], linestyle=style, label=name)
+        axes.fill_between(
+            ratios, [row["low"] for row in line], [row["high"] for row in line], color=colours[number], alpha=0.1
+        )
+    axes.set_xlabel("share of visual tokens kept")
+    axes.set_ylabel("right answers, %")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise UserError(f"--plot {path}: cannot be written ({error.strerror or error})") from None

@@ -1,0 +1,335 @@
+"""``ptprune bench accuracy``: how many answers stay right with each method and keep ratio."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ptprune.cli.console import out, print_json
+from ptprune.cli.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from ptprune.bench.accuracy import Arm
+    from ptprune.bench.items import Item
+
+MODEL, ITEMS, OUTPUT = "Model", "Items", "Output"
+RATIOS = ".75,.5,.25,.1,.05"
+WORD, SENTENCE = 2, 32  # longest answers, in tokens: to the scenes' questions, and to any others
+
+
+def accuracy(
+    methods: Annotated[
+        str | None, typer.Option(help="Names with commas between; the baselines are always there.", show_default="all")
+    ] = None,
+    ratios: Annotated[str, typer.Option(help="Shares of visual tokens that stay.")] = RATIOS,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of ptp; may be repeated.")
+    ] = None,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Variants of ptp, on the development split, instead of methods.")
+    ] = False,
+    split: Annotated[
+        str | None,
+        typer.Option(help="test or dev: which scenes.", rich_help_panel=ITEMS, show_default="test; dev with --ablate"),
+    ] = None,
+    questions: Annotated[
+        int | None, typer.Option(min=1, help="One a scene.", rich_help_panel=ITEMS, show_default="1000")
+    ] = None,
+    items: Annotated[
+        Path | None,
+        typer.Option(help="A folder with items.jsonl instead of scenes.", rich_help_panel=ITEMS, metavar="DIR"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first items.", rich_help_panel=ITEMS)] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Checkpoint directory or Hub name; without it the small one that ships.",
+            rich_help_panel=MODEL,
+            metavar="ID_OR_DIR",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=MODEL)] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=MODEL)] = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Items a batch.", rich_help_panel=MODEL)] = 16,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Longest answer.", rich_help_panel=MODEL, show_default=f"{WORD}, {SENTENCE} with --items"
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option("--out", help="Keep results here; go on from there.", metavar="FILE.json", rich_help_panel=OUTPUT),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw accuracy against ratio.", metavar="FILE.png", rich_help_panel=OUTPUT)
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="One JSON object.", rich_help_panel=OUTPUT)] = False,
+) -> None:
+    """Count right answers with every method and keep ratio, with bootstrap intervals and comparisons to ptp."""
+    shares, given, chosen = parse_ratios(ratios), parse_settings(settings or []), choose_split(split, items, ablate)
+    if items is not None and questions is not None:
+        raise UserError("--questions: not with --items, which has its own; --limit takes the first ones")
+    if ablate and methods is not None:
+        raise UserError("--methods: not with --ablate, which compares variants of ptp; leave it out")
+    longest = max_new_tokens or (WORD if items is None else SENTENCE)
+
+    with bars() as progress:
+        with waiting(progress, "loading torch and transformers"):
+            from ptprune.bench import accuracy as bench
+            from ptprune.bench import plots, store
+            from ptprune.bench.examinee import Examinee
+            from ptprune.bench.items import digest
+            from ptprune.bench.views import has_tiles
+            from ptprune.cli import loading
+
+            loading.quiet_libraries()
+            check_settings(given)
+            if plot is not None:
+                plots.check(plot)
+            arms = bench.plan_ablation(shares, given) if ablate else bench.plan(parse_methods(methods), shares, given)
+            target, precision = loading.choose_device(device), loading.choose_dtype(dtype)
+            name, directory = model or loading.SHIPPED, loading.find(model)
+            processor = loading.load_processor(directory, name)
+            arms = [arm for arm in arms if arm.method != bench.THUMBNAIL or has_tiles(processor)]
+        asked = load_items(progress, items, chosen, questions or 1000, limit)
+        identity = {
+            "model": store.fingerprint(directory),
+            "items": digest(asked),
+            "dtype": precision,
+            "max_new_tokens": longest,
+        }
+        results = Results(
+            {"model": name, "items": len(asked), "split": chosen, "identity": identity},
+            arms,
+            [item.kind for item in asked],
+            bench.Arm(bench.PTP, None, given).settings,
+            {} if save is None else {store.key(row): row for row in store.load(save, identity)},
+            save,
+        )
+        if missing := results.missing:
+            with waiting(progress, f"loading {name}"):
+                loaded = loading.load_model(directory, name, target, precision)
+                examinee = Examinee(loaded, processor, batch, longest)
+                examinee.check(asked, [arm.pruner for arm in missing])
+            task = progress.add_task("", total=len(missing) * len(asked))
+            bench.measure(
+                missing,
+                asked,
+                examinee,
+                results.add,
+                lambda arm, done: progress.update(
+                    task, advance=done, description=f"{arm.name} {'' if arm.keep_ratio is None else arm.keep_ratio}"
+                ),
+            )
+    document = results.document()
+    if plot is not None:
+        plots.draw(plot, title(document), results.lines())
+    if json_output:
+        print_json(document)
+    else:
+        show(document, results.lines(), shares)
+
+
+@dataclass
+class Results:
+    """Rows that this run was asked for, and those of earlier runs in the same file.
+
+    Attributes:
+        about: the document without its rows.
+        kinds: of each item.
+        reference: settings of the ptp that others are compared to.
+        found: rows by their key; those of earlier runs to begin with.
+        path: file that holds them, if any.
+    """
+
+    about: dict[str, Any]
+    arms: list[Arm]
+    kinds: list[str]
+    reference: dict[str, Any]
+    found: dict[str, dict[str, Any]]
+    path: Path | None
+
+    @property
+    def missing(self) -> list[Arm]:
+        """Arms without a row, each once."""
+        return list({arm.key: arm for arm in reversed(self.arms) if arm.key not in self.found}.values())[::-1]
+
+    def add(self, arm: Arm, row: dict[str, Any]) -> None:
+        """A finished row: it is on the disk before the next one begins."""
+        from ptprune.bench import store
+
+        self.found[arm.key] = row
+        if self.path is not None:
+            mine = self.document()
+            keys = {arm.key for arm in self.arms}
+            others = [row for name, row in self.found.items() if name not in keys]
+            store.save(self.path, {**mine, "results": mine["results"] + others})
+
+    def document(self) -> dict[str, Any]:
+        """What --json prints: the rows that were asked for, as far as they are finished."""
+        from ptprune.bench.accuracy import finish
+
+        rows = [self.found[key] for key in dict.fromkeys(arm.key for arm in self.arms) if key in self.found]
+        return {**self.about, "results": finish(rows, self.kinds, self.reference)}
+
+    def lines(self) -> dict[str, list[dict[str, Any]]]:
+        """Name of a method or variant -> its rows."""
+        from ptprune.bench import store
+
+        rows = {store.key(row): row for row in self.document()["results"]}
+        lines: dict[str, list[dict[str, Any]]] = {}
+        for arm in self.arms:
+            lines.setdefault(arm.name, []).append(rows[arm.key])
+        return lines
+
+
+def parse_ratios(text: str) -> list[float]:
+    """Each once, largest first."""
+    ratios = set()
+    for part in text.split(","):
+        try:
+            ratio = float(part)
+        except ValueError:
+            raise UserError(f"--ratios {text}: {part.strip() or 'nothing'!r} is no number; give {RATIOS}") from None
+        if not 0 < ratio <= 1:
+            raise UserError(f"--ratios {text}: {part.strip()} is out of range; each must be over 0 and at most 1")
+        ratios.add(ratio)
+    return sorted(ratios, reverse=True)
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """NAME=VALUE pairs; values as Python writes them, anything else is text."""
+    given = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise UserError(f"--set {pair}: give NAME=VALUE, such as alpha=0.3")
+        if name in ("keep_ratio", "keep_tokens"):
+            raise UserError(f"--set {pair}: --ratios says how many tokens stay")
+        try:
+            given[name] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            given[name] = value.strip()
+    return given
+
+
+def check_settings(given: dict[str, Any]) -> None:
+    """Raises UserError for a setting that ptp does not have, or a value out of range."""
+    from ptprune.cli.run import make_pruner
+
+    try:
+        make_pruner("ptp", given)
+    except UserError as error:
+        raise UserError(f"--set {str(error).removeprefix('--')}") from None
+
+
+def parse_methods(text: str | None) -> list[str]:
+    """Names of methods; all of them where none are given."""
+    from ptprune.bench.accuracy import WITHOUT_PRUNER
+    from ptprune.methods import METHODS
+
+    if text is None:
+        return list(METHODS)
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in METHODS and name not in WITHOUT_PRUNER:
+            known = ", ".join((*METHODS, *WITHOUT_PRUNER))
+            raise UserError(f"--methods {text}: {name or 'nothing'!r} is unknown; give some of {known}")
+    return names
+
+
+def choose_split(split: str | None, items: Path | None, ablate: bool) -> str | None:
+    """Which scenes; None for a folder of items."""
+    if items is not None:
+        if split is not None:
+            raise UserError("--split: not with --items, which has none; leave it out")
+        return None
+    if split not in (None, "dev", "test"):
+        raise UserError(f"--split {split}: unknown; give test or dev")
+    if ablate and split == "test":
+        raise UserError("--split test: not with --ablate; settings are compared on the development split only")
+    return split or ("dev" if ablate else "test")
+
+
+def load_items(progress: Progress, folder: Path | None, split: str | None, count: int, limit: int | None) -> list[Item]:
+    from ptprune.bench.items import folder_items, scene_items
+
+    count = count if limit is None else min(count, limit)
+    with waiting(
+        progress, "opening pictures" if split is None else "drawing scenes", count if split else None
+    ) as on_item:
+        if split is not None:
+            return scene_items(split, count, on_item)
+        assert folder is not None
+        return folder_items(folder, limit, on_item)
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """Progress bars on standard error; on a terminal only, so that logs stay clean."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(file=sys.stderr)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield progress
+
+
+@contextmanager
+def waiting(progress: Progress, doing: str, total: int | None = None) -> Iterator[Any]:
+    """A bar while something is being loaded; yields what sets how much of it is done."""
+    task = progress.add_task(doing, total=total)
+    yield lambda done: progress.update(task, completed=done)
+    progress.remove_task(task)
+
+
+def title(document: dict[str, Any]) -> str:
+    where = "" if document["split"] is None else f" of the {document['split']} split"
+    return f"{document['model']}, {document['items']} questions{where}"
+
+
+def show(document: dict[str, Any], lines: dict[str, list[dict[str, Any]]], ratios: list[float]) -> None:
+    """Accuracy with its interval, and the difference from ptp with its own: methods as rows, ratios as columns."""
+    from rich.markup import escape
+
+    from ptprune.cli.presenting import plain_table
+
+    headers = [f"{100 * ratio:g}% kept" for ratio in ratios]
+    scores, gains = plain_table("right answers, %", *headers), plain_table("difference from ptp", *headers)
+    console = out()
+    console.print(f"[bold]{escape(title(document))}[/bold]\n")
+    for name, line in lines.items():
+        if line[0]["method"] in ("none", "thumbnail"):
+            console.print(f"{name}: {_score(line[0])}, {line[0]['kept_tokens']:g} visual tokens a picture")
+            continue
+        rows = {row["keep_ratio"]: row for row in line}
+        scores.add_row(escape(name), *(_score(rows[ratio]) for ratio in ratios))
+        if any(row["vs_ptp"] for row in line):
+            gains.add_row(escape(name), *(_gain(rows[ratio]["vs_ptp"]) for ratio in ratios))
+    console.print()
+    console.print(scores)
+    if gains.row_count:
+        console.print()
+        console.print(gains)
+    console.print("\n95% intervals: bootstrap over the questions; differences on the same questions.", style="dim")
+
+
+def _score(row: dict[str, Any]) -> str:
+    return f"{row['accuracy']:.1f} [dim]\\[{row['low']:.1f}, {row['high']:.1f}][/dim]"
+
+
+def _gain(gain: dict[str, float] | None) -> str:
+    if gain is None:
+        return "-"
+    return f"{gain['difference']:+.1f} [dim]\\[{gain['low']:+.1f}, {gain['high']:+.1f}][/dim]"
