@@ -1,0 +1,453 @@
+"""``ptprune bench accuracy`` on the shipped checkpoint, against slow formulas and against itself after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ptprune import PyramidTokenPruning
+from ptprune.bench import accuracy, examinee, items, plots, statistics, store
+from ptprune.bench.views import Views
+from ptprune.cli import answering, loading, main
+from ptprune.cli.errors import UserError
+from ptprune.pruner import TokenPruner
+from ptprune.tiny import CHECKPOINT
+
+scenes = pytest.mark.skipif(
+    not all(find_spec(name) for name in ("sklearn", "skimage", "matplotlib")), reason="needs the extra: scenes"
+)
+QUICK = ("--methods", "ptp", "--ratios", ".25")
+KEYS = ["method", "keep_ratio", "settings", "accuracy", "low", "high", "retention", "by_kind", "kept_tokens"]
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        assert self.code == 0, self.err
+        assert self.err == ""
+        return json.loads(self.out)  # one object, and nothing else on standard output
+
+
+Bench = Callable[..., Result]
+
+
+@pytest.fixture
+def bench(capsys: pytest.CaptureFixture[str]) -> Bench:
+    """``bench("--limit", 3, ...)``: exit status and both streams."""
+
+    def call(*arguments: object) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main(["bench", "accuracy", *(str(argument) for argument in arguments)])
+        streams = capsys.readouterr()
+        code = left.value.code
+        return Result(code if isinstance(code, int) else 1, streams.out, streams.err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def subject() -> examinee.Examinee:
+    loading.quiet_libraries()
+    processor = loading.load_processor(CHECKPOINT, "tiny")
+    return examinee.Examinee(loading.load_model(CHECKPOINT, "tiny", torch.device("cpu"), "auto"), processor, batch=4)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures of noise, four questions; what the model says to the second is its answer there."""
+    directory = tmp_path_factory.mktemp("items")
+    generator = np.random.default_rng(0)
+    for number, (width, height) in enumerate([(192, 128), (64, 64), (150, 400)]):
+        noise = generator.integers(0, 120, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(directory / f"{number}.png")
+    lines = [
+        {"picture": "0.png", "question": "is there a red star?", "answer": "perhaps", "kind": "exists"},
+        {"picture": "1.png", "question": "is there a red star?", "answer": " no ", "kind": "exists"},
+        {"picture": "2.png", "question": "how many digits are there?", "answer": "99"},
+        {"picture": "0.png", "question": "what colour is the 7?", "answer": "pink", "kind": "colour", "note": 1},
+    ]
+    text = "\n\n".join(json.dumps(line) for line in lines)
+    (directory / "items.jsonl").write_text(text + "\n")
+    return directory
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+def slow_interval(values: list[int]) -> tuple[float, float]:
+    generator = np.random.default_rng(0)
+    means = []
+    for _ in range(2000):
+        drawn = generator.integers(len(values), size=len(values))
+        means.append(100 * sum(values[number] for number in drawn) / len(values))
+    means.sort()
+
+    def percentile(share: float) -> float:
+        at = share * (len(means) - 1)
+        below = int(at)
+        return means[below] + (at - below) * (means[min(below + 1, len(means) - 1)] - means[below])
+
+    return percentile(0.025), percentile(0.975)
+
+
+def test_intervals_and_paired_differences_against_loops() -> None:
+    generator = np.random.default_rng(5)
+    for number in (1, 7, 60):
+        one, other = generator.integers(2, size=(2, number))
+        assert statistics.interval(one == 1) == pytest.approx(slow_interval(one.tolist()), abs=1e-9)
+        gain = statistics.difference(one == 1, other == 1)
+        low, high = slow_interval([a - b for a, b in zip(one.tolist(), other.tolist(), strict=True)])
+        expected = {"difference": 100 * (one.sum() - other.sum()) / number, "low": low, "high": high}
+        assert gain == pytest.approx(expected, abs=0.0051)
+
+
+def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(1)
+    covered = [low <= 70 <= high for low, high in (statistics.interval(generator.random(80) < 0.7) for _ in range(400))]
+    assert 0.91 < np.mean(covered) < 0.98
+
+
+def row(method: str, right: str, ratio: float | None = 0.5, **settings: Any) -> dict[str, Any]:
+    return {"method": method, "keep_ratio": ratio, "settings": settings, "kept_tokens": 5.0, "right": right}
+
+
+def test_what_follows_from_which_items_were_right() -> None:
+    measured = [
+        row("none", "1110", 1.0),
+        row("ptp", "1100", alpha=0.5),
+        row("ptp", "1110", alpha=0.0),
+        row("random", "0001"),
+        row("random", "1111", 0.25),
+    ]
+    finished = accuracy.finish(measured, ["a", "b", "", "a"], {"alpha": 0.5})
+    assert [r["accuracy"] for r in finished] == [75, 50, 75, 25, 100]
+    assert [r["retention"] for r in finished] == [100, 66.67, 100, 33.33, 133.33]
+    assert finished[0]["by_kind"] == {"a": 50, "b": 100}
+    assert [r["vs_ptp"] and r["vs_ptp"]["difference"] for r in finished] == [None, None, 25, -25, None]
+    nothing = accuracy.finish([row("none", "00", 1.0), row("ptp", "01")], ["", ""], {})
+    assert [r["retention"] for r in nothing] == [None, None]
+
+
+# --- what is measured -------------------------------------------------------------------------------------------------
+
+
+@scenes
+def test_batches_answer_as_single_prompts_do(subject: examinee.Examinee) -> None:
+    asked = items.scene_items("dev", 6)
+    for pruner in (None, PyramidTokenPruning(keep_ratio=0.1)):
+        given, kept = subject.answers(asked, pruner)
+        single, tokens = [], []
+        for item in asked:
+            inputs = answering.make_prompt(subject.model, subject.processor, [item.open()], item.question, {})
+            single.append(answering.ask(subject.model, subject.processor, inputs, pruner, 2).text)
+            before = int((inputs["input_ids"] == subject.model.config.image_token_id).sum())
+            tokens.append(before if pruner is None else len(pruner.report.images[0].kept))  # type: ignore[union-attr]
+        assert given == single
+        assert kept == pytest.approx(sum(tokens) / len(tokens))
+
+
+@scenes
+def test_scenes_follow_from_their_number() -> None:
+    few, more = items.scene_items("test", 2), items.scene_items("test", 4)
+    assert items.digest(more[:2]) == items.digest(few)
+    assert len({item.digest for item in more}) == 4
+    assert items.digest(items.scene_items("dev", 2)) != items.digest(few)
+
+
+@pytest.mark.parametrize("size", [(256, 192), (64, 640), (64, 64), (1000, 90)])
+@pytest.mark.parametrize("ratio", [0.75, 0.3, 0.05, 1.0])
+def test_downsampling_to_at_most_the_budget(subject: examinee.Examinee, size: tuple[int, int], ratio: float) -> None:
+    view = Views(subject).of("downsample", ratio)(size)
+    full, tokens = subject.tokens(size), subject.tokens(size, view)
+    budget = TokenPruner(keep_ratio=ratio).num_kept(full)
+    options = subject.processor.image_processor
+    counts = {number: subject.tokens(size, examinee.View((("max_patches", number),))) for number in range(1, 13)}
+    assert options.max_patches == 12
+    if ratio == 1:
+        assert view == examinee.AS_IT_IS
+    elif budget >= 16:
+        assert tokens == max(count for count in counts.values() if count <= budget)
+        assert view.size is None
+    else:
+        assert tokens == 16  # one tile, of a picture that is so much smaller
+        assert view.size == (round(64 * (budget / 16) ** 0.5),) * 2
+
+
+def test_downsampling_where_there_are_no_tiles(subject: examinee.Examinee, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for Qwen-VL: a token is 28 x 28 pixels."""
+    monkeypatch.setattr("ptprune.bench.views.has_tiles", lambda processor: False)
+
+    def tokens(size: tuple[int, int], view: examinee.View = examinee.AS_IT_IS) -> int:
+        width, height = view.size or size
+        return round(width / 28) * round(height / 28)
+
+    monkeypatch.setattr(subject, "tokens", tokens)
+    for size in [(640, 480), (300, 1200)]:
+        for ratio in (0.75, 0.1):
+            view = Views(subject).of("downsample", ratio)(size)
+            assert 0.85 * ratio * tokens(size) <= tokens(size, view) <= ratio * tokens(size)
+            assert view.size is not None
+            assert view.size[0] / view.size[1] == pytest.approx(size[0] / size[1], rel=0.02)
+
+
+def test_the_rows_of_a_table() -> None:
+    def names(arms: list[accuracy.Arm]) -> list[tuple[str, float | None]]:
+        return [(arm.method, arm.keep_ratio) for arm in arms]
+
+    both = [("random", 0.5), ("random", 0.1), ("downsample", 0.5), ("downsample", 0.1)]
+    start = [("none", 1.0), ("thumbnail", None)]
+    assert names(accuracy.plan(["random", "none"], [0.5, 0.1], {})) == start + both
+    assert names(accuracy.plan(["fastv", "ptp"], [0.5], {})) == start + [
+        ("ptp", 0.5), ("fastv", 0.5), ("random", 0.5), ("downsample", 0.5),
+    ]  # fmt: skip
+    ablation = accuracy.plan_ablation([0.5], {"alpha": 0.25})
+    assert names(ablation)[:5] == start + [("ptp", 0.5), ("random", 0.5), ("downsample", 0.5)]
+    variants = {arm.name: arm.settings for arm in ablation[5:]}
+    assert variants["without region level"]["region"] == "uniform"
+    assert variants["without token level"]["alpha"] == 1
+    assert variants["without instruction level"]["alpha"] == 0
+    assert [variants[f"layer {layer}"]["layer"] for layer in range(4)] == [0, 1, 2, 3]
+    assert [variants[f"temperature {t}"]["temperature"] for t in ("0.25", "0.5", "1", "2", "4")] == [0.25, 0.5, 1, 2, 4]
+    assert {variants[f"thumbnail {name}"]["alpha"] for name in ("ratio", "whole", "region")} == {0.25}
+    assert [variants[f"alpha {a}"]["alpha"] for a in ("0", "0.25", "0.5", "0.75", "1")] == [0, 0.25, 0.5, 0.75, 1]
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@scenes
+def test_resumes_after_a_kill_with_the_same_numbers(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = (*QUICK, "--split", "dev", "--limit", 4)
+    whole = bench(*quick, "--out", tmp_path / "whole.json", "--json").document
+
+    answers, calls = examinee.Examinee.answers, 0
+
+    def killed_at_the_third(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return answers(self, *args, **kwargs)
+
+    part = tmp_path / "part.json"
+    monkeypatch.setattr(examinee.Examinee, "answers", killed_at_the_third)
+    assert bench(*quick, "--out", part).code == 130
+    assert json.loads(part.read_text())["results"] == whole["results"][:2]
+    resumed = bench(*quick, "--out", part, "--json").document
+    assert calls == 3 + 3  # of five rows, two were there
+    assert resumed == whole
+    assert part.read_bytes() == (tmp_path / "whole.json").read_bytes()
+
+    monkeypatch.setattr(loading, "load_model", None)  # all rows are there: no weights are needed
+    assert bench(*quick, "--out", part, "--json").document == whole
+    monkeypatch.undo()
+
+    # other settings are another row; what was there stays
+    other = bench(*quick, "--set", "alpha=0", "--out", part, "--json").document
+    assert [r["settings"].get("alpha") for r in other["results"]] == [None, None, 0, None, None]
+    kept = json.loads(part.read_text())["results"]
+    assert [r["settings"].get("alpha") for r in kept] == [None, None, 0, None, None, 0.5]
+    assert kept[5] == whole["results"][2]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@scenes
+def test_the_json_object(bench: Bench) -> None:
+    document = bench(*QUICK, "--split", "dev", "--limit", 6, "--json").document
+    assert list(document) == ["model", "items", "split", "identity", "results"]
+    assert (document["model"], document["items"], document["split"]) == ("ptprune-tiny", 6, "dev")
+    rows = {r["method"]: r for r in document["results"]}
+    assert list(rows) == ["none", "thumbnail", "ptp", "random", "downsample"]
+    assert [r["keep_ratio"] for r in rows.values()] == [1.0, None, 0.25, 0.25, 0.25]
+    for r in rows.values():
+        assert list(r) == [*KEYS, "vs_ptp", "right"]
+        assert r["low"] <= r["accuracy"] <= r["high"]
+        assert len(r["right"]) == 6
+        assert r["accuracy"] == pytest.approx(100 * r["right"].count("1") / 6, abs=0.01)
+        assert r["retention"] == pytest.approx(100 * r["accuracy"] / rows["none"]["accuracy"], abs=0.02)
+    assert [r["vs_ptp"] is None for r in rows.values()] == [True, True, True, False, False]
+    assert rows["random"]["vs_ptp"]["difference"] == pytest.approx(
+        rows["random"]["accuracy"] - rows["ptp"]["accuracy"], abs=0.02
+    )
+    known = {setting.name for setting in fields(PyramidTokenPruning)} - {"keep_ratio", "keep_tokens"}
+    assert set(rows["ptp"]["settings"]) == known
+    assert rows["thumbnail"]["kept_tokens"] == 16
+    assert rows["ptp"]["kept_tokens"] == pytest.approx(rows["none"]["kept_tokens"] / 4, abs=0.5)
+    assert rows["downsample"]["kept_tokens"] <= rows["ptp"]["kept_tokens"]
+    assert rows["none"]["accuracy"] > 80  # the model knows these scenes
+
+    first = bench(*QUICK, "--split", "dev", "--questions", 3, "--json").document
+    assert [r["right"] for r in first["results"]] == [r["right"][:3] for r in document["results"]]
+
+
+def test_a_folder_of_items(bench: Bench, folder: Path, tmp_path: Path) -> None:
+    document = bench(*QUICK, "--items", folder, "--json").document
+    assert (document["items"], document["split"]) == (4, None)
+    none = document["results"][0]
+    assert none["right"] == "0100"
+    assert none["by_kind"] == {"exists": 50.0, "colour": 0.0}
+    limited = bench(*QUICK, "--items", folder, "--limit", 2, "--json", "--batch", 1).document
+    assert limited["results"][0]["right"] == "01"
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    again = bench(*QUICK, "--items", moved, "--json").document
+    assert again == document  # where the folder lies does not matter
+
+
+@scenes
+def test_the_table_and_the_plot(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "plot.png"
+    result = bench("--methods", "ptp", "--ratios", "0.05,.5", "--limit", 3, "--split", "dev", "--plot", path)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert lines[0] == "ptprune-tiny, 3 questions of the dev split"
+    assert lines[2].startswith("unpruned: ")
+    head = next(line for line in lines if line.startswith("right answers"))
+    assert head.index("50% kept") < head.index("5% kept", head.index("50% kept") + 8)
+    assert [line.split()[0] for line in lines[lines.index(head) + 1 :][:3]] == ["ptp", "random", "downsample"]
+    assert any(line.startswith("difference from ptp") for line in lines)
+    with Image.open(path) as image:
+        assert min(image.size) > 300
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def refused(result: Result, says: str) -> None:
+    assert result.code == 2, result.err
+    assert result.out == ""
+    assert result.err.startswith("ptprune: ")
+    assert result.err.count("\n") == 1
+    assert says in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--methods", "ptp,best"], "'best' is unknown"),
+        (["--methods", ""], "'nothing' is unknown"),
+        (["--ratios", ".5,1.5"], "1.5 is out of range"),
+        (["--ratios", "0"], "out of range"),
+        (["--ratios", "nan"], "out of range"),
+        (["--ratios", "half"], "'half' is no number"),
+        (["--ratios", ".5,,.1"], "'nothing' is no number"),
+        (["--split", "train"], "--split train"),
+        (["--split", "test", "--ablate"], "development split"),
+        (["--methods", "ptp", "--ablate"], "--methods"),
+        (["--set", "alpha"], "NAME=VALUE"),
+        (["--set", "alpha=2"], "--set alpha must be between 0 and 1, got 2"),
+        (["--set", "region=none"], "--set region must be"),
+        (["--set", "colour=red"], "--set colour: method ptp has no such setting"),
+        (["--set", "keep_ratio=.5"], "--ratios"),
+        (["--limit", "0"], "--limit"),
+        (["--questions", "0"], "--questions"),
+        (["--batch", "0"], "--batch"),
+        (["--out", "/nowhere/results.json"], "--out /nowhere"),
+        (["--plot", "/nowhere/plot.png"], "--plot /nowhere"),
+        (["--plot", "plot.txt"], ".png"),
+        (["--items", "/nowhere"], "no such folder"),
+        (["--items", ".", "--split", "dev"], "--split"),
+        (["--items", ".", "--questions", "5"], "--questions"),
+        (["--model", "/nowhere"], "no such directory"),
+        (["--set", "layer=5"], "5 language model layers"),
+    ],
+    ids=" ".join,
+)
+def test_bad_options(bench: Bench, folder: Path, arguments: list[str], says: str) -> None:
+    if "--out" in arguments or "layer=5" in arguments:
+        arguments = [*arguments, "--items", str(folder)]
+    refused(bench(*arguments), says)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"picture": "1.png"', "items.jsonl line 3: not JSON"),
+        ("[]", "line 3: not a JSON object"),
+        ('{"picture": "1.png", "question": "a?"}', 'line 3: no "answer"'),
+        ('{"picture": "1.png", "question": "a?", "answer": ""}', 'line 3: "answer" must be'),
+        ('{"picture": "1.png", "question": "a?", "answer": 5}', 'line 3: "answer" must be'),
+        ('{"picture": "1.png", "question": 1, "answer": "5"}', 'line 3: "question" must be'),
+        ('{"picture": "1.png", "question": "a?", "answer": "5", "kind": 1}', 'line 3: "kind" must be'),
+        ('{"picture": "9.png", "question": "a?", "answer": "5"}', "9.png: no such file"),
+        ('{"picture": "items.jsonl", "question": "a?", "answer": "5"}', "line 3: "),
+        (
+            '{"picture": "1.png", "question": "a <IMG_CONTEXT>?", "answer": "5"}',
+            "--items: in a question, '<IMG_CONTEXT>'",
+        ),
+    ],
+)
+def test_broken_lines(bench: Bench, folder: Path, tmp_path: Path, line: str, says: str) -> None:
+    shutil.copy(folder / "1.png", tmp_path)
+    good = json.dumps({"picture": "1.png", "question": "is there a red star?", "answer": "no"})
+    (tmp_path / "items.jsonl").write_text(f"{good}\n\n{line}\n{good}\n")
+    refused(bench(*QUICK, "--items", tmp_path), says)
+
+
+def test_folders_without_items(bench: Bench, tmp_path: Path) -> None:
+    refused(bench("--items", tmp_path), "no items.jsonl there")
+    (tmp_path / "items.jsonl").write_text("\n \n")
+    refused(bench("--items", tmp_path), "no items")
+    (tmp_path / "items.jsonl").write_bytes(b"\xff\xff")
+    refused(bench("--items", tmp_path), "cannot be read")
+
+
+def test_a_file_of_other_results(bench: Bench, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    quick = (*QUICK, "--items", folder, "--out", path)
+    for text in ("", "[]", '{"results": []}', '{"identity": {}, "results": [{}]}'):
+        path.write_text(text)
+        refused(bench(*quick), "holds no results of this command")
+        assert path.read_text() == text
+    path.unlink()
+    assert bench(*quick, "--limit", 2).code == 0
+    before = path.read_bytes()
+    refused(bench(*quick, "--limit", 3), "holds results of other items")
+    refused(bench(*quick, "--limit", 2, "--dtype", "bfloat16"), "dtype auto, not bfloat16")
+    other = tmp_path / "other"
+    shutil.copytree(CHECKPOINT, other)
+    with (other / "model.safetensors").open("r+b") as weights:
+        weights.seek(-1, 2)
+        weights.write(b"\x01")
+    refused(bench(*quick, "--limit", 2, "--model", other), "another model")
+    assert path.read_bytes() == before
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "results.json"
+    store.save(path, {"results": [1]})
+
+    def full(self: Path, *args: Any, **kwargs: Any) -> None:
+        with self.open("w") as file:
+            file.write("{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match="No space left"):
+        store.save(path, {"results": [1, 2]})
+    monkeypatch.undo()
+    assert json.loads(path.read_text()) == {"results": [1]}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_to_install(monkeypatch: pytest.MonkeyPatch, bench: Bench, tmp_path: Path) -> None:
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    refused(bench("--plot", tmp_path / "a.png"), "pip install 'ptprune[scenes]'")
