@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 	$(BIN)/ptprune run examples/scene.png -q "$(QUESTION)" --compare --overlay demo/overlay.png
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -52,7 +54,8 @@ def image_saliency(image: ImageEvidence) -> Tensor:
     try:
         import cv2
 
-        detector = cv2.saliency.StaticSaliencyFineGrained_create()
+        toolbox: Any = cv2.saliency  # its type stubs know half of it
+        detector = toolbox.StaticSaliencyFineGrained_create()
     except (ImportError, AttributeError):
         raise ImportError("region='image-saliency' needs: pip install opencv-contrib-python-headless") from None
     pixels = image.require("pixels").float().cpu()

@@ -42,8 +42,8 @@ def gradient(image: ImageEvidence) -> Tensor:
 
     With ``z_t`` the mean of a tile's features ``x_j`` and ``z_g`` that of the thumbnail, the derivative of
     ``cos(z_t, z_g)`` along ``x_j`` is ``x_j . (u_g - cos u_t) / (|z_t| N_t)`` with unit vectors u: nothing has to be
-    run backwards [ours]. The thumbnail is compared with the mean over all tiles, windows with the mean over the picture.
-    A single tile has nothing to be compared with: there the derivative is that of ``|z_t|``.
+    run backwards [ours]. The thumbnail is compared with the mean over all tiles, windows with the mean over the
+    picture. A single tile has nothing to be compared with: there the derivative is that of ``|z_t|``.
     """
     features, layout = image.require("token_features").float(), image.layout
     region_of, thumbnail = layout.region_of.to(features.device), layout.thumbnail
