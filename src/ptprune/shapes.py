@@ -138,17 +138,17 @@ _INTERNVIT_300M = VisionShape(layers=24, width=1024, ffn=4096, patches=1024, pat
 _CLIP_L = VisionShape(layers=24, width=1024, ffn=4096, patches=576, patch_values=3 * 14 * 14)
 
 SHAPES: dict[str, ModelShape] = {
-    name: ModelShape(name, _INTERNVIT_300M, TextShape(*text), tile_tokens=256)
+    name: ModelShape(name, _INTERNVIT_300M, text, tile_tokens=256)
     for name, text in {
         # layers, width, ffn, heads, kv heads, head dim, vocabulary, decoder (InternLM2 is a Llama in other names)
-        "internvl2-2b": (24, 2048, 8192, 16, 8, 128, 92553),
-        "internvl2-8b": (32, 4096, 14336, 32, 8, 128, 92553),
-        "internvl2.5-2b": (24, 2048, 8192, 16, 8, 128, 92553),
-        "internvl2.5-4b": (36, 2048, 11008, 16, 2, 128, 151674, "qwen2"),
-        "internvl2.5-8b": (32, 4096, 14336, 32, 8, 128, 92553),
-        "internvl3-1b": (24, 896, 4864, 14, 2, 64, 151674, "qwen2"),
-        "internvl3-2b": (28, 1536, 8960, 12, 2, 128, 151674, "qwen2"),
-        "internvl3-8b": (28, 3584, 18944, 28, 4, 128, 151674, "qwen2"),
+        "internvl2-2b": TextShape(24, 2048, 8192, 16, 8, 128, 92553),
+        "internvl2-8b": TextShape(32, 4096, 14336, 32, 8, 128, 92553),
+        "internvl2.5-2b": TextShape(24, 2048, 8192, 16, 8, 128, 92553),
+        "internvl2.5-4b": TextShape(36, 2048, 11008, 16, 2, 128, 151674, decoder="qwen2"),
+        "internvl2.5-8b": TextShape(32, 4096, 14336, 32, 8, 128, 92553),
+        "internvl3-1b": TextShape(24, 896, 4864, 14, 2, 64, 151674, decoder="qwen2"),
+        "internvl3-2b": TextShape(28, 1536, 8960, 12, 2, 128, 151674, decoder="qwen2"),
+        "internvl3-8b": TextShape(28, 3584, 18944, 28, 4, 128, 151674, decoder="qwen2"),
     }.items()
 } | {
     "llava-next-7b": ModelShape(

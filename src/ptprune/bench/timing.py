@@ -1,0 +1,75 @@
+"""Time on any device, and what several rounds of it say."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ptprune.clock import Clock
+
+
+class EventClock(Clock):
+    """A clock that marks laps by events on the GPU's stream, so that the CPU may run ahead as it does in real use.
+
+    ``seconds`` holds nothing before ``settle``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._spans: list[tuple[str, Any, Any]] = []
+        self._last: Any = None
+
+    def _count(self) -> None:
+        event: Any = torch.cuda.Event(enable_timing=True)
+        event.record()
+        if self._running:
+            self._spans.append((self._running[-1], self._last, event))
+        self._last = event
+
+    def settle(self) -> None:
+        """Wait for the GPU once, and add up."""
+        torch.cuda.synchronize()
+        for name, start, end in self._spans:
+            self.seconds[name] += start.elapsed_time(end) / 1000  # milliseconds
+        self._spans.clear()
+
+
+class HostClock(Clock):
+    """A clock for the CPU, and for devices without events: those are waited for at both ends of a lap."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self._device = torch.device(device)
+
+    def _now(self) -> float:  # type: ignore[override]
+        wait_for(self._device)
+        return time.perf_counter()
+
+    def settle(self) -> None:
+        """Nothing is left to do."""
+
+
+def clock_for(device: str) -> EventClock | HostClock:
+    """A clock for one run on a device."""
+    return EventClock() if torch.device(device).type == "cuda" else HostClock(device)
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has done all that it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def rotated(items: Sequence[Any], by: int) -> list[Any]:
+    """The order of round ``by``: no arm always runs in another's wake."""
+    start = by % len(items)
+    return [*items[start:], *items[:start]]
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and most over the rounds."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}

@@ -1,0 +1,315 @@
+"""`ptprune bench speed`: what it measures and says. How fast anything is, no test asks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+
+from ptprune import cli
+from ptprune.bench import arms, memory, speed, timing
+from ptprune.bench.models import Setup, grid_of, prepare, shortened
+from ptprune.cli.bench_speed import speed as command
+from ptprune.cost import Prompt, pruned_cost, unpruned_cost
+from ptprune.methods import METHODS
+from ptprune.shapes import SHAPES, ModelShape, TextShape, VisionShape
+from tests.cli import conftest as command_line
+from tests.cli.conftest import Command, Result
+
+checkpoint = command_line.checkpoint
+
+TILES, TEXT = 4, 9
+TEXT_SHAPE = TextShape(4, 32, 56, 4, 2, 8, 200, decoder="qwen2")
+TINY = {
+    "tiny-internvl": ModelShape("tiny-internvl", VisionShape(4, 64, 96, 16, 3 * 64), TEXT_SHAPE, tile_tokens=4),
+    "tiny-llava": ModelShape(
+        "tiny-llava", VisionShape(4, 64, 96, 16, 3 * 64), TEXT_SHAPE, tile_tokens=16, family="llava_next"
+    ),
+}
+SMALL = ("--shape", "tiny-internvl", "--tiles", TILES, "--text-tokens", TEXT, "--device", "cpu")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command alone, with tiny shapes, and no process of its own for memory."""
+    for name, shape in TINY.items():
+        monkeypatch.setitem(SHAPES, name, shape)
+    monkeypatch.setattr(speed, "measured_apart", lambda setup, arm, new_tokens, threads: 1000 + len(arm.label))
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    alone.command()(command)
+    monkeypatch.setattr(cli, "app", alone)
+
+    def call(*arguments: object) -> Result:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main([str(argument) for argument in arguments])
+        streams = capsys.readouterr()
+        return Result(left.value.code if isinstance(left.value.code, int) else 1, streams.out, streams.err)
+
+    return call
+
+
+def setup_of(name: str, **changes: Any) -> Setup:
+    values: dict[str, Any] = {
+        "shape": TINY[name],
+        "directory": None,
+        "tiles": TILES,
+        "text_tokens": TEXT,
+        "batch": 1,
+        "device": "cpu",
+        "dtype": "float32",
+        "attention": "sdpa",
+    }
+    return Setup(**{**values, **changes})
+
+
+def measured(run: Command, *arguments: object) -> dict[str, Any]:
+    result = run(*arguments, "--json")
+    assert result.code == 0, result.err
+    document: dict[str, Any] = json.loads(result.out)
+    return document
+
+
+def test_the_document(run: Command, tmp_path: Path) -> None:
+    options = ("--methods", "ptp,random", "--rounds", 3, "--layers", 2, "--batch", 2, "--new-tokens", 3)
+    document = measured(run, *SMALL, *options, "--out", tmp_path / "speed.json")
+    assert json.loads((tmp_path / "speed.json").read_text()) == document
+    said = {key: document[key] for key in ("shape", "device", "dtype", "attention", "batch", "rounds", "new_tokens")}
+    assert said == {
+        "shape": "tiny-internvl",
+        "device": "cpu",
+        "dtype": "float32",
+        "attention": "sdpa",
+        "batch": 2,
+        "rounds": 3,
+        "new_tokens": 3,
+    }
+    assert (document["layers"], document["layers_of_shape"]) == (2, 4)
+    assert (document["vision_layers"], document["vision_layers_of_shape"]) == (2, 4)
+    assert document["threads"] == torch.get_num_threads()
+    assert document["machine"]
+    assert document["tokens"] == {"visual": 20, "other": 9, "before": 29, "after": {"ptp": 19, "random": 19}}
+
+    rows = document["rows"]
+    assert [(row["arm"], row["method"], row["tokens"]) for row in rows] == [
+        ("unpruned", None, 29),
+        ("pruned", "ptp", 19),
+        ("pruned", "random", 19),
+        ("ideal", None, 19),
+    ]
+    for row in rows:
+        for phase in speed.PHASES:
+            assert row[phase]["min"] <= row[phase]["median"] <= row[phase]["max"]
+        parts = row["vision_s"]["min"] + row["select_s"]["min"] + row["prefill_s"]["min"]
+        assert 0 < parts <= row["ttft_s"]["min"]
+        assert (row["vision_s"]["min"] > 0) == (row["arm"] != "ideal")
+        assert (row["select_s"]["min"] > 0) == (row["arm"] == "pruned")
+    assert [(row["keep_ratio"], row["layer"]) for row in rows] == [(None, None), (0.5, 0), (0.5, 0), (None, None)]
+    one_token = 2 * 2 * 2 * 2 * 8 * 4  # batch, layers, keys and values, heads, width, float32
+    assert [row["kv_bytes"] // one_token for row in rows] == [29, 19, 19, 19]
+    assert rows[1]["peak_bytes"] == 1000 + len("ptp")
+
+    shape, prompt = shortened(TINY["tiny-internvl"], 2, None), Prompt(TILES, TEXT)
+    macs = [row["macs"]["first_token"] for row in rows]
+    assert macs[0] == 2 * unpruned_cost(shape, prompt).first_token
+    assert macs[1] == 2 * pruned_cost(shape, prompt, 0.5, 0).first_token
+    assert macs[2] == 2 * pruned_cost(shape, prompt, 0.5, 0, instruction=0, patch_rows=0).first_token
+    assert macs[3] == 2 * (pruned_cost(shape, prompt, 0.5, 0).prefill + pruned_cost(shape, prompt, 0.5, 0).lm_head)
+
+    assert len(document["samples"]) == 3
+    for method in ("ptp", "random"):
+        ratios = document["ratios"][method]
+        assert ratios["kv"] == 19 / 29
+        by_round = [each[method]["prefill_s"] / each["unpruned"]["prefill_s"] for each in document["samples"]]
+        assert ratios["prefill_vs_unpruned"] == timing.spread(by_round)
+        by_round = [each[method]["prefill_s"] / each["ideal 19"]["prefill_s"] for each in document["samples"]]
+        assert ratios["prefill_vs_ideal"] == timing.spread(by_round)
+        by_round = [each[method]["select_s"] / each["unpruned"]["prefill_s"] for each in document["samples"]]
+        assert ratios["select_share"] == timing.spread(by_round)
+        by_round = [each[method]["ttft_s"] / each["unpruned"]["ttft_s"] for each in document["samples"]]
+        assert ratios["ttft_vs_unpruned"] == timing.spread(by_round)
+
+
+def test_people_get_tables(run: Command) -> None:
+    result = run(*SMALL, "--rounds", 1, "--layers", 2)
+    assert result.code == 0, result.err
+    assert "2 of 4 decoder layers" in result.out
+    assert "select share" in result.out
+    assert "…" not in result.out
+
+
+def test_arms_take_turns(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def watched(subject: Any, arm: arms.Arm, new_tokens: int, device: str) -> arms.Sample:
+        if new_tokens > speed.WARM_UP_TOKENS:
+            order.append(arm.label)
+        return arms.run_arm(subject, arm, new_tokens, device)
+
+    monkeypatch.setattr(speed, "run_arm", watched)
+    measured(run, *SMALL, "--rounds", 4, "--new-tokens", 3)
+    first, second, third = "unpruned", "ptp", "ideal 19"
+    assert order == [first, second, third, second, third, first, third, first, second, first, second, third]
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_llava_next_at_any_layer(run: Command, layer: int) -> None:
+    """Its newlines are never pruned: two rows of tiles, four patches tall each."""
+    document = measured(run, "--shape", "tiny-llava", *SMALL[2:], "--rounds", 1, "--layer", layer)
+    newlines = 2 * 4
+    assert document["tokens"] == {
+        "visual": 80,
+        "other": newlines + TEXT,
+        "before": 80 + newlines + TEXT,
+        "after": {"ptp": 40 + newlines + TEXT},
+    }
+    prompt = Prompt(TILES, newlines + TEXT)
+    cost = pruned_cost(TINY["tiny-llava"], prompt, 0.5, layer, instruction=TEXT)
+    assert document["rows"][1]["macs"]["first_token"] == cost.first_token
+    assert document["rows"][2]["tokens"] == 40 + newlines + TEXT
+
+
+def test_the_ideal_arm_reads_a_prompt_that_is_as_short() -> None:
+    subject = prepare(setup_of("tiny-internvl", batch=2))
+    shapes = []
+    hook = subject.model.model.language_model.layers[0].register_forward_pre_hook(
+        lambda module, args: shapes.append(tuple(args[0].shape))
+    )
+    sample = arms.run_arm(subject, arms.Arm(arms.IDEAL, length=19), 2, "cpu")
+    hook.remove()
+    assert shapes == [(2, 19, 32), (2, 1, 32)]
+    assert {tokens for tokens, _ in sample.kv} == {19}
+    assert sample.vision_s == sample.select_s == 0
+
+
+@pytest.mark.parametrize("method", ["ptp", "random"])
+def test_a_cache_of_another_size_is_an_error(method: str) -> None:
+    subject = prepare(setup_of("tiny-internvl"))
+    pruner = METHODS[method](keep_ratio=0.5, layer=2)
+    arm = arms.Arm(arms.PRUNED, method, pruner)
+    unpruned, pruned = (arms.run_arm(subject, each, 2, "cpu") for each in (arms.Arm(arms.UNPRUNED), arm))
+    assert (subject.length, arms.kept_length(pruner)) == (29, 19)
+    arms.check_cache(arm, pruned, unpruned, 29, 19)
+    with pytest.raises(RuntimeError, match="layer 0 holds 19 tokens"):
+        arms.check_cache(arm, pruned, unpruned, 29, 20)
+    one_layer_full = arms.Sample(**{**vars(pruned), "kv": (*pruned.kv[:3], unpruned.kv[3])})
+    with pytest.raises(RuntimeError, match="layer 3 holds 29 tokens"):
+        arms.check_cache(arm, one_layer_full, unpruned, 29, 19)
+    wide = arms.Sample(**{**vars(pruned), "kv": tuple((tokens, 2 * size) for tokens, size in pruned.kv)})
+    with pytest.raises(RuntimeError, match="layer 0"):
+        arms.check_cache(arm, wide, unpruned, 29, 19)
+
+
+def test_a_checkpoint(run: Command, checkpoint: Path) -> None:
+    document = measured(run, "--model", checkpoint, *SMALL[2:], "--rounds", 1, "--dtype", "float32")
+    assert document["shape"] == str(checkpoint)
+    assert (document["layers"], document["layers_of_shape"]) == (None, None)
+    assert document["tokens"]["visual"] == (TILES + 1) * 4
+    assert document["rows"][1]["macs"] is not None
+
+
+def test_peak_memory_comes_from_a_process_of_its_own() -> None:
+    """The attention map is most of what an eager model needs for a long prompt: scores, softmax, mask."""
+    setup = setup_of("tiny-internvl", text_tokens=3000, attention="eager")
+    growth = memory.measured_apart(setup, arms.Arm(arms.PRUNED, "random", METHODS["random"](keep_ratio=0.5)), 2, 1)
+    if growth is None:
+        pytest.skip("this system does not tell the peak of a process")
+    attention_map = 4 * 3000 * 3000 * 4  # heads, float32
+    assert attention_map <= growth <= 6 * attention_map
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--shape", "gpt-5"], "--shape gpt-5: unknown; give one of internvl2-2b"),
+        (["--methods", "ptp,guess"], "--methods guess: unknown; give one of ptp"),
+        (["--methods", ","], "--methods"),
+        (["--attention", "flash"], "--attention flash: unknown; give one of sdpa, eager, flash_attention_2"),
+        (["--layer", "4"], "--layer 4: too deep, 4 decoder layers run; give 0 to 3"),
+        (["--layers", "2", "--layer", "2"], "--layer 2: too deep, 2 decoder layers run; give 0 to 1"),
+        (["--layer", "-1"], "--layer must be"),
+        (["--layers", "5"], "--layers 5: tiny-internvl has 4; give 1 to 4"),
+        (["--vision-layers", "0"], "--vision-layers 0: tiny-internvl has 4; give 1 to 4"),
+        (["--keep-ratio", "0"], "--keep-ratio must be"),
+        (["--dtype", "int8"], "--dtype int8"),
+        (["--device", "abacus"], "--device abacus"),
+        (["--rounds", "0"], "--rounds"),
+        (["--new-tokens", "1"], "--new-tokens"),
+        (["--out", "nowhere/speed.json"], "--out nowhere/speed.json"),
+        (["--model", "nowhere"], "--shape and --model"),
+        (["--shape", "tiny-llava", "--tiles", "1"], "--tiles 1"),
+    ],
+)
+def test_wrong_usage_is_one_line(run: Command, arguments: list[str], says: str) -> None:
+    result = run(*SMALL, *arguments)
+    assert result.code == 2, result.err
+    assert result.out == ""
+    assert result.err.startswith("ptprune: ")
+    assert result.err.count("\n") == 1
+    assert says in result.err
+
+
+def test_a_checkpoint_that_is_not_there_is_one_line(run: Command, checkpoint: Path) -> None:
+    for arguments, says in [
+        (("--model", "./nowhere"), "no such directory"),
+        (("--model", checkpoint, "--layer", "4"), "--layer 4: too deep"),
+        (("--model", checkpoint, "--layers", "2"), "--layers"),
+    ]:
+        result = run(*arguments)
+        assert (result.code, result.err.count("\n")) == (2, 1), result.err
+        assert says in result.err
+
+
+@pytest.mark.parametrize(
+    ("tiles", "grid"), [(1, (1, 1)), (2, (1, 2)), (4, (2, 2)), (7, (1, 7)), (12, (3, 4)), (16, (4, 4))]
+)
+def test_grids(tiles: int, grid: tuple[int, int]) -> None:
+    assert grid_of(tiles) == grid
+
+
+def test_depths_shrink_in_proportion() -> None:
+    for layers, vision, expected in [(None, None, (24, 24)), (6, None, (6, 6)), (1, None, (1, 2)), (6, 24, (6, 24))]:
+        shape = shortened(SHAPES["internvl3-1b"], layers, vision)
+        assert (shape.text.layers, shape.vision.layers) == expected
+    shape = shortened(SHAPES["internvl2-8b"], 8, None)
+    assert (shape.text.layers, shape.vision.layers) == (8, 6)
+
+
+def test_setups_travel_as_json() -> None:
+    setup = setup_of("tiny-llava")
+    assert Setup.from_dict(json.loads(json.dumps(setup.to_dict()))) == setup
+
+
+def test_laps_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Laps that are inside others stop the outer ones; milliseconds become seconds, once all has run."""
+    ticks = iter(range(0, 10_000, 1000))
+    waited: list[bool] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = next(ticks)
+
+        def elapsed_time(self, end: Event) -> int:
+            assert waited
+            return end.at - self.at
+
+    synchronize: Callable[[], None] = lambda: waited.append(True)  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    clock = timing.EventClock()
+    with clock.lap("prefill"):
+        with clock.lap("vision"), clock.lap("select"):
+            pass
+        with clock.lap("select"):
+            pass
+    assert not clock.seconds
+    clock.settle()
+    assert clock.seconds == {"prefill": 3.0, "vision": 2.0, "select": 2.0}
