@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,8 @@ def test_scenes_follow_from_their_number() -> None:
     assert items.digest(more[:2]) == items.digest(few)
     assert len({item.digest for item in more}) == 4
     assert items.digest(items.scene_items("dev", 2)) != items.digest(few)
+    for change in ({"digest": "0"}, {"question": "?"}, {"answer": "?"}, {"kind": "?"}):  # each of them counts
+        assert items.digest([few[0], replace(few[1], **change)]) != items.digest(few)
 
 
 @pytest.mark.parametrize("size", [(256, 192), (64, 640), (64, 64), (1000, 90)])
