@@ -325,6 +325,13 @@ def test_sparsevlm_without_instruction():
     assert selection.kept.tolist() == [0, 1, 2, 3]
 
 
+def test_sparsevlm_with_one_word():
+    image = random_image("windows")
+    one = {name: getattr(image, name)[:1] for name in ("instruction_embeddings", "instruction_map")}
+    selection = METHODS["sparsevlm"](keep_tokens=4).select(ImageEvidence(**{**vars(image), **one}))
+    assert selection.kept.tolist() == image.instruction_map[0].topk(4).indices.sort().values.tolist()
+
+
 FAMILIES = ["internvl", "llava-next", "gemma3", "qwen2-vl"]
 WINDOW = 3
 
