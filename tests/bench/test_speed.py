@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-import typer
 
-from ptprune import cli
 from ptprune.bench import arms, memory, speed, timing
 from ptprune.bench.models import Setup, grid_of, prepare, shortened
-from ptprune.cli.bench_speed import speed as command
+from ptprune.cli import main
 from ptprune.cost import Prompt, pruned_cost, unpruned_cost
 from ptprune.methods import METHODS
 from ptprune.shapes import SHAPES, ModelShape, TextShape, VisionShape
@@ -36,18 +34,15 @@ SMALL = ("--shape", "tiny-internvl", "--tiles", TILES, "--text-tokens", TEXT, "-
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The command alone, with tiny shapes, and no process of its own for memory."""
+    """The command, with tiny shapes, and no process of its own for memory."""
     for name, shape in TINY.items():
         monkeypatch.setitem(SHAPES, name, shape)
     monkeypatch.setattr(speed, "measured_apart", lambda setup, arm, new_tokens, threads: 1000 + len(arm.label))
-    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    alone.command()(command)
-    monkeypatch.setattr(cli, "app", alone)
 
     def call(*arguments: object) -> Result:
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
-            cli.main([str(argument) for argument in arguments])
+            main(["bench", "speed", *map(str, arguments)])
         streams = capsys.readouterr()
         return Result(left.value.code if isinstance(left.value.code, int) else 1, streams.out, streams.err)
 
@@ -203,13 +198,18 @@ def test_a_cache_of_another_size_is_an_error(method: str) -> None:
     wide = arms.Sample(**{**vars(pruned), "kv": tuple((tokens, 2 * size) for tokens, size in pruned.kv)})
     with pytest.raises(RuntimeError, match="layer 0"):
         arms.check_cache(arm, wide, unpruned, 29, 19)
+    window = arms.Sample(**{**vars(unpruned), "kv": ((7, 7 * 128), *unpruned.kv[1:])})  # sliding: bytes say nothing
+    arms.check_cache(arm, pruned, window, 29, 19)
+    with pytest.raises(RuntimeError, match="layer 0 holds 19 tokens"):
+        arms.check_cache(arm, pruned, window, 29, 20)
 
 
 def test_a_checkpoint(run: Command, checkpoint: Path) -> None:
-    document = measured(run, "--model", checkpoint, *SMALL[2:], "--rounds", 1, "--dtype", "float32")
+    """More tiles than its processor cuts unless told."""
+    document = measured(run, "--model", checkpoint, "--tiles", 14, "--rounds", 1, "--dtype", "float32")
     assert document["shape"] == str(checkpoint)
     assert (document["layers"], document["layers_of_shape"]) == (None, None)
-    assert document["tokens"]["visual"] == (TILES + 1) * 4
+    assert document["tokens"]["visual"] == (14 + 1) * 4
     assert document["rows"][1]["macs"] is not None
 
 

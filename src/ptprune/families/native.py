@@ -69,23 +69,27 @@ def _image(grid: tuple[int, int], window: int | None, tokens: dict[str, Tensor])
     Args:
         grid: (rows, columns) of the picture's visual tokens.
     """
+    states = tokens["token_features"].float().view(*grid, -1) if "token_features" in tokens else None
     cuts = [_cuts(length, window) for length in grid]
     numbers = torch.empty(grid, dtype=torch.long)
     regions: list[Region] = []
     places: list[Place] = []
+    features: list[Tensor] = []
     for row, (top, bottom) in enumerate(pairwise(cuts[0])):
         for column, (left, right) in enumerate(pairwise(cuts[1])):
             numbers[top:bottom, left:right] = len(regions)
             regions.append(Region((bottom - top, right - left)))
             places.append(Place(row, column, (left / grid[1], top / grid[0], right / grid[1], bottom / grid[0])))
-    region_of = numbers.flatten()
-    features = whole = None
-    if "token_features" in tokens:
-        states = tokens["token_features"].float()
-        sums = states.new_zeros(len(regions), states.shape[1])
-        sums.index_add_(0, region_of.to(states.device), states)
-        features, whole = sums / torch.bincount(region_of).to(sums)[:, None], states.mean(dim=0)
-    return EncodedImage(tuple(regions), region_of, lambda: places, tokens, features, whole)
+            if states is not None:
+                features.append(states[top:bottom, left:right].mean(dim=(0, 1)))
+    return EncodedImage(
+        tuple(regions),
+        numbers.flatten(),
+        lambda: places,
+        tokens,
+        features=torch.stack(features) if features else None,
+        whole=None if states is None else states.mean(dim=(0, 1)),
+    )
 
 
 def _cuts(length: int, window: int | None) -> Sequence[int]:

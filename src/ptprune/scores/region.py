@@ -35,8 +35,7 @@ def attention_mass(image: ImageEvidence) -> Tensor:
     attention, thumbnail = image.require("cls_attention").float(), image.layout.thumbnail
     region_of = image.layout.region_of.to(attention.device)
     if thumbnail is None:
-        sums = attention.new_zeros(len(image.layout.regions)).index_add_(0, region_of, attention)
-        return sums / torch.bincount(region_of)
+        return torch.stack([attention[region_of == region].mean() for region in range(len(image.layout.regions))])
     return mean_inside(attention[region_of == thumbnail].view(image.layout.regions[thumbnail].grid), image)
 
 
