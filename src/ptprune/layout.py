@@ -8,6 +8,8 @@ from math import prod
 
 from torch import Tensor
 
+from ptprune.budget import allocate
+
 
 @dataclass(frozen=True)
 class Region:
@@ -74,6 +76,16 @@ class ImageLayout:
     @property
     def num_tokens(self) -> int:
         return len(self.tokens)
+
+    def members(self) -> list[Tensor]:
+        """For each region a LongTensor of its tokens among the image's, row by row."""
+        region_of = self.region_of.to(self.tokens.device)
+        return [(region_of == number).nonzero()[:, 0] for number in range(len(self.regions))]
+
+    def even_budgets(self, total: int) -> list[int]:
+        """Tokens to keep in each region, in proportion to its size, ``total`` in all."""
+        sizes = [region.num_tokens for region in self.regions]
+        return allocate([1.0] * len(sizes), sizes, total)
 
     @property
     def thumbnail(self) -> int | None:

@@ -53,6 +53,11 @@ def fuse(token: Tensor, instruction: Tensor | None, alpha: float, normalize_inst
     return (1 - alpha) * minmax(token) + alpha * (minmax(instruction) if normalize_instruction else instruction)
 
 
+def keep_best(scores: Tensor, number: int) -> Tensor:
+    """Indices of the ``number`` best of scores [num_tokens], sorted; equal scores rank by index."""
+    return keep_top(scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device), [number])
+
+
 def keep_top(scores: Tensor, groups: Tensor, budgets: Sequence[int]) -> Tensor:
     """The best tokens of each group within the group's budget, in their original order.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
-from ptprune.methods.common import finite, unit
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
@@ -40,11 +40,11 @@ class DART(TokenPruner):
         return frozenset({"hidden_states"})
 
     def select(self, image: ImageEvidence) -> Selection:
-        states = finite(image, "hidden_states")
+        states = image.finite("hidden_states")
         number = self.num_kept(len(states))
         size = states.abs().sum(dim=1)
         pivots = size.sort(descending=True, stable=True).indices[: min(self.pivots, number)]
-        vectors = unit(states)
+        vectors = F.normalize(states, dim=-1)
         each, more = divmod(number - len(pivots), len(pivots))
         left = torch.ones_like(size, dtype=torch.bool)
         left[pivots] = False

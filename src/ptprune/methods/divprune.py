@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ptprune.methods.common import finite, unit
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
@@ -35,7 +35,7 @@ class DivPrune(TokenPruner):
         return frozenset({"embeddings"})
 
     def select(self, image: ImageEvidence) -> Selection:
-        vectors = unit(finite(image, "embeddings"))
+        vectors = F.normalize(image.finite("embeddings"), dim=-1)
         return Selection(furthest_apart(vectors, self.num_kept(len(vectors))))
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ptprune.methods.common import best, finite
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
-from ptprune.selection import Selection
+from ptprune.selection import Selection, keep_best
 
 
 @dataclass(kw_only=True)
@@ -28,5 +27,5 @@ class FasterVLM(TokenPruner):
         return frozenset({"cls_attention"})
 
     def select(self, image: ImageEvidence) -> Selection:
-        attention = finite(image, "cls_attention")
-        return Selection(best(attention, self.num_kept(len(attention))), scores={"token": attention})
+        attention = image.finite("cls_attention")
+        return Selection(keep_best(attention, self.num_kept(len(attention))), scores={"token": attention})

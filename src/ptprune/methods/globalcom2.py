@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ptprune.budget import allocate
-from ptprune.methods.common import finite, members
 from ptprune.methods.thumbnail import attention_shares, seen_from_thumbnail
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
@@ -51,7 +50,7 @@ class GlobalCom2(TokenPruner):
         return frozenset({"cls_attention"})
 
     def select(self, image: ImageEvidence) -> Selection:
-        layout, attention = image.layout, finite(image, "cls_attention")
+        layout, attention = image.layout, image.finite("cls_attention")
         shares = attention_shares(image, attention)
         sizes = [region.num_tokens for region in layout.regions]
         tiles = torch.tensor([not region.is_thumbnail for region in layout.regions])
@@ -69,7 +68,7 @@ class GlobalCom2(TokenPruner):
         """Local plus global attention, each of length one over a region: FloatTensor [num_tokens]."""
         scores, thumbnail = attention.clone(), image.layout.thumbnail
         seen = None if thumbnail is None else seen_from_thumbnail(image, attention)
-        for number, tokens in enumerate(members(image)):
+        for number, tokens in enumerate(image.layout.members()):
             scores[tokens] = F.normalize(attention[tokens], dim=0)
             if seen is not None and number != thumbnail:
                 scores[tokens] += F.normalize(seen[tokens], dim=0)

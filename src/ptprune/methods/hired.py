@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ptprune.budget import allocate
-from ptprune.methods.common import finite
 from ptprune.methods.thumbnail import attention_shares
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
@@ -43,7 +42,7 @@ class HiRED(TokenPruner):
         return frozenset({"cls_attention"})
 
     def select(self, image: ImageEvidence) -> Selection:
-        layout, attention = image.layout, finite(image, "cls_attention")
+        layout, attention = image.layout, image.finite("cls_attention")
         shares: list[float] = attention_shares(image, attention).tolist()
         kept = keep_top(attention, layout.region_of.to(image.device), self.budgets(image, shares))
         saliency = [

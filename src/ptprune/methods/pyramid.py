@@ -12,7 +12,7 @@ from ptprune.pruner import TokenPruner
 from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES, ImageEvidence
 from ptprune.scores.region import region_weights
 from ptprune.scores.registry import ScoreRegistry
-from ptprune.selection import Selection, fuse, keep_top
+from ptprune.selection import Selection, fuse, keep_best, keep_top
 
 
 @dataclass(kw_only=True)
@@ -100,7 +100,7 @@ class PyramidTokenPruning(TokenPruner):
         region_of = image.layout.region_of.to(image.device)
         if self.ranking == "image":
             weighted = fused if saliency is None else self._weighted(image, fused, saliency)
-            kept = keep_top(weighted, torch.zeros_like(region_of), [total])
+            kept = keep_best(weighted, total)
         else:
             kept = keep_top(fused, region_of, self.budgets(image, saliency, total))
         scores = {"token": token, "fused": fused} | ({} if instruction is None else {"instruction": instruction})
@@ -134,7 +134,7 @@ class PyramidTokenPruning(TokenPruner):
         sizes = [region.num_tokens for region in image.layout.regions]
         thumbnail = image.layout.thumbnail
         if saliency is None:
-            return allocate([1.0] * len(sizes), sizes, total)
+            return image.layout.even_budgets(total)
         if thumbnail is None or self.thumbnail == "region":
             return allocate(region_weights(saliency, self.temperature).tolist(), sizes, total)
         tiles = [index for index in range(len(sizes)) if index != thumbnail]

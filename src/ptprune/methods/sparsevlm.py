@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ptprune.methods.common import best, finite
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
-from ptprune.selection import Selection
+from ptprune.selection import Selection, keep_best
 
 
 @dataclass(kw_only=True)
@@ -31,11 +30,11 @@ class SparseVLM(TokenPruner):
         return frozenset({"embeddings", "instruction_embeddings", "instruction_map"})
 
     def select(self, image: ImageEvidence) -> Selection:
-        visual, text = finite(image, "embeddings"), finite(image, "instruction_embeddings")
+        visual, text = image.finite("embeddings"), image.finite("instruction_embeddings")
         relevance = torch.softmax(visual @ text.T, dim=1).mean(dim=0)
         raters = relevance > relevance.mean()
         if not bool(raters.any()):
             raters = torch.ones_like(raters)
-        attention = finite(image, "instruction_map")
+        attention = image.finite("instruction_map")
         scores = attention[raters.to(attention.device)].sum(dim=0) / max(1, int(raters.sum()))
-        return Selection(best(scores, self.num_kept(len(visual))), scores={"instruction": scores})
+        return Selection(keep_best(scores, self.num_kept(len(visual))), scores={"instruction": scores})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptprune.methods.common import members
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.region import mean_inside
 
@@ -22,7 +21,7 @@ def attention_shares(image: ImageEvidence, attention: Tensor) -> Tensor:
     Returns:
         DoubleTensor (CPU) [num_regions] that sums to 1, to nine digits; 0 for the thumbnail itself.
     """
-    layout, tokens = image.layout, members(image)
+    layout, tokens = image.layout, image.layout.members()
     if layout.thumbnail is None:
         masses = torch.stack([attention[mine].cpu().double().sum() for mine in tokens])
     else:
@@ -44,7 +43,7 @@ def seen_from_thumbnail(image: ImageEvidence, attention: Tensor) -> Tensor:
     Returns:
         FloatTensor [num_tokens]; the thumbnail's own tokens get their own.
     """
-    layout, tokens = image.layout, members(image)
+    layout, tokens = image.layout, image.layout.members()
     assert layout.thumbnail is not None
     rows, columns = layout.regions[layout.thumbnail].grid
     small = attention[tokens[layout.thumbnail]].view(rows, columns)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from ptprune.methods.common import even_budgets, members
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
@@ -22,10 +21,10 @@ class UniformGrid(TokenPruner):
     """
 
     def select(self, image: ImageEvidence) -> Selection:
-        budgets = even_budgets(image.layout, self.num_kept(image.layout.num_tokens))
+        budgets = image.layout.even_budgets(self.num_kept(image.layout.num_tokens))
         kept = [
             tokens[torch.tensor(even_cells(*region.grid, budget), dtype=torch.long, device=tokens.device)]
-            for region, tokens, budget in zip(image.layout.regions, members(image), budgets, strict=True)
+            for region, tokens, budget in zip(image.layout.regions, image.layout.members(), budgets, strict=True)
         ]
         return Selection(torch.cat(kept).sort().values)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ptprune.methods.common import best, even_budgets, finite, members, unit
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
-from ptprune.selection import Selection
+from ptprune.selection import Selection, keep_best
 
 
 @dataclass(kw_only=True)
@@ -45,12 +45,12 @@ class VisionZip(TokenPruner):
         return frozenset({"cls_attention", "token_features", "embeddings"})
 
     def select(self, image: ImageEvidence) -> Selection:
-        attention, features = finite(image, "cls_attention"), unit(finite(image, "token_features"))
+        attention, features = image.finite("cls_attention"), F.normalize(image.finite("token_features"), dim=-1)
         states, kept, merges = image.require("embeddings").clone(), [], False
-        budgets = even_budgets(image.layout, self.num_kept(image.layout.num_tokens))
-        for tokens, budget in zip(members(image), budgets, strict=True):
+        budgets = image.layout.even_budgets(self.num_kept(image.layout.num_tokens))
+        for tokens, budget in zip(image.layout.members(), budgets, strict=True):
             contextual = round(budget * self.contextual_ratio)
-            dominant = best(attention[tokens], budget - contextual)
+            dominant = keep_best(attention[tokens], budget - contextual)
             others = torch.ones_like(tokens, dtype=torch.bool)
             others[dominant] = False
             rest = tokens[others]

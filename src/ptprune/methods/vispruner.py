@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ptprune.methods.common import even_budgets, finite, members, unit
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
@@ -45,10 +45,10 @@ class VisPruner(TokenPruner):
         return frozenset({"cls_attention", "token_features"})
 
     def select(self, image: ImageEvidence) -> Selection:
-        attention, features = finite(image, "cls_attention"), unit(finite(image, "token_features"))
-        budgets = even_budgets(image.layout, self.num_kept(image.layout.num_tokens))
+        attention, features = image.finite("cls_attention"), F.normalize(image.finite("token_features"), dim=-1)
+        budgets = image.layout.even_budgets(self.num_kept(image.layout.num_tokens))
         kept = []
-        for tokens, budget in zip(members(image), budgets, strict=True):
+        for tokens, budget in zip(image.layout.members(), budgets, strict=True):
             ranked = tokens[attention[tokens].sort(descending=True, stable=True).indices]
             important = int(budget * self.important_ratio)
             kept += [ranked[:important], distinct(features, ranked[important:], budget - important)]

@@ -57,6 +57,17 @@ class ImageEvidence:
     def device(self) -> torch.device:
         return self.layout.tokens.device
 
+    def finite(self, name: str) -> Tensor:
+        """The named tensor in float32.
+
+        Raises:
+            ValueError: where it was not computed, or holds NaN or infinite values: no ranking could be trusted.
+        """
+        values = self.require(name).float()
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError(f"{name} holds NaN or infinite values: the model's activations overflowed")
+        return values
+
     def require(self, name: str) -> Tensor:
         """The named tensor.
 
