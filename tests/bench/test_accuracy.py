@@ -218,6 +218,9 @@ def test_the_rows_of_a_table() -> None:
     assert names(accuracy.plan(["fastv", "ptp"], [0.5], {})) == start + [
         ("ptp", 0.5), ("fastv", 0.5), ("random", 0.5), ("downsample", 0.5),
     ]  # fmt: skip
+    assert names(accuracy.plan(["random", "fastv"], [0.5], {}))[2:] == [
+        (m, 0.5) for m in ("fastv", "random", "downsample")
+    ]
     ablation = accuracy.plan_ablation([0.5], {"alpha": 0.25})
     assert names(ablation)[:5] == start + [("ptp", 0.5), ("random", 0.5), ("downsample", 0.5)]
     variants = {arm.name: arm.settings for arm in ablation[5:]}
@@ -317,8 +320,11 @@ def test_a_folder_of_items(bench: Bench, folder: Path, tmp_path: Path) -> None:
 @scenes
 def test_the_table_and_the_plot(bench: Bench, tmp_path: Path) -> None:
     path = tmp_path / "plot.png"
-    result = bench("--methods", "ptp", "--ratios", "0.05,.5", "--limit", 3, "--split", "dev", "--plot", path)
+    shares = "0.05,.5,.25,.1,.75"  # wider than 80 columns
+    result = bench("--methods", "ptp", "--ratios", shares, "--limit", 3, "--split", "dev", "--plot", path)
     assert result.code == 0, result.err
+    assert "…" not in result.out
+    assert result.out.count("[") == 1 + 1 + 3 * 5 + 2 * 5
     lines = result.out.splitlines()
     assert lines[0] == "ptprune-tiny, 3 questions of the dev split"
     assert lines[2].startswith("unpruned: ")
@@ -435,7 +441,10 @@ def test_a_file_of_other_results(bench: Bench, folder: Path, tmp_path: Path) -> 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "results.json"
-    store.save(path, {"results": [1]})
+    store.save(path, {"results": [0]})
+    with path.open() as reader:
+        store.save(path, {"results": [1]})
+        assert json.load(reader) == {"results": [0]}
 
     def full(self: Path, *args: Any, **kwargs: Any) -> None:
         with self.open("w") as file:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MODEL, ITEMS, OUTPUT = "Model", "Items", "Output"
 RATIOS = ".75,.5,.25,.1,.05"
 WORD, SENTENCE = 2, 32  # longest answers, in tokens: to the scenes' questions, and to any others
+FIRST, CELL = 60, 24  # widest columns of the table
 
 
 def accuracy(
@@ -308,6 +309,7 @@ def show(document: dict[str, Any], lines: dict[str, list[dict[str, Any]]], ratio
     headers = [f"{100 * ratio:g}% kept" for ratio in ratios]
     scores, gains = plain_table("right answers, %", *headers), plain_table("difference from ptp", *headers)
     console = out()
+    console.width = max(console.width, FIRST + CELL * len(ratios))  # lines may wrap, numbers are never cut
     console.print(f"[bold]{escape(title(document))}[/bold]\n")
     for name, line in lines.items():
         if line[0]["method"] in ("none", "thumbnail"):
