@@ -59,7 +59,7 @@ class MergedFamily(Family):
         features: list[Any] = [None] * len(counts)
         if wanted.names & {"region_features", "token_features"}:
             patches, has_cls = output.hidden_states[feature_layer(model, call)], cls.has_cls(model, call)
-            features = list((patches[:, 0] if has_cls else patches.mean(dim=1)).split(counts))
+            features = list((patches[:, 0].clone() if has_cls else patches.mean(dim=1)).split(counts))
             if "token_features" in wanted.names:
                 values["token_features"] = patches[:, 1:] if has_cls else patches
 

@@ -59,7 +59,8 @@ class TiledFamily(Family):
         features = None
         if wanted.names & {"region_features", "token_features"}:
             patches = cls.patch_features(model, call, output)
-            features = patches[:, :1] if has_cls else patches.mean(dim=1, keepdim=True)
+            # a copy, or these few rows would hold on to all of the encoder's output during the prefill
+            features = patches[:, :1].clone() if has_cls else patches.mean(dim=1, keepdim=True)
             if "token_features" in wanted.names:
                 values["token_features"] = patches[:, 1:] if has_cls else patches
         pooled = {name: pool_to(side, patches) for name, patches in values.items()}
