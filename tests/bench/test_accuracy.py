@@ -379,9 +379,14 @@ def refused(result: Result, says: str) -> None:
     ],
     ids=" ".join,
 )
-def test_bad_options(bench: Bench, folder: Path, arguments: list[str], says: str) -> None:
+def test_bad_options(
+    bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    monkeypatch.setattr(examinee.Examinee, "answers", None)  # refused before anything is computed
     if "--out" in arguments or "layer=5" in arguments:
         arguments = [*arguments, "--items", str(folder)]
+    if "--limit" not in arguments:
+        arguments = [*arguments, "--limit", "1"]  # soon over where it is not refused
     refused(bench(*arguments), says)
 
 
