@@ -56,8 +56,9 @@ class ImageLayout:
 
     Attributes:
         sample: batch row.
-        tokens: LongTensor [num_tokens], prompt positions of the image's prunable visual tokens, increasing.
-        regions: in the order of the encoder's rows.
+        tokens: LongTensor [num_tokens], prompt positions of the image's prunable visual tokens, increasing; of those
+            that are left, where a method drops in stages.
+        regions: in the order of the encoder's rows; as they were before any token was dropped.
         region_of: LongTensor [num_tokens], the index of the region that each token belongs to.
         places: tells where the regions lie in the picture; asked for when a report is read.
     """
@@ -69,22 +70,31 @@ class ImageLayout:
     places: Callable[[], Sequence[Place]]
 
     def __post_init__(self) -> None:
-        sizes = [region.num_tokens for region in self.regions]
-        if self.num_tokens != sum(sizes) or self.num_tokens != len(self.region_of):
+        if self.num_tokens > self.num_unpruned or self.num_tokens != len(self.region_of):
+            sizes = [region.num_tokens for region in self.regions]
             raise ValueError(f"regions of {sizes} tokens do not make an image of {self.num_tokens} tokens")
 
     @property
     def num_tokens(self) -> int:
         return len(self.tokens)
 
+    @property
+    def num_unpruned(self) -> int:
+        """The image's prunable visual tokens before any was dropped."""
+        return sum(region.num_tokens for region in self.regions)
+
     def members(self) -> list[Tensor]:
         """For each region a LongTensor of its tokens among the image's, row by row."""
         region_of = self.region_of.to(self.tokens.device)
         return [(region_of == number).nonzero()[:, 0] for number in range(len(self.regions))]
 
+    def sizes(self) -> list[int]:
+        """Tokens of each region."""
+        return self.region_of.bincount(minlength=len(self.regions)).tolist()
+
     def even_budgets(self, total: int) -> list[int]:
         """Tokens to keep in each region, in proportion to its size, ``total`` in all."""
-        sizes = [region.num_tokens for region in self.regions]
+        sizes = self.sizes()
         return allocate([1.0] * len(sizes), sizes, total)
 
     @property

@@ -61,6 +61,11 @@ class TokenPruner:
         if not holds:
             raise ValueError(f"{name} must be {allowed}, got {getattr(self, name)!r}")
 
+    def cut_layers(self, num_layers: int) -> tuple[int, ...]:
+        """The layers of a language model of ``num_layers`` before which tokens are dropped, increasing; ``select`` is
+        asked at each. One layer, but for methods that drop in stages."""
+        return (self.layer,)
+
     @property
     def needs(self) -> frozenset[str]:
         """Fields of ``ImageEvidence`` that ``select`` reads; nothing else is computed."""

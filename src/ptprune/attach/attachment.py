@@ -7,7 +7,7 @@ A prefill with images goes through these steps; everything else passes untouched
 2. Before the multimodal model: the prompt is looked at, refused or accepted; a mask over a pruned cache is rewritten.
 3. Attention of layer ``max(layer - 1, 0)``: the instruction's rows are computed from its queries and keys.
 4. Before layer ``layer``: tokens are chosen; hidden states and the caches of earlier layers are cut. This layer and all
-   after it get masks and positions cut alike.
+   after it get masks and positions cut alike. A method that drops in stages goes through 3 and 4 again at each.
 5. After the language model: its output gets the prompt's shape again, the cache learns how many tokens it lost.
 """
 
@@ -60,13 +60,15 @@ class Attachment:
             raise RuntimeError(f"a pruner is attached to this {type(model).__name__} already: detach it first")
         self.family.check(model)
         self.pruner, self.model, self.clock = pruner, model, clock
-        refusals.check_model(model, self.family, pruner.layer, pruner.positions)
         self.layers = self.family.decoder(model).layers
+        self.cut_layers = pruner.cut_layers(len(self.layers))
+        refusals.check_model(model, self.family, self.cut_layers, pruner.positions)
         self.windows = layer_windows(model.config.get_text_config())
         self.needs = pruner.needs
         wanted = Wanted(self.needs, pruner.window)
         self._vision = VisionWatch(self.family, model, wanted, self._lap, self._receive_images)
         self._prefill: Prefill | None = None
+        self._cuts: list[tuple[int, Cut]] = []  # of this pass: from which layer on, and all that was dropped up to it
         # real keys and their columns in this pass, where a sliding window matters to a cache that was pruned before
         self._sliding: tuple[Tensor, Tensor] | None = None
         self._slid: list[Any] = []
@@ -74,7 +76,7 @@ class Attachment:
         self._generation: Generation | None = None
         self._armed: list[PrunedLayer] = []
         self._undo: list[Callable[[], Any]] = []
-        self._tap = AttentionTap(self.family.text_attention(model, max(pruner.layer - 1, 0)), self._receive_instruction)
+        self._taps: list[AttentionTap] = []
         try:
             self._install()
         except BaseException:
@@ -99,13 +101,17 @@ class Attachment:
         if EMBEDDINGS & self.needs:
             hooks.append(self.layers[0].register_forward_pre_hook(self._before_first_layer, with_kwargs=True))
         for index, layer in enumerate(self.layers):
-            if index >= self.pruner.layer or self.windows[index] is not None:
+            if index >= self.cut_layers[0] or self.windows[index] is not None:
                 before = functools.partial(self._before_layer, index)
                 hooks.append(layer.register_forward_pre_hook(before, with_kwargs=True))
-        if INSTRUCTION_ROWS & self.needs and self.pruner.layer > 0:
-            attention = self.family.text_attention(self.model, self.pruner.layer - 1)
-            hooks.append(attention.register_forward_pre_hook(self._before_scored_attention))
-            hooks.append(attention.register_forward_hook(self._after_scored_attention, always_call=True))
+        if INSTRUCTION_ROWS & self.needs:
+            for scored in (layer - 1 for layer in self.cut_layers if layer > 0):
+                attention = self.family.text_attention(self.model, scored)
+                tap = AttentionTap(attention, functools.partial(self._receive_instruction, scored))
+                self._taps.append(tap)
+                hooks.append(attention.register_forward_pre_hook(functools.partial(self._before_scored, tap)))
+                after = functools.partial(self._after_scored, tap)
+                hooks.append(attention.register_forward_hook(after, always_call=True))
         self._undo += [hook.remove for hook in hooks]
 
     def _wrap(self, owner: nn.Module, name: str, wrapper: Callable[..., Any]) -> None:
@@ -116,7 +122,8 @@ class Attachment:
 
     def remove(self) -> None:
         """Leave the model as it was before."""
-        self._tap.disarm()
+        for tap in self._taps:
+            tap.disarm()
         while self._undo:
             self._undo.pop()()
         self._prefill = None
@@ -131,7 +138,7 @@ class Attachment:
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         call = named(original, args, kwargs)
         if _has_images(call):
-            refusals.check_generate(call, self.model, self.pruner.layer)
+            refusals.check_generate(call, self.model, self.cut_layers[-1])
             refusals.check_mask(call.get("attention_mask"))
         outer, self._generation = self._generation, Generation.of(call)
         try:
@@ -149,7 +156,7 @@ class Attachment:
     def _before_multimodal(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._prefill, self._sliding, self._slid, self._once = None, None, [], Once()
+        self._prefill, self._cuts, self._sliding, self._slid, self._once = None, [], None, [], Once()
         call = named(module.forward, args, kwargs)
         images = _has_images(call)
         cache: Any = call.get("past_key_values")
@@ -169,7 +176,7 @@ class Attachment:
         if pruned(cache):
             self._armed = cache.layers
             for index, layer in enumerate(cache.layers):
-                layer.armed = not layer.shifted or index >= self.pruner.layer
+                layer.armed = not layer.shifted or index >= self.cut_layers[0]
             if mask is not None or cache.layers[0].ragged:
                 if self.family.grid_positions and call.get("position_ids") is None:
                     raise ValueError(
@@ -177,9 +184,9 @@ class Attachment:
                     )
                 # what stands in the columns of removed tokens is never read
                 call["attention_mask"] = torch.cat([keys.new_ones(batch, removed(cache)), keys], dim=1).long()
-        columns = key_columns(cache, batch, new, prompt.device)
+        columns = functools.partial(key_columns, cache, batch, new, prompt.device)
         if pruned(cache) and any(window is not None and seen + new > window for window in self.windows):
-            self._sliding = keys, columns
+            self._sliding = keys, columns()
         if images:
             generation = self._generation
             prefill = self._prefill = Prefill(
@@ -187,7 +194,7 @@ class Attachment:
                 self.family.placeholders(self.model, ids, embeds),
                 self.family.videos(self.model, ids, embeds),
                 keys,
-                columns,
+                columns(),
                 new if generation is None else generation.prompt_columns(new, seen),
             )
             if (outputs := (call.get("mm_encoder_outputs") or {}).get("image")) is not None:
@@ -222,17 +229,18 @@ class Attachment:
                 # generate() without a cache repeats the prefill at each step: the prompt is the same, and so the choice
                 prefill.selections = self._generation.selections
 
-    def _before_scored_attention(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _before_scored(self, tap: AttentionTap, module: nn.Module, args: tuple[Any, ...]) -> None:
         if self._prefill is not None and self._prefill.selections is None:
-            self._tap.arm()
+            tap.arm()
 
-    def _after_scored_attention(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._tap.disarm()
+    def _after_scored(self, tap: AttentionTap, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        tap.disarm()
 
-    def _receive_instruction(self, shown: Shown) -> None:
+    def _receive_instruction(self, scored: int, shown: Shown) -> None:
+        """Queries and keys of layer ``scored``."""
         prefill = self._prefill
         assert prefill is not None
-        window = self.windows[max(self.pruner.layer - 1, 0)]
+        window = self.windows[scored]
         with self._lap("select"):
             device, rows = shown.query.device, prefill.instruction_rows()
             for sample, (query, key) in enumerate(zip(shown.query, shown.key, strict=True)):
@@ -251,17 +259,12 @@ class Attachment:
         prefill = self._prefill
         cache: Any = kwargs.get("past_key_values")
         hidden_states = args[0] if args else kwargs["hidden_states"]
-        if prefill is not None and index == self.pruner.layer:
+        if prefill is not None and index in self.cut_layers:
             with self._lap("select"):
                 if prefill.selections is None:
                     self._select(prefill, module, hidden_states, kwargs)
-                hidden_states = prefill.merge(hidden_states)
-                prefill.make_cut(with_columns=any(self.windows))
-                if prefill.cut is not None:
-                    hidden_states = prefill.cut.states(hidden_states)
-                    for layer in cache.layers[:index] if cache is not None else ():
-                        gather_new(layer, prefill.past, prefill.cut.index)
-        cut = prefill.cut if prefill is not None and index >= self.pruner.layer else None
+                hidden_states = self._drop(prefill, index, prefill.merge(hidden_states), cache)
+        cut = self._cut
         implementation = str(self.model.config.get_text_config()._attn_implementation)
         stock, taken = kwargs, args[0] if args else kwargs["hidden_states"]
         if cut is not None:
@@ -274,6 +277,24 @@ class Attachment:
         kwargs.pop("hidden_states", None)
         return (hidden_states, *args[1:]), kwargs
 
+    @property
+    def _cut(self) -> Cut | None:
+        """All that was dropped so far in this pass."""
+        return self._cuts[-1][1] if self._cuts else None
+
+    def _drop(self, prefill: Prefill, index: int, hidden_states: Tensor, cache: Any) -> Tensor:
+        """Cut hidden states and the caches of the layers before ``index``."""
+        prefill.make_cut()
+        if (now := prefill.cut) is not None:
+            hidden_states = now.states(hidden_states)
+            for layer in cache.layers[:index] if cache is not None else ():
+                gather_new(layer, prefill.past, now.index)
+            self._cuts.append((index, now if self._cut is None else self._cut.then(now)))
+        if index < self.cut_layers[-1]:
+            self._prefill = prefill.next()
+        prefill.embeddings = prefill.hidden_states = None
+        return hidden_states
+
     def _restrict(
         self, kwargs: dict[str, Any], index: int, cut: Cut | None, hidden_states: Tensor, implementation: str
     ) -> dict[str, Any]:
@@ -282,7 +303,7 @@ class Attachment:
         if window is None or self._sliding is None:
             return kwargs
         (valid, columns), mask = self._sliding, kwargs.get("attention_mask")
-        if cut is not None and cut.key_columns is not None:
+        if cut is not None:
             valid, columns = cut.key_valid, cut.key_columns
         queries = columns[:, -hidden_states.shape[1] :]
         mask = self._once(
@@ -292,16 +313,16 @@ class Attachment:
 
     def _select(self, prefill: Prefill, layer: nn.Module, hidden_states: Tensor, kwargs: dict[str, Any]) -> None:
         """Choose every image's tokens."""
-        if INSTRUCTION_ROWS & self.needs and self.pruner.layer == 0:
+        if INSTRUCTION_ROWS & self.needs and layer is self.layers[0]:
             self._score_before_first_layer(prefill, layer, hidden_states, kwargs)
         if "hidden_states" in self.needs:
             prefill.hidden_states = hidden_states
-        selections = prefill.select(self.pruner.checked_select)
-        prefill.embeddings = prefill.hidden_states = None
+        prefill.select(self.pruner.checked_select)
+        layouts, selections = prefill.chosen()
         if self._generation is not None:
             self._generation.selections = selections
-        valid = prefill.valid[:: prefill.copies]
-        images = [replace(image, sample=image.sample // prefill.copies) for image, _ in prefill.images]
+        valid = prefill.first.valid[:: prefill.copies]
+        images = [replace(layout, sample=layout.sample // prefill.copies) for layout in layouts]
         self.pruner.record(functools.partial(write_report, images, selections, valid))
 
     def _score_before_first_layer(
@@ -313,7 +334,7 @@ class Attachment:
         def receive(shown: Shown) -> None:
             if prefill.past:
                 shown = replace(shown, key=torch.cat([cache.layers[0].keys, shown.key], dim=2))
-            self._receive_instruction(shown)
+            self._receive_instruction(0, shown)
 
         call = {**kwargs, "past_key_values": None, "use_cache": False}
         run_to_attention(layer, self.family.text_attention(self.model, 0), receive, hidden_states, **call)
@@ -342,38 +363,39 @@ class Attachment:
         self, original: Callable[..., Any], hidden_states: Tensor, visual_mask: Tensor, features: Tensor
     ) -> Any:
         """Visual features for the tokens that are still there."""
-        cut = self._prefill.cut if self._prefill is not None else None
-        if cut is not None:
+        if (cut := self._cut) is not None:
             with self._lap("select"):
                 visual_mask, features = cut_features(cut, visual_mask, features)
         return original(hidden_states, visual_mask, features)
 
     def _after_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        prefill = self._prefill
-        if prefill is None:
+        if self._prefill is None:
             return None
-        cut = prefill.cut
-        if cut is None:
+        if (cut := self._cut) is None:
             slide(output.past_key_values, self._slid)
             return None
         with self._lap("select"):
             output.last_hidden_state = cut.restore(output.last_hidden_state)
             cache = output.past_key_values
             if cache is not None:
-                dropped = cut.dropped.sum(dim=1)
-                none = torch.zeros_like(dropped)
-                shifts = [getattr(layer, "shift", none) for layer in cache.layers]
-                if self.pruner.positions == "compact":
-                    for index in range(self.pruner.layer, len(shifts)):  # one tensor for many layers
-                        shifts[index] = self._once(
-                            (shifts[index], dropped), functools.partial(torch.add, shifts[index], dropped)
-                        )
-                mark_pruned(cache, removed(cache) + cut.removed, cut, shifts)
+                mark_pruned(cache, removed(cache) + cut.removed, cut, self._shifts(cache))
         return output
+
+    def _shifts(self, cache: Any) -> list[Tensor]:
+        """For each layer how far its position ids lie behind the original ones after this pass."""
+        none = torch.zeros(len(self._cuts[0][1].index), dtype=torch.long, device=self._cuts[0][1].index.device)
+        before = [getattr(layer, "shift", none) for layer in cache.layers]
+        after = list(before)
+        for first, cut in self._cuts if self.pruner.positions == "compact" else ():
+            dropped = cut.dropped.sum(dim=1)
+            for index in range(first, len(after)):  # one tensor for many layers
+                inputs = before[index], dropped
+                after[index] = self._once(inputs, functools.partial(torch.add, *inputs))
+        return after
 
     def _after_multimodal(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Also after an exception: nothing of this forward pass stays behind."""
-        self._prefill, self._once = None, Once()
+        self._prefill, self._cuts, self._once = None, [], Once()
         for layer in self._armed:
             layer.armed = False
         self._armed = []

@@ -21,8 +21,7 @@ class PrunedLayer(DynamicLayer):
     Attributes:
         removed: tokens seen but not held, the same for every row.
         valid: BoolTensor [batch, held at the last cut]; False on padding and on filled-up places of shorter rows.
-        columns: LongTensor [batch, held at the last cut], where those stood in the sequence; None where no layer of the
-            model has a sliding window.
+        columns: LongTensor [batch, held at the last cut], where those stood in the sequence.
         shift: LongTensor [batch], how far this layer's position ids lie behind the original ones (compact positions).
         floor: how many of the held tokens cannot be taken back, because tokens were dropped between them.
         shifted, ragged: whether any ``shift`` is not zero, any ``valid`` is False.
@@ -63,14 +62,13 @@ class PrunedLayer(DynamicLayer):
             raise ValueError(f"cannot crop {number} tokens: only the last {possible} came after the dropped ones")
         super().crop(tokens_to_remove)
         self.valid = self.valid[:, :left]
-        self.columns = None if self.columns is None else self.columns[:, :left]
+        self.columns = self.columns[:, :left]
 
     def reset(self) -> None:
         self.keys = self.values = None
         self.is_initialized = False
         self.removed, self.floor, self.ragged, self.shifted = 0, 0, False, False
-        self.valid, self.shift = self.valid[:, :0], torch.zeros_like(self.shift)
-        self.columns = None if self.columns is None else self.columns[:, :0]
+        self.valid, self.columns, self.shift = self.valid[:, :0], self.columns[:, :0], torch.zeros_like(self.shift)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
@@ -85,8 +83,7 @@ class PrunedLayer(DynamicLayer):
         self._each_row(lambda state: state.repeat_interleave(repeats, dim=0))
 
     def _each_row(self, change: Callable[[Tensor], Tensor]) -> None:
-        self.valid, self.shift = change(self.valid), change(self.shift)
-        self.columns = None if self.columns is None else change(self.columns)
+        self.valid, self.columns, self.shift = change(self.valid), change(self.columns), change(self.shift)
 
 
 def removed(cache: Any) -> int:
@@ -127,8 +124,8 @@ def key_columns(cache: Any, batch: int, new: int, device: torch.device) -> Tenso
     """LongTensor [batch, held + new]: where the keys of the coming forward pass stood in the sequence."""
     seen = cache.get_seq_length() if cache is not None else 0
     columns = torch.arange(seen + new, device=device).expand(batch, -1)
-    if not pruned(cache) or cache.layers[0].columns is None:
-        return columns[:, removed(cache) :]
+    if not pruned(cache):
+        return columns
     held = cache.layers[0].columns.to(device)
     return torch.cat([held, columns[:, removed(cache) + held.shape[1] :]], dim=1)
 

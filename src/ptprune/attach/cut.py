@@ -23,17 +23,17 @@ class Cut:
         valid: BoolTensor [batch, kept], False on fill and padding.
         dropped: BoolTensor [batch, length], the visual tokens that were dropped.
         past_valid: BoolTensor [batch, past], the real ones among the tokens that the cache held before.
-        columns: LongTensor [batch, past + length], where each key stood in the sequence; None where nobody asks.
+        columns: LongTensor [batch, past + length], where each key stood in the sequence.
     """
 
     index: Tensor
     valid: Tensor
     dropped: Tensor
     past_valid: Tensor
-    columns: Tensor | None = None
+    columns: Tensor
 
     @classmethod
-    def of(cls, valid: Tensor, dropped: Tensor, past_valid: Tensor, columns: Tensor | None = None) -> Cut:
+    def of(cls, valid: Tensor, dropped: Tensor, past_valid: Tensor, columns: Tensor) -> Cut:
         """The shortest cut of a prefill [batch, length] that keeps every valid column not dropped."""
         real = valid & ~dropped
         keep = real.clone()
@@ -43,6 +43,11 @@ class Cut:
         fill = ~keep & ((~keep).cumsum(1) <= (length - counts)[:, None])
         index = (keep | fill).nonzero()[:, 1].view(len(valid), length)
         return cls(index, real.gather(1, index), dropped, past_valid, columns)
+
+    def then(self, later: Cut) -> Cut:
+        """This cut and one of what it left, as one."""
+        dropped = self.dropped.scatter(1, self.index, self.dropped.gather(1, self.index) | later.dropped)
+        return Cut(self.index.gather(1, later.index), later.valid, dropped, self.past_valid, self.columns)
 
     @property
     def length(self) -> int:
@@ -70,10 +75,8 @@ class Cut:
         return torch.cat([self.past_valid, self.valid], dim=1)
 
     @cached_property
-    def key_columns(self) -> Tensor | None:
+    def key_columns(self) -> Tensor:
         """LongTensor [batch, past + kept], where each key that is left stood in the sequence."""
-        if self.columns is None:
-            return None
         past = self.past_valid.shape[1]
         return torch.cat([self.columns[:, :past], self.columns[:, past:].gather(1, self.index)], dim=1)
 
@@ -142,12 +145,12 @@ def cut_layer_call(cut: Cut, call: dict[str, Any], implementation: str, once: Ca
     call = dict(call)
     if "attention_mask" in call:
         mask, device = call["attention_mask"], cut.index.device
-        call["attention_mask"] = once((mask,), lambda: cut.mask(mask, implementation, device))
+        call["attention_mask"] = once((cut, mask), lambda: cut.mask(mask, implementation, device))
     if (position_ids := call.get("position_ids")) is not None:
-        call["position_ids"] = once((position_ids,), lambda: cut.states(position_ids))
+        call["position_ids"] = once((cut, position_ids), lambda: cut.states(position_ids))
     if (embeddings := call.get("position_embeddings")) is not None:
         call["position_embeddings"] = once(
-            (embeddings,), lambda: tuple(_cut_embedding(cut, part) for part in embeddings)
+            (cut, embeddings), lambda: tuple(_cut_embedding(cut, part) for part in embeddings)
         )
     return call
 

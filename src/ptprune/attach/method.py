@@ -13,9 +13,10 @@ from ptprune.selection import Selection
 class Method(Protocol):
     """Where to cut, what to look at, what to keep; see ``TokenPruner``."""
 
-    layer: int
     positions: str
     window: int | None
+
+    def cut_layers(self, num_layers: int) -> tuple[int, ...]: ...
 
     @property
     def needs(self) -> frozenset[str]: ...

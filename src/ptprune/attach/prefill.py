@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,9 +16,30 @@ from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """An image found in a prompt.
+
+    Attributes:
+        layout: of its prunable tokens that are left.
+        image: what was encoded.
+        rows: LongTensor [num_tokens], which of the image's placeholders those are.
+    """
+
+    layout: ImageLayout
+    image: EncodedImage
+    rows: Tensor
+
+    def after(self, kept: Tensor, columns: Tensor) -> Found:
+        """With the tokens ``kept`` alone, which stand in ``columns`` now."""
+        layout = replace(self.layout, tokens=columns, region_of=self.layout.region_of[kept])
+        return Found(layout, self.image, self.rows[kept])
+
+
 @dataclass(eq=False)
 class Prefill:
-    """The state of one forward pass that brings images.
+    """The state of one forward pass that brings images, up to one cut; a method that drops in stages has one for each,
+    in the columns that the cuts before it left.
 
     Attributes:
         prompt: LongTensor [batch, length] of token ids, or FloatTensor [batch, length, d] of embeddings.
@@ -32,9 +53,11 @@ class Prefill:
             instruction pays.
         embeddings, hidden_states: [batch, length, d], what the language model's first layer and the layer of the cut
             take, where a method asks for them.
-        images: those of each prompt's first copy: where it is, what it became.
+        images: those of each prompt's first copy.
         copies: batch rows of each prompt; beams and several returns repeat it.
+        selections: one an image; None until chosen.
         cut: None until selected, and where every token stays.
+        earlier: the stage before this one.
     """
 
     prompt: Tensor
@@ -47,14 +70,24 @@ class Prefill:
     attention: dict[str, list[Tensor]] = field(default_factory=dict)
     embeddings: Tensor | None = None
     hidden_states: Tensor | None = None
-    images: list[tuple[ImageLayout, EncodedImage]] = field(default_factory=list)
+    images: list[Found] = field(default_factory=list)
     copies: int = 1
     selections: list[Selection] | None = None
     cut: Cut | None = None
+    earlier: Prefill | None = None
 
     @property
     def length(self) -> int:
         return self.placeholders.shape[1]
+
+    @property
+    def stage(self) -> int:
+        return 0 if self.earlier is None else self.earlier.stage + 1
+
+    @property
+    def first(self) -> Prefill:
+        """The stage before any cut."""
+        return self if self.earlier is None else self.earlier.first
 
     @property
     def past(self) -> int:
@@ -97,9 +130,11 @@ class Prefill:
             for image in family.images(gaps, parts) if parts else ():
                 mine, tokens = tokens.tensor_split([image.num_placeholders])
                 region_of = image.region_of.to(tokens.device)
-                prunable = region_of >= 0
-                layout = ImageLayout(sample, mine[prunable], image.regions, region_of[prunable], image.places)
-                self.images.append((layout, image))
+                rows = (region_of >= 0).nonzero()[:, 0]
+                layout = ImageLayout(sample, mine[rows], image.regions, region_of[rows], image.places)
+                if layout.num_tokens != layout.num_unpruned:
+                    raise ValueError(f"{layout.num_unpruned} visual tokens of an image's regions, {len(rows)} found")
+                self.images.append(Found(layout, image, rows))
             if self.copies > 1 and len(parts) > 1 and family.repeats_pictures_wrong:
                 raise ValueError(
                     f"beams and several returns mix up the pictures of a prompt in transformers' {family.name}: "
@@ -113,21 +148,21 @@ class Prefill:
 
     def select(self, choose: Callable[[ImageEvidence], Selection]) -> list[Selection]:
         """Choose every image's tokens."""
-        self.selections = [choose(self.evidence(layout, image)) for layout, image in self.images]
+        self.selections = [choose(self.evidence(found)) for found in self.images]
         return self.selections
 
-    def evidence(self, layout: ImageLayout, image: EncodedImage) -> ImageEvidence:
+    def evidence(self, found: Found) -> ImageEvidence:
         """What was computed for one image."""
-        device = layout.tokens.device
+        layout, image, device = found.layout, found.image, found.rows.device
         features, whole = image.features, image.whole
         if features is not None:
             features = features.to(device)
             whole = features[layout.thumbnail] if layout.thumbnail is not None else whole
-        prunable = image.region_of.to(device) >= 0
-        tokens = {name: values.to(device)[prunable] for name, values in image.tokens.items()}
+        tokens = {name: values.to(device)[found.rows] for name, values in image.tokens.items()}
         tokens |= {name: tokens[name][:, 0] for name in tokens.keys() & {"cls_attention", "received_attention"}}
         return ImageEvidence(
             layout,
+            self.stage,
             region_features=features,
             image_feature=None if whole is None else whole.to(device),
             pixels=image.preview,
@@ -152,7 +187,8 @@ class Prefill:
     def merge(self, hidden_states: Tensor) -> Tensor:
         """Put what methods made of the dropped tokens in the places of kept ones: [batch, length, d] -> the same."""
         assert self.selections is not None
-        for (layout, _), selection in zip(self.images, self.selections, strict=True):
+        for found, selection in zip(self.images, self.selections, strict=True):
+            layout = found.layout
             if selection.states is not None:
                 columns = layout.tokens[selection.kept].to(hidden_states.device)
                 hidden_states = hidden_states.clone()
@@ -160,22 +196,49 @@ class Prefill:
                     hidden_states[row, columns] = selection.states.to(hidden_states)
         return hidden_states
 
-    def make_cut(self, with_columns: bool) -> None:
-        """From the selections to the cut; none where every token stays.
-
-        Args:
-            with_columns: whether later passes must know where the keys stood.
-        """
+    def make_cut(self) -> None:
+        """From the selections to the cut; none where every token stays."""
         assert self.selections is not None
         dropped = torch.zeros_like(self.placeholders)
-        for (layout, _), selection in zip(self.images, self.selections, strict=True):
+        for found, selection in zip(self.images, self.selections, strict=True):
+            layout = found.layout
             gone = torch.ones_like(layout.tokens, dtype=torch.bool)
             gone[selection.kept] = False
             dropped[layout.sample : layout.sample + self.copies, layout.tokens[gone]] = True
         dropped &= self.valid
         if bool(dropped.any()):
-            columns = self.key_columns if with_columns else None
-            self.cut = Cut.of(self.valid, dropped, self.key_valid[:, : self.past], columns)
+            self.cut = Cut.of(self.valid, dropped, self.key_valid[:, : self.past], self.key_columns)
+
+    def next(self) -> Prefill:
+        """The stage after this one: what the cut left."""
+        assert self.selections is not None
+        after = replace(self, attention={}, hidden_states=None, selections=None, cut=None, earlier=self)
+        if (cut := self.cut) is None:
+            return after
+        images = []
+        for found, selection in zip(self.images, self.selections, strict=True):
+            kept = found.layout.tokens[selection.kept]
+            images.append(found.after(selection.kept, torch.searchsorted(cut.index[found.layout.sample], kept)))
+        return replace(
+            after,
+            prompt=cut.states(self.prompt),
+            placeholders=cut.states(self.placeholders) & cut.valid,
+            videos=None if self.videos is None else cut.states(self.videos) & cut.valid,
+            key_valid=cut.key_valid,
+            key_columns=cut.key_columns,
+            prompt_length=self.prompt_length - cut.removed,
+            embeddings=None if self.embeddings is None else cut.states(self.embeddings),
+            images=images,
+        )
+
+    def chosen(self) -> tuple[list[ImageLayout], list[Selection]]:
+        """The images before any token was dropped, and what is left of them; scores are those of the first stage."""
+        assert self.selections is not None
+        if self.earlier is None:
+            return [found.layout for found in self.images], self.selections
+        layouts, before = self.earlier.chosen()
+        now = self.selections
+        return layouts, [replace(old, kept=old.kept[new.kept]) for old, new in zip(before, now, strict=True)]
 
 
 def _take(left: list[EncodedImage], tokens: list[int], ids: list[int]) -> tuple[list[EncodedImage], list[list[int]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,13 +13,13 @@ from ptprune.attach.cache import PrunedLayer
 from ptprune.families.base import Family, Model
 
 
-def check_model(model: Model, family: type[Family], layer: int, positions: str) -> None:
+def check_model(model: Model, family: type[Family], layers: Sequence[int], positions: str) -> None:
     """Refuse a model that hooks cannot follow, or that the pruner's settings do not fit.
 
     Raises:
         RuntimeError: on a compiled model.
-        ValueError: on an attention implementation without tensor masks, a ``layer`` beyond the model, or compact
-            positions where positions are those of a grid.
+        ValueError: on an attention implementation without tensor masks, ``layers`` to drop tokens before that do not
+            increase or lie beyond the model, or compact positions where positions are those of a grid.
     """
     for name, module in model.named_modules():
         if getattr(module, "_compiled_call_impl", None) is not None or type(module).__name__ == "OptimizedModule":
@@ -33,8 +33,10 @@ def check_model(model: Model, family: type[Family], layer: int, positions: str) 
             f"attention implementation {implementation!r} is not supported: use 'sdpa', 'eager' or flash attention"
         )
     num_layers = len(family.decoder(model).layers)
-    if layer >= num_layers:
-        raise ValueError(f"layer must be below the model's {num_layers} language model layers, got {layer}")
+    if layers and layers[-1] >= num_layers:
+        raise ValueError(f"layer must be below the model's {num_layers} language model layers, got {layers[-1]}")
+    if not layers or list(layers) != sorted({*layers}) or layers[0] < 0:
+        raise ValueError(f"the layers to drop tokens before must increase from 0, got {[*layers]}")
     if positions == "compact" and family.grid_positions:
         raise ValueError(
             f"positions='compact' is not defined for {family.name}, whose position ids tell row and column: use "
@@ -42,7 +44,7 @@ def check_model(model: Model, family: type[Family], layer: int, positions: str) 
         )
 
 
-def check_generate(arguments: Mapping[str, Any], model: Model, layer: int) -> None:
+def check_generate(arguments: Mapping[str, Any], model: Model, last_layer: int) -> None:
     """Refuse the options of generate() under which a pruned prefill cannot be right.
 
     Raises:
@@ -55,7 +57,7 @@ def check_generate(arguments: Mapping[str, Any], model: Model, layer: int) -> No
             return arguments[name]
         return next((value for config in configs if (value := getattr(config, name, None)) is not None), None)
 
-    if option("use_cache") is False and layer > 0:
+    if option("use_cache") is False and last_layer > 0:
         raise ValueError(
             "use_cache=False would let generated tokens see dropped tokens again in the layers before the cut: "
             "leave it on, or prune with layer=0"

@@ -7,6 +7,7 @@ from ptprune.methods.fastv import FastV
 from ptprune.methods.globalcom2 import GlobalCom2
 from ptprune.methods.hired import HiRED
 from ptprune.methods.pyramid import PyramidTokenPruning
+from ptprune.methods.pyramiddrop import PyramidDrop
 from ptprune.methods.random import RandomPruning
 from ptprune.methods.sparsevlm import SparseVLM
 from ptprune.methods.uniform_grid import UniformGrid
@@ -19,6 +20,7 @@ METHODS: dict[str, type[TokenPruner]] = {
     "random": RandomPruning,
     "uniform-grid": UniformGrid,
     "fastv": FastV,
+    "pyramiddrop": PyramidDrop,
     "fastervlm": FasterVLM,
     "vispruner": VisPruner,
     "hired": HiRED,
@@ -37,6 +39,7 @@ __all__ = [
     "FasterVLM",
     "GlobalCom2",
     "HiRED",
+    "PyramidDrop",
     "PyramidTokenPruning",
     "RandomPruning",
     "SparseVLM",

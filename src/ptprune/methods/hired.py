@@ -53,7 +53,7 @@ class HiRED(TokenPruner):
     def budgets(self, image: ImageEvidence, shares: list[float]) -> list[int]:
         """Tokens to keep in each region."""
         layout = image.layout
-        sizes = [region.num_tokens for region in layout.regions]
+        sizes = layout.sizes()
         total, thumbnail = self.num_kept(layout.num_tokens), layout.thumbnail
         own = 0
         if thumbnail is not None:

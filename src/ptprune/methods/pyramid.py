@@ -131,7 +131,7 @@ class PyramidTokenPruning(TokenPruner):
         Args:
             saliency: FloatTensor [num_regions], or None for an image of one region, which has no region stage.
         """
-        sizes = [region.num_tokens for region in image.layout.regions]
+        sizes = image.layout.sizes()
         thumbnail = image.layout.thumbnail
         if saliency is None:
             return image.layout.even_budgets(total)

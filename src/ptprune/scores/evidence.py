@@ -21,6 +21,7 @@ class ImageEvidence:
 
     Attributes:
         layout: the image's regions and tokens.
+        stage: which of the layers where the method drops tokens this is, from 0.
         region_features: FloatTensor [num_regions, d], the vision encoder's [CLS] of each region; the mean over its
             patches where the encoder has none.
         image_feature: FloatTensor [d], the same of the whole image, with ``region_features``: the thumbnail's, or the
@@ -40,6 +41,7 @@ class ImageEvidence:
     """
 
     layout: ImageLayout
+    stage: int = 0
     region_features: Tensor | None = None
     image_feature: Tensor | None = None
     cls_attention: Tensor | None = None

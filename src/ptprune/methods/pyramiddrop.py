@@ -1,0 +1,51 @@
+"""PyramidDrop, Xing et al., arXiv 2410.17247: the last token's attention, again and again on the way up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ptprune.pruner import TokenPruner
+from ptprune.scores.evidence import ImageEvidence
+from ptprune.selection import Selection, keep_best
+
+
+@dataclass(kw_only=True)
+class PyramidDrop(TokenPruner):
+    """PyramidDrop: drop tokens in stages, few early and more the deeper, by the last token's attention.
+
+    Source: Long Xing et al., "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual Redundancy
+    Reduction", arXiv 2410.17247: the language model is cut into stages of equal depth; at the end of each, tokens rank
+    by the attention that the instruction's last token pays, mean over heads, and the same share of them stays.
+
+    Differs here: ``keep_ratio`` is what the last stage leaves, exactly K tokens of each image, and a stage keeps its
+    (stages - 1)-th root; dropped tokens leave every layer's cache, where theirs stay in the caches of earlier stages.
+    The first stage ends before ``layer``, 2 as for other methods here; theirs at a quarter of the depth (8 of 32, to be
+    set as ``layer=8``). Attention is that of a stage's last layer; their code takes the next layer's queries and keys.
+
+    Attributes:
+        stages: how many, the first one unpruned; the later ones share the layers from ``layer`` on.
+    """
+
+    stages: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(isinstance(self.stages, int) and self.stages >= 2, "stages", "a whole number from 2")
+        self._require(self.layer >= 1, "layer", "a whole number from 1 (tokens rank by the attention before)")
+
+    def cut_layers(self, num_layers: int) -> tuple[int, ...]:
+        left, cuts = num_layers - self.layer, self.stages - 1
+        if 0 < left < cuts:
+            raise ValueError(f"stages must be at most {left + 1} where {left} layers follow, got {self.stages}")
+        return tuple(self.layer + left * cut // cuts for cut in range(cuts))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"last_attention"})
+
+    def select(self, image: ImageEvidence) -> Selection:
+        attention = image.finite("last_attention")
+        whole = image.layout.num_unpruned
+        kept, cuts = self.num_kept(whole), self.stages - 1
+        number = kept if image.stage == cuts - 1 else round(whole * (kept / whole) ** ((image.stage + 1) / cuts))
+        return Selection(keep_best(attention, number), scores={"instruction": attention})
