@@ -85,8 +85,10 @@ def fastv(image: ImageEvidence, total: int) -> tuple[list[int], States]:
 
 
 def fastervlm(image: ImageEvidence, total: int) -> tuple[list[int], States]:
-    scores = image.cls_attention.tolist()
-    return sorted(best(scores, list(range(len(scores))), total)), {}
+    scores, kept = image.cls_attention.tolist(), []
+    for tokens, budget in zip(regions(image), even(image, total), strict=True):
+        kept += best(scores, tokens, budget)
+    return sorted(kept), {}
 
 
 def vispruner(image: ImageEvidence, total: int, important_ratio: float = 0.5) -> tuple[list[int], States]:

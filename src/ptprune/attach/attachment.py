@@ -242,7 +242,7 @@ class Attachment:
         assert prefill is not None
         window = self.windows[scored]
         with self._lap("select"):
-            device, rows = shown.query.device, prefill.instruction_rows()
+            device, rows = shown.query.device, prefill.instruction_rows
             for sample, (query, key) in enumerate(zip(shown.query, shown.key, strict=True)):
                 valid, columns = prefill.key_valid[sample].to(device), prefill.key_columns[sample].to(device)
                 blocks = attention_rows(query, key, rows[sample].to(device), valid, shown.scaling, columns, window)

@@ -49,6 +49,10 @@ class Cut:
         dropped = self.dropped.scatter(1, self.index, self.dropped.gather(1, self.index) | later.dropped)
         return Cut(self.index.gather(1, later.index), later.valid, dropped, self.past_valid, self.columns)
 
+    def find(self, row: int, columns: Tensor) -> Tensor:
+        """Where columns of a row that stayed stand now."""
+        return torch.searchsorted(self.index[row], columns)
+
     @property
     def length(self) -> int:
         return self.dropped.shape[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,10 +45,10 @@ class Prefill:
     Attributes:
         prompt: LongTensor [batch, length] of token ids, or FloatTensor [batch, length, d] of embeddings.
         placeholders: BoolTensor [batch, length], where image features are merged in.
-        videos: BoolTensor [batch, length], where video features are, or None.
+        videos: BoolTensor [batch, length], where video features are, of the first stage; or None.
         key_valid: BoolTensor [batch, past + length], the real keys, those of the cache first.
         key_columns: LongTensor [batch, past + length], where those keys stood in the sequence.
-        prompt_length: columns that are prompt; drafts of assisted decoding may follow.
+        prompt_length: columns that are prompt, of the first stage; drafts of assisted decoding may follow.
         parts: what the vision side left behind; None until the images are encoded.
         attention: name in ``ImageEvidence`` -> for each batch row a FloatTensor [..., past + length], what the
             instruction pays.
@@ -98,9 +99,14 @@ class Prefill:
         """BoolTensor [batch, length], the new columns that are not padding."""
         return self.key_valid[:, self.past :]
 
+    @cached_property
     def instruction_rows(self) -> list[Tensor]:
         """The instruction's columns, a LongTensor a batch row: the text after the last visual token, else all text
         [ours]; none in a row without images or one that repeats the row before."""
+        if (before := self.earlier) is not None:  # what stood last may have been dropped since
+            rows = before.instruction_rows
+            cut = before.cut
+            return rows if cut is None else [cut.find(number, row) for number, row in enumerate(rows)]
         columns = torch.arange(self.length, device=self.placeholders.device)
         visual = self.placeholders if self.videos is None else self.placeholders | self.videos
         text = self.valid & ~visual & (columns < self.prompt_length)
@@ -176,7 +182,7 @@ class Prefill:
         states = {}
         if self.embeddings is not None:
             row = self.embeddings[layout.sample]
-            instruction = self.instruction_rows()[layout.sample]
+            instruction = self.instruction_rows[layout.sample]
             states["embeddings"] = row[layout.tokens.to(row.device)]
             states["instruction_embeddings"] = row[instruction.to(row.device)]
         if self.hidden_states is not None:
@@ -218,15 +224,13 @@ class Prefill:
         images = []
         for found, selection in zip(self.images, self.selections, strict=True):
             kept = found.layout.tokens[selection.kept]
-            images.append(found.after(selection.kept, torch.searchsorted(cut.index[found.layout.sample], kept)))
+            images.append(found.after(selection.kept, cut.find(found.layout.sample, kept)))
         return replace(
             after,
             prompt=cut.states(self.prompt),
             placeholders=cut.states(self.placeholders) & cut.valid,
-            videos=None if self.videos is None else cut.states(self.videos) & cut.valid,
             key_valid=cut.key_valid,
             key_columns=cut.key_columns,
-            prompt_length=self.prompt_length - cut.removed,
             embeddings=None if self.embeddings is None else cut.states(self.embeddings),
             images=images,
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
-from ptprune.selection import Selection, keep_best
+from ptprune.selection import Selection, keep_top
 
 
 @dataclass(kw_only=True)
@@ -15,9 +15,10 @@ class FasterVLM(TokenPruner):
 
     Source: Qizhe Zhang et al., arXiv 2412.01818 (versions 1 and 2: "[CLS] Attention is All You Need for Training-Free
     Visual Token Pruning"): tokens rank by [CLS] attention, mean over heads, of the layer whose features the model uses.
+    Each tile keeps the same share, as in their code.
 
-    Differs here: exactly K tokens, ranked over the whole image at once, where their code keeps the same number of each
-    tile; equal scores rank by index; where the encoder has no [CLS], the attention that all patches pay on average.
+    Differs here: exactly K tokens an image; equal scores rank by index; where the encoder has no [CLS], the attention
+    that all patches pay on average.
     """
 
     layer: int = 0
@@ -28,4 +29,6 @@ class FasterVLM(TokenPruner):
 
     def select(self, image: ImageEvidence) -> Selection:
         attention = image.finite("cls_attention")
-        return Selection(keep_best(attention, self.num_kept(len(attention))), scores={"token": attention})
+        budgets = image.layout.even_budgets(self.num_kept(len(attention)))
+        kept = keep_top(attention, image.layout.region_of.to(attention.device), budgets)
+        return Selection(kept, scores={"token": attention})
