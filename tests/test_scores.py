@@ -60,7 +60,8 @@ def test_instruction_rows_are_the_maximum_over_rows_of_the_full_map(key_heads, g
     expected = [full[b, row].amax(0) if row else torch.zeros(past + queries) for b, row in enumerate(chosen)]
     for b, row in enumerate(chosen):
         chosen_rows = torch.tensor(row, dtype=torch.long)
-        blocks = attention_rows(query[b], key[b], chosen_rows, key_valid[b], 0.5, columns, window)
+        where = columns[past + chosen_rows]
+        blocks = attention_rows(query[b][:, chosen_rows], key[b], where, columns, key_valid[b], 0.5, window)
         scores = summarise(blocks, INSTRUCTION_ROWS, past + queries, "cpu")
         torch.testing.assert_close(scores["instruction_attention"], expected[b], atol=1e-6, rtol=1e-5)
         if row:

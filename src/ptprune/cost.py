@@ -90,8 +90,9 @@ def select_macs(shape: ModelShape, encoded: int, before: int, instruction: int, 
     if not instruction:
         return patch_attention
     rows = instruction * before * text.heads * text.head_dim
-    if layer == 0:
-        rows += before * text.width * text.head_dim * (text.heads + 2 * text.kv_heads)
+    if layer == 0:  # keys of the whole prompt; queries, keys and values of the instruction
+        keys = text.width * text.head_dim * text.kv_heads
+        rows += before * keys + instruction * (2 * keys + text.width * text.head_dim * text.heads)
     return patch_attention + rows
 
 

@@ -338,6 +338,22 @@ def test_prompt_given_as_embeddings():
     assert torch.equal(given.logits, expected)
 
 
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@torch.no_grad()
+def test_a_prompt_without_any_text(layer):
+    model, inputs = tiny_internvl(), batch(prompt([], 4))
+    picture = inputs["input_ids"] == IMAGE
+    inputs = {"input_ids": inputs["input_ids"][picture][None], "pixel_values": inputs["pixel_values"]}
+    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer)
+    with pruner(model):
+        pruned = model(**inputs).logits
+    kept = pruner.report.kept_mask
+    assert kept.sum() == round(0.4 * picture.sum().item())
+    assert not pruner.report.images[0].scores["instruction"].any()
+    with blocked(model, ~kept, layer, torch.ones_like(kept)):
+        assert (pruned - model(**inputs).logits)[kept].abs().max() <= 5e-5
+
+
 @torch.no_grad()
 def test_text_only_prompts_pass_untouched():
     model, inputs = tiny_internvl(), batch(prompt([5, 6, 7]), prompt([8, 9]))

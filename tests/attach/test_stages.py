@@ -12,7 +12,9 @@ from ptprune import TokenPruner
 from ptprune.methods import PyramidDrop
 from ptprune.selection import Selection, keep_best
 from tests.attach.test_evidence import EVERYTHING
+from tests.attach.test_exactness import PROMPTS
 from tests.attach.test_families import FEW, MODES, SLIDING, WINDOW, dropped_of, follow_up, inputs_of, model_of
+from tests.internvl import batch, tiny_internvl
 from tests.oracle import blocked, eager_twin, language_model, watched
 from tests.zoo import ZOO
 
@@ -125,7 +127,7 @@ def text_attention(model, index):
 
 
 def structural(name, model, inputs):
-    """BoolTensor [batch, prompt]: newlines of LLaVA's grids, which no method may drop; the zoo's ``pool`` marks them."""
+    """BoolTensor [batch, prompt]: newlines of LLaVA's grids, which nothing drops; the zoo's ``pool`` marks them."""
     marks = torch.zeros_like(inputs["attention_mask"], dtype=torch.bool)
     if not ZOO[name].native:
         values = torch.zeros(ZOO[name].shape(model, inputs))
@@ -290,3 +292,19 @@ def test_generation_without_a_cache_is_refused_where_a_stage_ends_inside_the_mod
     model, inputs = model_of("internvl"), inputs_of("internvl", "one picture")
     with Staged(layers=(0, 2), shares=(0.6, 0.3))(model), pytest.raises(ValueError, match="use_cache=False"):
         model.generate(**inputs, max_new_tokens=2, use_cache=False)
+
+
+@pytest.mark.parametrize("positions", ["original", "compact"])
+@torch.no_grad()
+def test_rows_of_one_length_that_lose_different_numbers(positions):
+    """No padding to fill up with: dropped tokens stay as columns that nobody sees."""
+    model, inputs = tiny_internvl(), batch(*PROMPTS["batch, equal lengths"])
+    assert inputs["attention_mask"].all()
+    pruner = Staged(layers=(1, 2), shares=(0.7, 0.4), positions=positions)
+    with pruner(model):
+        pruned = model.generate(**inputs, max_new_tokens=6)
+    (_, one), (_, two) = pruner.report.sequence_length
+    assert one != two
+    stages, mask = pruner.dropped(inputs), inputs["attention_mask"]
+    with blocked_in_stages(model, stages, pruner.layers, mask, compact=positions == "compact"):
+        assert torch.equal(model.generate(**inputs, max_new_tokens=6, use_cache=False), pruned)

@@ -22,16 +22,17 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from ptprune.attach import refusals
 from ptprune.attach.cache import PrunedLayer, gather_new, key_columns, key_mask, mark_pruned, pruned, removed
-from ptprune.attach.cut import Cut, Once, cut_features, cut_layer_call
+from ptprune.attach.cut import Cut, Once, cut_features, cut_layer_call, take, take_embedding
 from ptprune.attach.generation import Generation, named
 from ptprune.attach.method import Method
 from ptprune.attach.prefill import Prefill
 from ptprune.attach.record import write_report
-from ptprune.attach.rows import AttentionTap, Shown, run_to_attention
+from ptprune.attach.rows import AttentionTap, Shown, keys_alone, run_to_attention
 from ptprune.attach.vision import VisionWatch
 from ptprune.attach.windows import layer_windows, restrict, slide, unslide
 from ptprune.clock import Clock
@@ -240,14 +241,25 @@ class Attachment:
         """Queries and keys of layer ``scored``."""
         prefill = self._prefill
         assert prefill is not None
-        window = self.windows[scored]
         with self._lap("select"):
-            device, rows = shown.query.device, prefill.instruction_rows
-            for sample, (query, key) in enumerate(zip(shown.query, shown.key, strict=True)):
-                valid, columns = prefill.key_valid[sample].to(device), prefill.key_columns[sample].to(device)
-                blocks = attention_rows(query, key, rows[sample].to(device), valid, shown.scaling, columns, window)
-                for name, values in summarise(blocks, self.needs, len(valid), device).items():
-                    prefill.attention.setdefault(name, []).append(values.to(prefill.placeholders.device))
+            rows = prefill.instruction_rows
+            queries = [query[:, row.to(query.device)] for query, row in zip(shown.query, rows, strict=True)]
+            self._score(prefill, scored, queries, shown.key, shown.scaling)
+
+    def _score(self, prefill: Prefill, layer: int, queries: list[Tensor], keys: Tensor, scaling: float) -> None:
+        """What the instruction pays at a layer.
+
+        Args:
+            queries: of each row's instruction, [heads, tokens, head_dim].
+            keys: [batch, key_value_heads, past + length, head_dim].
+        """
+        device, home = keys.device, prefill.placeholders.device
+        for sample, (query, rows) in enumerate(zip(queries, prefill.instruction_rows, strict=True)):
+            valid, columns = prefill.key_valid[sample].to(device), prefill.key_columns[sample].to(device)
+            where = columns[rows.to(device) + prefill.past]
+            blocks = attention_rows(query, keys[sample], where, columns, valid, scaling, self.windows[layer])
+            for name, values in summarise(blocks, self.needs, len(valid), device).items():
+                prefill.attention.setdefault(name, []).append(values.to(home))
 
     def _before_first_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._prefill is not None:
@@ -328,16 +340,25 @@ class Attachment:
     def _score_before_first_layer(
         self, prefill: Prefill, layer: nn.Module, hidden_states: Tensor, kwargs: dict[str, Any]
     ) -> None:
-        """Run the first layer up to its queries and keys, without its attention, MLP and cache."""
+        """Run the first layer up to all keys and the instruction's queries, without its attention, MLP and cache."""
+        attention = self.family.text_attention(self.model, 0)
         cache: Any = kwargs.get("past_key_values")
-
-        def receive(shown: Shown) -> None:
-            if prefill.past:
-                shown = replace(shown, key=torch.cat([cache.layers[0].keys, shown.key], dim=2))
-            self._receive_instruction(0, shown)
-
         call = {**kwargs, "past_key_values": None, "use_cache": False}
-        run_to_attention(layer, self.family.text_attention(self.model, 0), receive, hidden_states, **call)
+        with keys_alone(attention):
+            keys = run_to_attention(layer, attention, hidden_states, call).key
+        if prefill.past:
+            keys = torch.cat([cache.layers[0].keys, keys], dim=2)
+        rows = prefill.instruction_rows
+        one = rows[0].new_zeros(1)  # a layer cannot be run on nothing, and there may be no text at all
+        index = pad_sequence([*rows, one], batch_first=True)[:-1]
+        call |= {
+            "attention_mask": None,
+            "position_ids": None,
+            "position_embeddings": tuple(take_embedding(part, index) for part in kwargs["position_embeddings"]),
+        }
+        shown = run_to_attention(layer, attention, take(hidden_states, index), call)
+        queries = [query[:, : len(row)] for query, row in zip(shown.query, rows, strict=True)]
+        self._score(prefill, 0, queries, keys, shown.scaling)
 
     def _compact(self, kwargs: dict[str, Any], index: int, cut: Cut | None, hidden_states: Tensor) -> dict[str, Any]:
         """Compact positions, now or by an earlier turn: as if the dropped tokens had never been there."""

@@ -90,11 +90,7 @@ class Cut:
 
     def states(self, states: Tensor) -> Tensor:
         """[batch or 1, length, ...] -> [batch, kept, ...]."""
-        index = self.index.to(states.device)
-        if len(states) > 1:
-            index = index + torch.arange(len(states), device=index.device)[:, None] * self.length
-        # whole rows of the flattened tensor: many times as fast as gather() on a CPU
-        return states.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, *states.shape[2:])
+        return take(states, self.index)
 
     def mask(self, mask: Tensor | None, implementation: str, device: torch.device) -> Tensor | None:
         """The attention mask of a layer cut in both directions, filled-up columns blocked.
@@ -154,14 +150,23 @@ def cut_layer_call(cut: Cut, call: dict[str, Any], implementation: str, once: Ca
         call["position_ids"] = once((cut, position_ids), lambda: cut.states(position_ids))
     if (embeddings := call.get("position_embeddings")) is not None:
         call["position_embeddings"] = once(
-            (cut, embeddings), lambda: tuple(_cut_embedding(cut, part) for part in embeddings)
+            (cut, embeddings), lambda: tuple(take_embedding(part, cut.index) for part in embeddings)
         )
     return call
 
 
-def _cut_embedding(cut: Cut, embedding: Tensor) -> Tensor:
-    """[batch, length, d], or [3, batch, length, d] where time, row and column are rotated apart."""
-    return cut.states(embedding) if embedding.ndim == 3 else torch.stack([cut.states(part) for part in embedding])
+def take(states: Tensor, index: Tensor) -> Tensor:
+    """[batch or 1, length, ...] and columns [batch, kept] -> [batch, kept, ...]."""
+    index = index.to(states.device)
+    if len(states) > 1:
+        index = index + torch.arange(len(states), device=index.device)[:, None] * states.shape[1]
+    # whole rows of the flattened tensor: many times as fast as gather() on a CPU
+    return states.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, *states.shape[2:])
+
+
+def take_embedding(embedding: Tensor, index: Tensor) -> Tensor:
+    """Of [batch, length, d], or [3, batch, length, d] where time, row and column are rotated apart."""
+    return take(embedding, index) if embedding.ndim == 3 else torch.stack([take(part, index) for part in embedding])
 
 
 def cut_features(cut: Cut, visual: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:

@@ -78,21 +78,47 @@ class _Enough(Exception):
     """Leaves a layer that was run only for its queries and keys."""
 
 
-def run_to_attention(layer: Any, attention: Any, receive: Receiver, *args: Any, **kwargs: Any) -> None:
+def run_to_attention(layer: Any, attention: Any, hidden_states: Tensor, call: dict[str, Any]) -> Shown:
     """Run a layer up to the queries and keys of its attention, without the attention itself and what follows."""
+    seen: list[Shown] = []
 
     def receive_and_leave(shown: Shown) -> None:
-        receive(shown)
+        seen.append(shown)
         raise _Enough
 
     tap = AttentionTap(attention, receive_and_leave)
     tap.arm()
     try:
-        layer.forward(*args, **kwargs)  # not the module's call: its hooks are ours
+        layer.forward(hidden_states, **call)  # not the module's call: its hooks are ours
     except _Enough:
         pass
     finally:
         tap.disarm()
+    return seen[0]
+
+
+@contextmanager
+def keys_alone(attention: Any) -> Iterator[None]:
+    """Queries and values are not computed: one head of zeros stands for all of them.
+
+    A module that projects them together with its keys computes them all the same.
+    """
+    idle = [module for name in ("q_proj", "v_proj") if (module := getattr(attention, name, None)) is not None]
+    own = [module.__dict__.get("forward") for module in idle]
+
+    def zeros(states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return states.new_zeros(()).expand(*states.shape[:-1], attention.head_dim)
+
+    try:
+        for module in idle:
+            module.forward = zeros
+        yield
+    finally:
+        for module, forward in zip(idle, own, strict=True):
+            if forward is None:
+                module.__dict__.pop("forward", None)
+            else:
+                module.forward = forward
 
 
 def _show_and_attend(

@@ -39,10 +39,10 @@ def embedding(image: ImageEvidence) -> Tensor:
 def attention_rows(
     query: Tensor,
     key: Tensor,
-    rows: Tensor,
+    query_columns: Tensor,
+    key_columns: Tensor,
     key_valid: Tensor,
     scaling: float,
-    key_columns: Tensor,
     window: int | None = None,
 ) -> Iterator[Tensor]:
     """Rows of one prompt's attention map, mean over heads: ``softmax(q_i K^T * scaling)`` of the instruction tokens i.
@@ -51,24 +51,25 @@ def attention_rows(
     time.
 
     Args:
-        query: [heads, queries, head_dim], the last ``queries`` of the sequence, after rotary embedding.
-        key: [key_value_heads, keys, head_dim], keys >= queries (a cache may stand before them).
-        rows: LongTensor [rows], query indices of the instruction tokens.
+        query: [heads, rows, head_dim], those of the instruction tokens, after rotary embedding.
+        key: [key_value_heads, keys, head_dim].
+        query_columns, key_columns: LongTensor [rows], [keys], where each stood in the sequence.
         key_valid: BoolTensor [keys], False on padding.
-        key_columns: LongTensor [keys], where each key stood in the sequence; the queries' own come last.
         window: how far back the layer sees, itself included; None: all the way.
 
     Yields:
         FloatTensor [up to ROWS_AT_A_TIME, keys].
     """
-    heads, queries, head_dim = query.shape
-    key_heads, keys, _ = key.shape
+    if not len(query_columns):
+        return
+    key_heads, keys, head_dim = key.shape
     key_transposed = key.float().transpose(-1, -2)
-    for chunk in rows.split(ROWS_AT_A_TIME) if len(rows) else ():
-        picked = query[:, chunk].float() * scaling
+    chunks = zip(query.split(ROWS_AT_A_TIME, dim=1), query_columns.split(ROWS_AT_A_TIME), strict=True)
+    for chunk, columns in chunks:
         # [key_heads, groups * rows, head_dim]: grouped queries share their keys without repeating them
-        logits = (picked.reshape(key_heads, -1, head_dim) @ key_transposed).reshape(heads, len(chunk), keys)
-        distance = key_columns[chunk + keys - queries][:, None] - key_columns
+        picked = (chunk.float() * scaling).reshape(key_heads, -1, head_dim)
+        logits = (picked @ key_transposed).reshape(len(chunk), len(columns), keys)
+        distance = columns[:, None] - key_columns
         hidden = ~key_valid | (distance < 0)
         if window is not None:
             hidden |= distance >= window
