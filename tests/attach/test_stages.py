@@ -87,7 +87,8 @@ def test_logits_are_those_of_the_blocked_stock_model(name, prompt, layers, atten
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize(
     ("name", "prompt", "window"),
-    [(*case, None) for case in CASES] + [(name, "batch of several pictures", 12) for name in SLIDING],
+    [(*case, None) for case in CASES]
+    + [(name, "batch of several pictures", window) for name in SLIDING for window in (12, 24)],
 )
 @torch.no_grad()
 def test_pyramiddrop_keeps_what_the_blocked_stock_model_ranks_best(name, prompt, window, side):
