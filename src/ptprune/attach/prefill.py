@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ptprune.attach.cut import Cut
+from ptprune.attach.evidence import evidence_of
 from ptprune.families.base import Family
 from ptprune.families.encoded import EncodedImage
 from ptprune.layout import ImageLayout
@@ -118,23 +119,8 @@ class Prefill:
 
     def evidence(self, layout: ImageLayout, image: EncodedImage) -> ImageEvidence:
         """What was computed for one image."""
-        device = layout.tokens.device
-        features, whole = image.features, image.whole
-        if features is not None:
-            features = features.to(device)
-            whole = features[layout.thumbnail] if layout.thumbnail is not None else whole
-        prunable = image.region_of.to(device) >= 0
-        tokens = {name: values.to(device)[prunable] for name, values in image.tokens.items()}
-        tokens |= {name: tokens[name][:, 0] for name in tokens.keys() & {"cls_attention", "received_attention"}}
-        return ImageEvidence(
-            layout,
-            region_features=features,
-            image_feature=None if whole is None else whole.to(device),
-            pixels=image.preview,
-            **tokens,
-            **{name: rows[layout.sample][..., self.past + layout.tokens] for name, rows in self.attention.items()},
-            **self._states(layout),
-        )
+        rows = {name: rows[layout.sample][..., self.past + layout.tokens] for name, rows in self.attention.items()}
+        return evidence_of(layout, image, **rows, **self._states(layout))
 
     def _states(self, layout: ImageLayout) -> dict[str, Tensor]:
         """The image's tokens, and the instruction's, inside the language model."""
