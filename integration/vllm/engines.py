@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from vllm import LLM, SamplingParams
+from vllm.model_executor.models.interns1_vit import InternS1VisionModel
 from vllm.transformers_utils.processors.internvl import image_to_pixel_values_internvl
 
 from ptprune import PyramidTokenPruning
@@ -40,7 +41,7 @@ class Answer:
     Attributes:
         kept: for each image that was encoded and pruned, the indices of the tokens that stayed.
         cached: prompt tokens that the prefix cache had.
-        tiles: those of each call of the vision encoder.
+        tiles: those of each call of the native format's vision encoder.
     """
 
     prompt: list[int]
@@ -62,26 +63,30 @@ class Engines:
 
     def _watch(self) -> None:
         """Write down what is kept."""
-        select, pruned = served.PrunedModel._select, served.PrunedModel._pruned
+        select, encode = served.PrunedModel._select, InternS1VisionModel.forward
 
         def watched_select(model: Any, *args: Any) -> Any:
             kept = select(model, *args)
             self._kept.append(kept.tolist())
             return kept
 
-        def watched_pruned(model: Any, pixels: Any, *args: Any) -> Any:
-            self._tiles.append(len(pixels))
-            return pruned(model, pixels, *args)
+        def watched_encode(tower: Any, pixel_values: Any) -> Any:
+            self._tiles.append(len(pixel_values))
+            return encode(tower, pixel_values)
 
-        served.PrunedModel._select, served.PrunedModel._pruned = watched_select, watched_pruned
+        served.PrunedModel._select, InternS1VisionModel.forward = watched_select, watched_encode
 
     def get(self, checkpoint: str, setting: dict[str, Any] | None, **options: Any) -> LLM:
-        """The engine; ``setting`` None is stock vLLM."""
+        """The engine, its caches empty; ``setting`` None is stock vLLM."""
         name = f"{checkpoint} {setting} {options}"
         if name not in self._engines:
             overrides = {} if setting is None else {"hf_overrides": {"ptprune": setting}}
             self._engines[name] = start(self.checkpoints[checkpoint], **overrides, **options)
-        return self._engines[name]
+        engine = self._engines[name]
+        engine.reset_mm_cache()
+        engine.reset_prefix_cache()
+        engine.llm_engine.reset_encoder_cache()
+        return engine
 
     def ask(self, engine: LLM, *prompts: tuple[str, Sequence[Image.Image]], ratio: float | None = None) -> list[Answer]:
         """Greedy answers to prompts of a batch; ``kept`` of all of them is in the first."""
@@ -118,6 +123,7 @@ def start(checkpoint: str, **options: Any) -> LLM:
         "trust_remote_code": True,
         "limit_mm_per_prompt": {"image": 3, "video": 1},
         "kv_cache_memory_bytes": 2**26,
+        "block_size": 32,  # the smallest: prefixes are cached by whole blocks
         "disable_log_stats": True,
     }
     return LLM(checkpoint, **{**defaults, **options})
@@ -128,7 +134,9 @@ def start(checkpoint: str, **options: Any) -> LLM:
 
 @cache
 def stock_model(directory: str) -> Any:
-    return AutoModelForImageTextToText.from_pretrained(directory, dtype="float32").eval()
+    model = AutoModelForImageTextToText.from_pretrained(directory, dtype="float32").eval()
+    model.generation_config.eos_token_id = None
+    return model
 
 
 def in_transformers(
@@ -149,9 +157,7 @@ def in_transformers(
     length = inputs["input_ids"].shape[1]
 
     def generate() -> list[int]:
-        output = model.generate(
-            **inputs, max_new_tokens=ANSWER_LENGTH, min_new_tokens=ANSWER_LENGTH, do_sample=False, eos_token_id=-1
-        )
+        output = model.generate(**inputs, max_new_tokens=ANSWER_LENGTH, do_sample=False)
         return output[0, length:].tolist()
 
     if setting is None:
