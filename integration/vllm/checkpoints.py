@@ -41,7 +41,7 @@ def small_random(directory: Path) -> str:
     config = InternVLConfig(
         vision_config={
             "model_type": "internvl_vision",
-            "hidden_size": 64,
+            "hidden_size": 128,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "intermediate_size": 128,
@@ -53,7 +53,7 @@ def small_random(directory: Path) -> str:
         text_config={
             "model_type": "qwen2",
             "vocab_size": 416,
-            "hidden_size": 64,
+            "hidden_size": 128,
             "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
@@ -69,7 +69,7 @@ def small_random(directory: Path) -> str:
     model = InternVLForConditionalGeneration(config).eval()
     with torch.no_grad():  # sharpen: the default initialisation leaves attention uniform and every score a tie
         for name, parameter in model.named_parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.25 if "norm" not in name else parameter)
+            parameter.copy_(torch.randn_like(parameter) * 0.15 if "norm" not in name else parameter)
     model.save_pretrained(directory)
     for name in (*TOKENIZER, *PROCESSOR):
         shutil.copy(CHECKPOINT / name, directory)
