@@ -16,7 +16,7 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 PROCESSOR = ("processor_config.json", "video_preprocessor_config.json")
 
 # The format's configuration is code that comes with a checkpoint.
-CONFIGURATION = '''
+CONFIGURATION = """
 from transformers import PretrainedConfig, Qwen2Config
 
 
@@ -32,7 +32,7 @@ class InternVLChatConfig(PretrainedConfig):
         super().__init__(**kwargs)
         self.vision_config = InternVisionConfig(**(vision_config or {}))
         self.llm_config = Qwen2Config(**(llm_config or {}))
-'''
+"""
 
 
 def small_random(directory: Path) -> str:
@@ -96,7 +96,11 @@ def in_chat_format(source: Path | str, directory: Path) -> str:
             "qk_normalization": False,
             "initializer_factor": 1.0,
         },
-        "llm_config": {**text, "architectures": ["Qwen2ForCausalLM"], "tie_word_embeddings": config["tie_word_embeddings"]},
+        "llm_config": {
+            **text,
+            "architectures": ["Qwen2ForCausalLM"],
+            "tie_word_embeddings": config["tie_word_embeddings"],
+        },
         "force_image_size": vision["image_size"][0],
         "downsample_ratio": 0.5,
         "ps_version": "v2",

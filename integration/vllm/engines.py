@@ -97,13 +97,17 @@ class Engines:
         inputs = []
         for text, images, ratio in prompts:
             data = images if isinstance(images, dict) else {"image": list(images)}
-            item: dict[str, Any] = {"prompt": text} | ({"multi_modal_data": data} if data and any(data.values()) else {})
+            item: dict[str, Any] = {"prompt": text} | (
+                {"multi_modal_data": data} if data and any(data.values()) else {}
+            )
             if ratio is not None:
                 item["mm_processor_kwargs"] = {"ptprune": {"keep_ratio": ratio}}
             inputs.append(item)
         outputs = engine.generate(inputs, greedy(), use_tqdm=False)
         answers = [
-            Answer(list(output.prompt_token_ids), list(output.outputs[0].token_ids), cached=output.num_cached_tokens or 0)
+            Answer(
+                list(output.prompt_token_ids), list(output.outputs[0].token_ids), cached=output.num_cached_tokens or 0
+            )
             for output in outputs
         ]
         answers[0].kept, answers[0].tiles = list(self._kept), list(self._tiles)

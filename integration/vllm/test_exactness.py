@@ -13,7 +13,9 @@ LEVELS = ["attention", "embedding", "none"]
 
 @pytest.mark.parametrize("checkpoint", FORMATS)
 def test_ratio_one_is_stock(engines: Engines, checkpoint: str) -> None:
-    prompts = [(turn(question, chat=checkpoint == "chat"), [image]) for question in QUESTIONS for image in PICTURES.values()]
+    prompts = [
+        (turn(question, chat=checkpoint == "chat"), [image]) for question in QUESTIONS for image in PICTURES.values()
+    ]
     stock = engines.ask(engines.get(checkpoint, None), *prompts)
     pruned = engines.ask(engines.get(checkpoint, {"keep_ratio": 1}), *prompts)
     assert [(a.prompt, a.tokens) for a in pruned] == [(a.prompt, a.tokens) for a in stock]

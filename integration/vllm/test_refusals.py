@@ -51,7 +51,9 @@ def test_servers(checkpoints: dict[str, str], checkpoint: str, options: dict[str
         start(checkpoints[checkpoint], hf_overrides={"ptprune": {"keep_ratio": 0.5}}, **options)
 
 
-@pytest.mark.parametrize("request_setting", [{"keep_ratio": 0}, {"keep_ratio": 1.5}, {"keep_ratio": "x"}, {"alpha": 1}, 0.5])
+@pytest.mark.parametrize(
+    "request_setting", [{"keep_ratio": 0}, {"keep_ratio": 1.5}, {"keep_ratio": "x"}, {"alpha": 1}, 0.5]
+)
 def test_requests(engines: Engines, request_setting: object) -> None:
     engine = engines.get("native", {"keep_ratio": 0.5})
     prompt = {"prompt": turn("which digit is blue?"), "multi_modal_data": {"image": WIDE}}

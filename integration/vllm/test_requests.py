@@ -54,7 +54,11 @@ def test_ratios_mixed_in_a_batch(engines: Engines) -> None:
     together = engines.ask_each(engine, prompts)
     for answer, (text, images, ratio) in zip(together, prompts, strict=True):
         setting = {**EMBEDDING, "keep_ratio": ratio or 0.75} if images else None
-        expected = in_transformers(text, images, setting) if images else engines.ask(engines.get("native", None), (text, []))[0]
+        expected = (
+            in_transformers(text, images, setting)
+            if images
+            else engines.ask(engines.get("native", None), (text, []))[0]
+        )
         assert (answer.prompt, answer.tokens) == (expected.prompt, expected.tokens)
 
 

@@ -16,10 +16,9 @@ from ptprune.vllm.processor import PrunedProcessor
 
 
 class PrunedInternVLForConditionalGenerationProcessor(PrunedProcessor, InternS1MultiModalProcessor):
-    def _placeholder(self) -> tuple[list[int], int]:
+    def _single_token(self) -> list[int]:
         processor = self.info.get_hf_processor()
-        image = processor.image_token_id
-        return [processor.start_image_token_id, image, processor.end_image_token_id], image
+        return [processor.start_image_token_id, processor.image_token_id, processor.end_image_token_id]
 
 
 @MULTIMODAL_REGISTRY.register_processor(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -96,7 +96,7 @@ class PrunedModel:
             return super()._process_vision_input(image_input)  # type: ignore[misc]
         # One by one: shorter images would let more of them into an encoder batch than its memory was measured for.
         tiles = image_input.stock[self.pixels].split([int(number) for number in image_input.stock["num_patches"]])
-        texts = image_input.texts or [None] * len(tiles)
+        texts: Sequence[Tensor | None] = image_input.texts or [None] * len(tiles)
         return tuple(self._pruned(*image) for image in zip(tiles, image_input.plans, texts, strict=True))
 
     def _pruned(self, pixels: Tensor, plan: list[int], text: Tensor | None) -> Tensor:
@@ -121,9 +121,7 @@ class PrunedModel:
         language = {} if text is None else self._language(layout, features, text.to(columns), num_instruction)
         return features[self._select(number, layout, image, language)]
 
-    def _select(
-        self, number: int, layout: ImageLayout, image: EncodedImage, language: Mapping[str, Tensor]
-    ) -> Tensor:
+    def _select(self, number: int, layout: ImageLayout, image: EncodedImage, language: Mapping[str, Tensor]) -> Tensor:
         """LongTensor [number], sorted: the tokens that stay, the same on every rank."""
         pruner = replace(self.pruner, keep_tokens=number)
         try:
@@ -163,9 +161,7 @@ class PrunedModel:
 
     # --- the language model -----------------------------------------------------------------------------------------
 
-    def _language(
-        self, layout: ImageLayout, features: Tensor, text: Tensor, num_instruction: int
-    ) -> dict[str, Tensor]:
+    def _language(self, layout: ImageLayout, features: Tensor, text: Tensor, num_instruction: int) -> dict[str, Tensor]:
         """Name in ``ImageEvidence`` -> what the language model's embeddings or its first layer say of an image.
 
         Args:

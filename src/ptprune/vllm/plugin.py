@@ -1,4 +1,4 @@
-"""vLLM's door to this package: the entry point of ``vllm.general_plugins``, called once in every process of a server."""
+"""vLLM's door to this package: the entry point of ``vllm.general_plugins``, called in every process of a server."""
 
 from __future__ import annotations
 

@@ -57,11 +57,11 @@ class PrunedProcessor:
         self.settings = getattr(self.info.get_hf_config(), SETTING)
         self.pruner = pruner_of(self.settings)
         if SETTING in (self.info.ctx.get_mm_config().mm_processor_kwargs or {}):
-            raise ValueError('ptprune: the server\'s own settings belong in --hf-overrides \'{"ptprune": {...}}\'')
+            raise ValueError("ptprune: the server's own settings belong in --hf-overrides '{\"ptprune\": {...}}'")
 
     @abstractmethod
-    def _placeholder(self) -> tuple[list[int], int]:
-        """(token ids that an image of a single visual token becomes, the id of that token)."""
+    def _single_token(self) -> list[int]:
+        """Token ids that an image of a single visual token becomes; the middle one is that token."""
 
     @cached_property
     def _answer(self) -> list[int]:
@@ -104,10 +104,11 @@ class PrunedProcessor:
             hf_processor_mm_kwargs=inputs.hf_processor_mm_kwargs,
             out_mm_kwargs=MultiModalKwargsItems({}),
         )
-        details = PromptUpdateDetails.select_token_id(*self._placeholder())
+        single = self._single_token()
+        details = PromptUpdateDetails.select_token_id(single, single[1])
         short = [PromptReplacement(update.modality, update.target, replacement=details) for update in updates]
         bound = self._bind_and_group_updates(short, inputs.mm_data_items.get_all_counts())  # type: ignore[attr-defined]
-        return self._apply_prompt_updates(list(inputs.prompt), bound)  # type: ignore[attr-defined, no-any-return]
+        return self._apply_prompt_updates(list(inputs.prompt), bound)  # type: ignore[attr-defined]
 
     # --- caches -----------------------------------------------------------------------------------------------------
 
@@ -118,14 +119,16 @@ class PrunedProcessor:
         if plans:
             digests = [plan.digest(self.settings) for plan in plans]
             hashes["image"] = [f"{own}-{plan}" for own, plan in zip(hashes["image"], digests, strict=True)]
-        return hashes  # type: ignore[no-any-return]
+        return hashes
 
     def _get_cache_missing_processor_kwargs(self, inputs: Any, mm_is_cached: Any) -> Mapping[str, object]:
         stock, plans = _taken_out(inputs.hf_processor_mm_kwargs)
         inputs = replace(inputs, hf_processor_mm_kwargs=stock)
         stock = super()._get_cache_missing_processor_kwargs(inputs, mm_is_cached)  # type: ignore[misc]
-        missing = [plan for plan, cached in zip(plans or (), mm_is_cached.get("image", ())) if not cached]
-        return {**stock, SETTING: missing} if missing else stock
+        if not plans:
+            return stock
+        cached = mm_is_cached["image"]
+        return {**stock, SETTING: [plan for plan, known in zip(plans, cached, strict=True) if not known]}
 
     # --- what the model gets ----------------------------------------------------------------------------------------
 
@@ -159,7 +162,7 @@ class PrunedProcessor:
         updates = super()._get_prompt_updates(mm_items, stock, out_mm_kwargs)  # type: ignore[misc]
         plans = out_mm_kwargs.get_data().get(PLAN)
         if plans is None:
-            return updates  # type: ignore[no-any-return]
+            return updates
         kept = [int(plan[0]) for plan in plans]
         return [_shortened(update, kept) if update.modality == "image" else update for update in updates]
 

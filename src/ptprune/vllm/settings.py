@@ -13,9 +13,10 @@ SETTING = "ptprune"
 """Key in the model's configuration and in a request's ``mm_processor_kwargs``."""
 
 # Options of the method that cannot be served, and why.
+_KNOWN_BEFORE = "vLLM must know how many tokens stay before the picture is encoded: use keep_ratio or keep_tokens"
 FIXED = {
-    "coverage": "vLLM must know how many tokens stay before the picture is encoded: use keep_ratio or keep_tokens",
-    "coverage_bounds": "vLLM must know how many tokens stay before the picture is encoded: use keep_ratio or keep_tokens",
+    "coverage": _KNOWN_BEFORE,
+    "coverage_bounds": _KNOWN_BEFORE,
     "layer": "vLLM drops tokens before the language model, as layer=0 does: leave it out",
     "positions": "vLLM numbers the kept tokens anew, as positions='compact' does: leave it out",
     "window": "the served models have tiles: leave it out",
