@@ -76,6 +76,16 @@ def small_random(directory: Path) -> str:
     return str(directory)
 
 
+def overflowing(directory: Path) -> str:
+    """The shipped checkpoint with a vision encoder whose last layer gives no number."""
+    shutil.copytree(CHECKPOINT, directory)
+    weights = load_file(CHECKPOINT / "model.safetensors")
+    name = next(name for name in weights if name.endswith("encoder.layer.3.attention.q_proj.bias"))
+    weights[name] = torch.full_like(weights[name], torch.inf)
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    return str(directory)
+
+
 def in_chat_format(source: Path | str, directory: Path) -> str:
     """The same weights as an ``InternVLChatModel``, with a tokenizer that, as Qwen's, joins ">" and a line's end, so
     that "<image>" is not found among a prompt's tokens."""

@@ -96,10 +96,8 @@ class Engines:
         self._kept.clear(), self._tiles.clear()
         inputs = []
         for text, images, ratio in prompts:
-            data = images if isinstance(images, dict) else {"image": list(images)}
-            item: dict[str, Any] = {"prompt": text} | (
-                {"multi_modal_data": data} if data and any(data.values()) else {}
-            )
+            data = images if isinstance(images, dict) else {"image": list(images)} if images else {}
+            item: dict[str, Any] = {"prompt": text} | ({"multi_modal_data": data} if data else {})
             if ratio is not None:
                 item["mm_processor_kwargs"] = {"ptprune": {"keep_ratio": ratio}}
             inputs.append(item)

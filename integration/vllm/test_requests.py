@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+
+import pytest
+import torch
 from engines import HIGH, IMAGE_TOKEN, SMALL, SQUARE, WIDE, Engines, in_transformers, turn, video
 
 QUESTION, OTHER = "which digit is blue?", "how many letters are there?"
@@ -101,6 +105,27 @@ def test_images_are_encoded_one_by_one(engines: Engines) -> None:
     prompt = (turn(QUESTION, images=3), [WIDE, SMALL, HIGH])
     assert engines.ask(engines.get("native", None), prompt)[0].tiles == [17]
     assert engines.ask(engines.get("native", EMBEDDING), prompt)[0].tiles == [7, 1, 9]
+
+
+def test_embeddings_from_clients_are_untouched(engines: Engines) -> None:
+    embeddings = torch.randn(1, 40, 160, generator=torch.Generator().manual_seed(0))
+    request = [(turn(QUESTION), {"image": embeddings}, None)]
+    stock, pruned = (
+        engines.ask_each(engines.get("native", setting, enable_mm_embeds=True), request)[0]
+        for setting in (None, GUIDED)
+    )
+    assert pruned.prompt.count(IMAGE_TOKEN) == 40
+    assert (pruned.prompt, pruned.tokens) == (stock.prompt, stock.tokens)
+
+
+def test_an_overflowing_encoder_does_not_end_the_server(
+    engines: Engines, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    engine = engines.get("overflowing", {"keep_ratio": 0.25})
+    answer = engines.ask(engine, (turn(QUESTION), [WIDE]))[0]
+    assert answer.kept == [list(range(0, 112, 4))]
+    assert "the token scores hold NaN or infinite values" in caplog.text
 
 
 def expected_like(answer, expected):

@@ -41,7 +41,15 @@ class Server:
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(CHECKPOINT)]
         command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--hf-overrides", SETTING, "--trust-request-mm-kwargs", "--dtype", "float32"]
-        command += ["--max-model-len", "1024", "--enforce-eager", "--limit-mm-per-prompt", '{"image": 3, "video": 0}']
+        command += [
+            "--kv-cache-memory-bytes",
+            str(2**26),
+            "--max-model-len",
+            "1024",
+            "--enforce-eager",
+            "--limit-mm-per-prompt",
+            '{"image": 3, "video": 0}',
+        ]
         environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

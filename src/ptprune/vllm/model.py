@@ -30,7 +30,7 @@ from ptprune.vllm.processor import PLAN, TEXT
 from ptprune.vllm.refusals import check_server
 from ptprune.vllm.settings import SETTING, pruner_of
 
-logger = init_logger(__name__)
+logger = init_logger("vllm.ptprune")
 
 
 class ServedInternVL(InternVL):

@@ -19,7 +19,7 @@ from vllm.multimodal.processing import PromptReplacement, PromptUpdateDetails
 from ptprune.vllm.settings import SETTING, num_kept, pruner_of, requested_ratio
 from ptprune.vllm.turn import ImageText, answer_start, texts_around
 
-logger = init_logger(__name__)
+logger = init_logger("vllm.ptprune")
 
 # Fields that travel with an image to the model.
 PLAN = "ptprune_plan"  # LongTensor [3]: tokens to keep, tokens of ``text`` before the image, tokens of the instruction
