@@ -49,6 +49,7 @@ class Case:
     Attributes:
         side: pixels of a tile.
         requests: at a time, where requests per second are counted.
+        rounds: short ones take more of them.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Case:
     side: int
     tiles: int
     requests: int
+    rounds: int
 
     def picture(self, seed: int) -> Image.Image:
         """Noise that is cut into the wanted tiles."""
@@ -108,13 +110,13 @@ def answer(llm: LLM, pictures: list[Image.Image], tokens: int) -> tuple[float, i
     return time.perf_counter() - start, len(outputs[0].prompt_token_ids)
 
 
-def measure(case: Case, ratio: float, rounds: int, new_tokens: int) -> dict[str, Any]:
+def measure(case: Case, ratio: float, new_tokens: int) -> dict[str, Any]:
     arms = {"stock": engine(case, None), "plugin": engine(case, ratio)}
     seeds = iter(range(10**6))
     lengths, measured = {}, []
     for name, llm in arms.items():  # once unmeasured
         lengths[name] = answer(llm, [case.picture(next(seeds))], 2)[1]
-    for number in range(rounds):
+    for number in range(case.rounds):
         row: dict[str, Any] = {}
         for name in rotated(list(arms), number):
             first, _ = answer(arms[name], [case.picture(next(seeds))], 1)
@@ -141,17 +143,17 @@ def main() -> None:
     parser.add_argument("--keep-ratio", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shape", choices=list(SHAPES), default="internvl3-1b")
-    parser.add_argument("--layers", type=int, default=4, help="decoder layers of the random model")
-    parser.add_argument("--tiles", type=int, default=4, help="of the random model's pictures, thumbnail not counted")
+    parser.add_argument("--layers", type=int, default=2, help="decoder layers of the random model")
+    parser.add_argument("--tiles", type=int, default=2, help="of the random model's pictures, thumbnail not counted")
     parser.add_argument("--new-tokens", type=int, default=16)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         wide = random_checkpoint(Path(directory), options.shape, options.layers)
         cases = [
-            Case("ptprune-tiny", str(CHECKPOINT), 64, 12, 32),
-            Case(f"{options.shape}, {options.layers} decoder layers", wide, 448, options.tiles, 4),
+            Case("ptprune-tiny", str(CHECKPOINT), 64, 12, 32, 4 * options.rounds),
+            Case(f"{options.shape}, {options.layers} decoder layers", wide, 448, options.tiles, 3, options.rounds),
         ]
-        results = [measure(case, options.keep_ratio, options.rounds, options.new_tokens) for case in cases]
+        results = [measure(case, options.keep_ratio, options.new_tokens) for case in cases]
     document = {
         "dtype": "float32",
         "threads": torch.get_num_threads(),

@@ -40,6 +40,15 @@ def test_another_ratio_is_another_image(engines: Engines) -> None:
         ask(engines, engine, BOTTOM_UP, turn(QUESTION), ratio=ratio)
 
 
+def test_one_image_of_two_is_known(engines: Engines) -> None:
+    engine, text = engines.get("native", BOTTOM_UP), turn(QUESTION, images=2)
+    engines.ask(engine, (turn(QUESTION), [WIDE]))
+    answer = engines.ask(engine, (text, [WIDE, SQUARE]))[0]
+    expected = in_transformers(text, [WIDE, SQUARE], BOTTOM_UP)
+    assert answer.kept == expected.kept[1:]
+    assert (answer.prompt, answer.tokens) == (expected.prompt, expected.tokens)
+
+
 def test_a_ratio_above_the_servers_is_the_servers(engines: Engines) -> None:
     engine = engines.get("native", BOTTOM_UP)
     ask(engines, engine, BOTTOM_UP, turn(QUESTION), WIDE)
