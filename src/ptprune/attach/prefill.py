@@ -10,31 +10,12 @@ import torch
 from torch import Tensor
 
 from ptprune.attach.cut import Cut
+from ptprune.attach.found import Found
 from ptprune.families.base import Family
 from ptprune.families.encoded import EncodedImage
 from ptprune.layout import ImageLayout
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """An image found in a prompt.
-
-    Attributes:
-        layout: of its prunable tokens that are left.
-        image: what was encoded.
-        rows: LongTensor [num_tokens], which of the image's placeholders those are.
-    """
-
-    layout: ImageLayout
-    image: EncodedImage
-    rows: Tensor
-
-    def after(self, kept: Tensor, columns: Tensor) -> Found:
-        """With the tokens ``kept`` alone, which stand in ``columns`` now."""
-        layout = replace(self.layout, tokens=columns, region_of=self.layout.region_of[kept])
-        return Found(layout, self.image, self.rows[kept])
 
 
 @dataclass(eq=False)
@@ -136,12 +117,7 @@ class Prefill:
             parts, gaps = _take(left, tokens.tolist(), self._ids(sample))
             for image in family.images(gaps, parts) if parts else ():
                 mine, tokens = tokens.tensor_split([image.num_placeholders])
-                region_of = image.region_of.to(tokens.device)
-                rows = (region_of >= 0).nonzero()[:, 0]
-                layout = ImageLayout(sample, mine[rows], image.regions, region_of[rows], image.places)
-                if layout.num_tokens != layout.num_unpruned:
-                    raise ValueError(f"{layout.num_unpruned} visual tokens of an image's regions, {len(rows)} found")
-                self.images.append(Found(layout, image, rows))
+                self.images.append(Found.at(sample, mine, image))
             if self.copies > 1 and len(parts) > 1 and family.repeats_pictures_wrong:
                 raise ValueError(
                     f"beams and several returns mix up the pictures of a prompt in transformers' {family.name}: "
@@ -160,23 +136,9 @@ class Prefill:
 
     def evidence(self, found: Found) -> ImageEvidence:
         """What was computed for one image."""
-        layout, image, device = found.layout, found.image, found.rows.device
-        features, whole = image.features, image.whole
-        if features is not None:
-            features = features.to(device)
-            whole = features[layout.thumbnail] if layout.thumbnail is not None else whole
-        tokens = {name: values.to(device)[found.rows] for name, values in image.tokens.items()}
-        tokens |= {name: tokens[name][:, 0] for name in tokens.keys() & {"cls_attention", "received_attention"}}
-        return ImageEvidence(
-            layout,
-            self.stage,
-            region_features=features,
-            image_feature=None if whole is None else whole.to(device),
-            pixels=image.preview,
-            **tokens,
-            **{name: rows[layout.sample][..., self.past + layout.tokens] for name, rows in self.attention.items()},
-            **self._states(layout),
-        )
+        layout = found.layout
+        rows = {name: rows[layout.sample][..., self.past + layout.tokens] for name, rows in self.attention.items()}
+        return found.evidence(self.stage, **rows, **self._states(layout))
 
     def _states(self, layout: ImageLayout) -> dict[str, Tensor]:
         """The image's tokens, and the instruction's, inside the language model."""

@@ -81,16 +81,16 @@ class PyramidTokenPruning(TokenPruner):
     @property
     def needs(self) -> frozenset[str]:
         needs = REGION_SCORES[self.region].needs | TOKEN_SCORES[self.token].needs
-        return needs | INSTRUCTION_SCORES[self.instruction].needs if self._guided else needs
+        return needs | INSTRUCTION_SCORES[self.instruction].needs if self.guided else needs
 
     @property
-    def _guided(self) -> bool:
+    def guided(self) -> bool:
         """Whether the question counts: with alpha 0 it does not, and its attention rows are not computed."""
         return self.instruction != "none" and self.alpha > 0
 
     def select(self, image: ImageEvidence) -> Selection:
         token = TOKEN_SCORES[self.token].compute(image)
-        instruction = INSTRUCTION_SCORES[self.instruction].compute(image) if self._guided else None
+        instruction = INSTRUCTION_SCORES[self.instruction].compute(image) if self.guided else None
         fused = fuse(token, instruction, self.alpha, self.normalize_instruction)
         total = self.num_kept(image.layout.num_tokens) if self.coverage is None else self._covering(fused)
 

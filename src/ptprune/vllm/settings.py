@@ -1,0 +1,79 @@
+"""What users may set: ``--hf-overrides '{"ptprune": {...}}'`` for the server, a ratio for a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ptprune.methods.pyramid import PyramidTokenPruning
+
+SETTING = "ptprune"
+"""Key in the model's configuration and in a request's ``mm_processor_kwargs``."""
+
+# Options of the method that cannot be served, and why.
+_KNOWN_BEFORE = "vLLM must know how many tokens stay before the picture is encoded: use keep_ratio or keep_tokens"
+FIXED = {
+    "coverage": _KNOWN_BEFORE,
+    "coverage_bounds": _KNOWN_BEFORE,
+    "layer": "vLLM drops tokens before the language model, as layer=0 does: leave it out",
+    "positions": "vLLM numbers the kept tokens anew, as positions='compact' does: leave it out",
+    "window": "the served models have tiles: leave it out",
+}
+
+
+def pruner_of(settings: Any) -> PyramidTokenPruning:
+    """The method that a server's settings ask for, with ``layer=0`` and ``positions="compact"``.
+
+    Raises:
+        ValueError: on anything but a mapping of options that can be served; names the option.
+    """
+    from ptprune.methods.pyramid import PyramidTokenPruning
+
+    if not isinstance(settings, Mapping):
+        raise ValueError(f'ptprune: the setting must be an object such as {{"keep_ratio": 0.5}}, got {settings!r}')
+    allowed = [field.name for field in fields(PyramidTokenPruning) if field.name not in FIXED]
+    for name in settings:
+        if name in FIXED:
+            raise ValueError(f"ptprune: {name} cannot be set here: {FIXED[name]}")
+        if name not in allowed:
+            raise ValueError(f"ptprune: no option is called {name!r}, there are {', '.join(allowed)}")
+    try:
+        return PyramidTokenPruning(**settings, layer=0, positions="compact")
+    except ValueError as error:
+        raise ValueError(f"ptprune: {error}") from None
+
+
+def requested_ratio(pruner: PyramidTokenPruning, request: Any) -> float | None:
+    """The keep ratio that a request asks for, or None where it asks for nothing that the server does not do anyway.
+
+    Args:
+        request: what stands under "ptprune" in its ``mm_processor_kwargs``; None: nothing.
+
+    Raises:
+        ValueError: on anything but ``{"keep_ratio": r}`` with a ratio over 0 and at most 1.
+    """
+    if request is None:
+        return None
+    if not isinstance(request, Mapping) or set(request) - {"keep_ratio"}:
+        raise ValueError(
+            f'ptprune: a request may set its ratio, as {{"keep_ratio": 0.25}}, and nothing else, got {request!r}'
+        )
+    if "keep_ratio" not in request:
+        return None
+    ratio = request["keep_ratio"]
+    try:
+        replace(pruner, keep_ratio=ratio, keep_tokens=None)
+    except ValueError as error:
+        raise ValueError(f"ptprune: {error}") from None
+    return None if pruner.keep_tokens is None and ratio >= pruner.keep_ratio else float(ratio)
+
+
+def num_kept(pruner: PyramidTokenPruning, ratio: float | None, num_tokens: int) -> int:
+    """How many of an image's tokens stay: what the request asks for, clamped to what the server keeps, because vLLM
+    sizes its encoder cache by the latter."""
+    most = pruner.num_kept(num_tokens)
+    if ratio is None:
+        return most
+    return min(most, replace(pruner, keep_ratio=ratio, keep_tokens=None).num_kept(num_tokens))
