@@ -10,14 +10,16 @@ INSTALLED := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 QUESTION = $(shell cat examples/question.txt)
+RESULTS = $(sort $(wildcard benchmarks/results/*.json)) benchmarks/published.json
 
-.PHONY: help demo test lint check clean
+.PHONY: help demo test lint check results clean
 
 help:
 	@echo "make demo    answer a question about examples/scene.png, with and without pruning; writes demo/overlay.png"
 	@echo "make test    the test suite"
 	@echo "make lint    ruff and mypy"
 	@echo "make check   lint and test"
+	@echo "make results docs/results.md and its plots, from the files in benchmarks/"
 
 demo: $(INSTALLED)
 	@mkdir -p demo
@@ -32,6 +34,9 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 check: lint test
+
+results: $(INSTALLED)
+	$(BIN)/ptprune bench report $(RESULTS) --out docs/results.md
 
 # torch goes first and alone: once it is there, nothing later draws in another build of it.
 $(INSTALLED): pyproject.toml constraints.txt

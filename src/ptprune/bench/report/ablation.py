@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ptprune.bench.accuracy import DOWNSAMPLE, PTP, RANDOM
-from ptprune.bench.report.accuracy import subject, title
+from ptprune.bench.report.accuracy import left_out, subject, title
 from ptprune.bench.report.comparison import claims, differences, gains, settings_told
 from ptprune.bench.report.documents import Document
 from ptprune.bench.report.markdown import escape
@@ -22,10 +22,12 @@ def section(document: Document) -> list[str]:
     baselines = {name: line for name, line in rows.with_defaults().items() if name in (RANDOM, DOWNSAMPLE)}
     compared = gains({**variants, **baselines}, ptp)
     of_variants = {name: line for name, line in compared.items() if name in variants}
-    return [
+    blocks = [
         f"### {escape(title(document))}",
         subject(document, rows),
         f"ptp here has {settings}{names}; a variant changes what its name says, and nothing else.",
         differences({**variants, **baselines}, compared, ptp),
         "\n".join(claims(of_variants, "variant")),
+        "" if rows.compares_methods else left_out(rows),
     ]
+    return [block for block in blocks if block]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 from ptprune.bench.accuracy import PTP
@@ -63,8 +63,7 @@ def section(document: Document, pictures: Pictures) -> list[str]:
     for layer in rows.layers:
         blocks += [f"#### All methods before layer {layer}", *_compared(rows.before_layer(layer))]
     blocks += _by_kind(rows.unpruned, lines.get(PTP, {}))
-    if left := _left_out(rows):
-        blocks.append(left)
+    blocks.append(left_out(rows))
     return [block for block in blocks if block]
 
 
@@ -120,13 +119,7 @@ def _cell(row: Row, kind: str) -> str:
     return f"{row['by_kind'][kind]:.1f}" if kind in row["by_kind"] else "not measured"
 
 
-def _left_out(rows: Rows) -> str:
-    """Rows that are in no table of this section, so that nobody looks for them in vain."""
-    variants: Sequence[Line] = list(rows.variants().values()) if rows.is_ablation else []
-    shown = [row for line in variants for row in line.values()]
-    names = dict.fromkeys(
-        f"{row['method']} ({settings_told(changed(row))})"
-        for row in rows.others
-        if set(changed(row)) - {"layer"} and row not in shown
-    )
+def left_out(rows: Rows) -> str:
+    """Names what is in no table, so that nobody looks for it in vain."""
+    names = [f"{row['method']} ({settings_told(changed(row))})" for row in rows.left_out()]
     return f"In the file, but in no table here: {'; '.join(names)}." if names else ""

@@ -63,9 +63,7 @@ def compose(documents: Documents, pictures: Pictures) -> str:
     rows = [Rows(document) for document in documents.accuracy]
     pairs = list(zip(documents.accuracy, rows, strict=True))
     parts = {
-        "Accuracy": [
-            accuracy.section(document, pictures) for document, of in pairs if of.has_rivals or not of.is_ablation
-        ],
+        "Accuracy": [accuracy.section(document, pictures) for document, of in pairs if of.compares_methods],
         "Ablation": [ablation.section(document) for document, of in pairs if of.is_ablation],
         "Speed": [speed.section(document, pictures) for document in documents.speed],
     }
@@ -88,7 +86,7 @@ def not_measured(documents: Documents, rows: list[Rows]) -> list[str]:
         missing.append(f"accuracy of models other than {SHIPPED}")
     if all(document["split"] != "test" for document in documents.accuracy):
         missing.append("accuracy on the test split")
-    lines = [of.with_defaults() for of in rows if of.has_rivals or not of.is_ablation]
+    lines = [of.with_defaults() for of in rows if of.compares_methods]
     methods = [name for name in METHODS if not any(name in line for line in lines)]
     if methods:
         missing.append(f"accuracy of {', '.join(methods)} with default settings")

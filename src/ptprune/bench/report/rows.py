@@ -70,9 +70,9 @@ class Rows:
         return sorted({row["settings"]["layer"] for row in self.others if set(changed(row)) == {"layer"}})
 
     @property
-    def has_rivals(self) -> bool:
-        """Whether it compares methods."""
-        return any(row["method"] not in (PTP, RANDOM, DOWNSAMPLE) for row in self.others)
+    def compares_methods(self) -> bool:
+        """Whether it belongs among the comparisons: all documents do that are nothing but an ablation."""
+        return not self.is_ablation or any(row["method"] not in (PTP, RANDOM, DOWNSAMPLE) for row in self.others)
 
     @property
     def is_ablation(self) -> bool:
@@ -98,6 +98,15 @@ class Rows:
             names.setdefault(_text({**base, **change}), []).append(name)
         lines = {", ".join(alike): self.ptp(json.loads(settings)) for settings, alike in names.items()}
         return {name: line for name, line in lines.items() if line}
+
+    def left_out(self) -> list[Row]:
+        """Rows that are in no table, one a method and settings."""
+        shown = [row for row in self.others if not set(changed(row)) - {"layer"}] if self.compares_methods else []
+        if self.is_ablation:
+            shown += [row for line in (*self.variants().values(), self.ptp(self.base())) for row in line.values()]
+            shown += [row for row in self.others if row["method"] in (RANDOM, DOWNSAMPLE) and not changed(row)]
+        left = {(row["method"], _text(row["settings"])): row for row in self.others if row not in shown}
+        return list(left.values())
 
     def ptp(self, settings: dict[str, Any]) -> Line:
         """Its rows with these settings."""
