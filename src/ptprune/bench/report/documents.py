@@ -166,6 +166,8 @@ def _check_accuracy(document: Document, path: str) -> None:
         _require(row["method"] != UNPRUNED or row["kept_tokens"] > 0, path, f"{where}.kept_tokens", "over 0")
         told = row["method"] == THUMBNAIL or row["keep_ratio"] is not None
         _require(told, path, f"{where}.keep_ratio", "a number")
+        if row["method"] in METHODS:
+            _check(row["settings"], {"layer": (int,)}, path, f"{where}.settings")
         for kind, value in row["by_kind"].items():
             _check(value, NUMBER, path, f"{where}.by_kind.{kind}")
 
