@@ -148,6 +148,8 @@ def test_every_row_stands_in_the_table(page: Callable[..., str]) -> None:
     assert list(table) == ["", "ptp", "fastv", "random"]
     assert table[""] == ["layer", "50% kept", "25% kept"]
     of = {row["method"]: row for row in document["results"]}
+    again = {**of["ptp"], "accuracy": 0.0}
+    assert page({**document, "results": [*document["results"], again]}) == text
 
     def score(method: str) -> str:
         return "{accuracy:.1f} [{low:.1f}, {high:.1f}]".format(**of[method])
@@ -165,7 +167,7 @@ def test_every_row_stands_in_the_table(page: Callable[..., str]) -> None:
 def test_who_is_better_in_words(page: Callable[..., str]) -> None:
     ptp = [measured("ptp", 0.5, FAIR), measured("ptp", 0.25, FAIR)]
     wins = [measured("fastv", 0.5, GOOD), measured("fastv", 0.25, POOR)]
-    draws = [measured("dart", ratio, FAIR) for ratio in (0.5, 0.25)]
+    draws = [measured("dart", 0.5, FAIR + 1), measured("dart", 0.25, FAIR - 1)]  # intervals that touch 0
     loses = [measured("hired", ratio, POOR) for ratio in (0.5, 0.25)]
     text = page(of_accuracy(NONE, *ptp, *wins, *draws, *loses))
     assert "- ▲ Better than ptp: fastv at 50%.\n" in text
@@ -195,7 +197,7 @@ def test_all_methods_before_one_layer(page: Callable[..., str]) -> None:
         NONE,
         measured("ptp", 0.5, GOOD),
         measured("ptp", 0.5, FAIR, layer=0),
-        measured("hired", 0.5, POOR, alpha=0.25, layer=2),
+        measured("hired", 0.5, GOOD, alpha=0.25, layer=2),
         measured("hired", 0.5, GOOD),
         measured("hired", 0.5, POOR, layer=2),
         measured("fastv", 0.5, GOOD),
@@ -268,6 +270,8 @@ def test_variants_against_the_ptp_that_they_start_from(page: Callable[..., str],
     has = "alpha=0.3, temperature=2.0" if base else "its default settings"
     assert f"ptp here has {has} (layer 2, " in section
     assert "## Accuracy\n\nNot measured." in text
+    document = of_ablation(base, {"layer 3": (GOOD, FAIR), "without region level": (POOR, POOR)})
+    assert page({**document, "results": document["results"][::-1]}) == text, "the ptp to compare with is not the first"
 
 
 def test_an_ablation_without_differences(page: Callable[..., str]) -> None:
