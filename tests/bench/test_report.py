@@ -197,9 +197,9 @@ def test_all_methods_before_one_layer(page: Callable[..., str]) -> None:
         NONE,
         measured("ptp", 0.5, GOOD),
         measured("ptp", 0.5, FAIR, layer=0),
-        measured("hired", 0.5, GOOD, alpha=0.25, layer=2),
         measured("hired", 0.5, GOOD),
         measured("hired", 0.5, POOR, layer=2),
+        measured("hired", 0.5, GOOD, alpha=0.25, layer=2),
         measured("fastv", 0.5, GOOD),
         measured("fastv", 0.5, POOR, layer=0),
         measured("pyramiddrop", 0.5, FAIR),
@@ -360,7 +360,10 @@ def test_what_was_not_measured_is_said(page: Callable[..., str]) -> None:
     checkpoint = dict.fromkeys(("layers", "layers_of_shape", "vision_layers", "vision_layers_of_shape"))
     everything = [measured(method, 0.5, 1) for method in accuracy.METHODS]
     text = page(
-        of_accuracy(*everything, model="owner/name"), of_speed(), {**of_speed(), "device": "cuda:1", **checkpoint}
+        of_accuracy(*everything, model="owner/name"),
+        of_speed(),
+        of_speed(layers=6),
+        {**of_speed(), "device": "cuda:1", **checkpoint},
     )
     assert "Nothing is missing." in not_measured(text)
 
