@@ -419,6 +419,7 @@ def test_from_what_the_benchmarks_write(
     assert printed.split("\n")[:-1] == [str(path) for path in written]
     text = out.read_text()
     for link in re.findall(r"\]\(([^)]+)\)", text):
+        assert " " not in link
         assert (tmp_path / link.replace("%20", " ")).read_bytes()[1:4] == b"PNG"
     for row in json.loads(answers.read_text())["results"]:
         assert f"{row['accuracy']:.1f} [{row['low']:.1f}, {row['high']:.1f}]" in text
