@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 
 from ptprune import PyramidTokenPruning
 from ptprune.cli import app
+from ptprune.scores import TOKEN_SCORES
 from ptprune.shapes import SHAPES
+from tests.internvl import batch, prompt, tiny_internvl
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -39,6 +45,20 @@ def test_commands_exist(document: Path) -> None:
     assert set(named) <= known
     if document.name in ("README.md", "command-line.md"):
         assert set(named) == known
+
+
+@torch.no_grad()
+def test_the_methods_of_the_guide_prune(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs/adding-a-method.md").read_text(), flags=re.DOTALL)
+    monkeypatch.setattr(TOKEN_SCORES, "_scores", dict(TOKEN_SCORES._scores))
+    guide: Any = ModuleType("guide")
+    monkeypatch.setitem(sys.modules, "guide", guide)
+    exec("\n".join(code), guide.__dict__)
+    model, inputs = tiny_internvl(), batch(prompt([5, 6], 5, [7, 8, 9]))
+    for pruner, kept in ((guide.LoudestTokens(keep_ratio=0.25), 5), (guide.pruner, 10)):
+        with pruner(model):
+            model(**inputs)
+        assert pruner.report.visual_tokens == (20, kept)
 
 
 def test_known_shapes_are_listed() -> None:

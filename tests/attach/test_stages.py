@@ -85,10 +85,15 @@ def test_logits_are_those_of_the_blocked_stock_model(name, prompt, layers, atten
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize(("name", "prompt"), CASES)
+@pytest.mark.parametrize(
+    ("name", "prompt", "window"),
+    [(*case, None) for case in CASES]
+    + [(name, "batch of several pictures", window) for name in SLIDING for window in (12, 24)],
+)
 @torch.no_grad()
-def test_pyramiddrop_keeps_what_the_blocked_stock_model_ranks_best(name, prompt, side):
-    model, inputs = model_of(name), inputs_of(name, prompt, side)
+def test_pyramiddrop_keeps_what_the_blocked_stock_model_ranks_best(name, prompt, window, side):
+    model = model_of(name) if window is None else ZOO[name].build(sliding_window=window)
+    inputs = inputs_of(name, prompt, side)
     pruner = PyramidDrop(keep_ratio=0.3, layer=1, window=WINDOW)
     with pruner(model):
         model(**inputs)

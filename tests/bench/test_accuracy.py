@@ -19,7 +19,9 @@ from ptprune import PyramidTokenPruning
 from ptprune.bench import accuracy, examinee, items, plots, statistics, store
 from ptprune.bench.views import Views
 from ptprune.cli import answering, loading, main
+from ptprune.cli.bench_accuracy import parse_methods
 from ptprune.cli.errors import UserError
+from ptprune.methods import METHODS
 from ptprune.pruner import TokenPruner
 from ptprune.tiny import CHECKPOINT
 
@@ -233,6 +235,17 @@ def test_the_rows_of_a_table() -> None:
     assert [variants[f"alpha {a}"]["alpha"] for a in ("0", "0.25", "0.5", "0.75", "1")] == [0, 0.25, 0.5, 0.75, 1]
 
 
+def test_all_methods_drop_before_one_layer() -> None:
+    arms = accuracy.plan(["ptp", "hired"], [0.5], {"alpha": 0.25}, layer=3)
+    assert {arm.method: arm.settings["layer"] for arm in arms if arm.pruner} == {"ptp": 3, "hired": 3, "random": 3}
+    assert [arm.name for arm in arms if arm.pruner] == ["ptp alpha=0.25", "hired", "random"]
+    assert {arm.key for arm in accuracy.plan(["fastv"], [0.5], {}, layer=2)} == {
+        arm.key for arm in accuracy.plan(["fastv"], [0.5], {})
+    }, "a row at a method's own layer is measured once"
+    assert parse_methods(None, 2) == [name for name in METHODS if name != "visionzip"]
+    assert parse_methods(None, 0) == [name for name in METHODS if name != "pyramiddrop"]
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -376,6 +389,11 @@ def refused(result: Result, says: str) -> None:
         (["--items", ".", "--questions", "5"], "--questions"),
         (["--model", "/nowhere"], "no such directory"),
         (["--set", "layer=5"], "5 language model layers"),
+        (["--layer", "5"], "5 language model layers"),
+        (["--layer", "2", "--methods", "visionzip"], "--layer 2: visionzip cannot drop there"),
+        (["--layer", "2", "--ablate"], "--layer 2: not with --ablate"),
+        (["--layer", "2", "--set", "layer=1"], "--layer 2: not with --set layer"),
+        (["--layer", "-1"], "--layer"),
     ],
     ids=" ".join,
 )
@@ -383,7 +401,7 @@ def test_bad_options(
     bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
 ) -> None:
     monkeypatch.setattr(examinee.Examinee, "answers", None)  # refused before anything is computed
-    if "--out" in arguments or "layer=5" in arguments:
+    if "--out" in arguments or "layer=5" in arguments or "5" in arguments:
         arguments = [*arguments, "--items", str(folder)]
     if "--limit" not in arguments:
         arguments = [*arguments, "--limit", "1"]  # soon over where it is not refused

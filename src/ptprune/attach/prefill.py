@@ -43,7 +43,8 @@ class Prefill:
     in the columns that the cuts before it left.
 
     Attributes:
-        prompt: LongTensor [batch, length] of token ids, or FloatTensor [batch, length, d] of embeddings.
+        prompt: LongTensor [batch, length] of token ids, or FloatTensor [batch, length, d] of embeddings; of the first
+            stage.
         placeholders: BoolTensor [batch, length], where image features are merged in.
         videos: BoolTensor [batch, length], where video features are, of the first stage; or None.
         key_valid: BoolTensor [batch, past + length], the real keys, those of the cache first.
@@ -227,8 +228,7 @@ class Prefill:
             images.append(found.after(selection.kept, cut.find(found.layout.sample, kept)))
         return replace(
             after,
-            prompt=cut.states(self.prompt),
-            placeholders=cut.states(self.placeholders) & cut.valid,
+            placeholders=cut.states(self.placeholders),
             key_valid=cut.key_valid,
             key_columns=cut.key_columns,
             embeddings=None if self.embeddings is None else cut.states(self.embeddings),

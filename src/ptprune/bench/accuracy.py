@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
@@ -77,16 +77,22 @@ class Arm:
         return key(self.row)
 
 
-def plan(methods: Sequence[str], ratios: Sequence[float], given: dict[str, Any]) -> list[Arm]:
+def plan(methods: Sequence[str], ratios: Sequence[float], given: dict[str, Any], layer: int | None = None) -> list[Arm]:
     """The rows of a comparison; the baselines are always among them.
 
     Args:
         given: settings of PTP.
+        layer: where every method drops; None: each at its own.
+
+    Raises:
+        ValueError: where a method cannot drop there.
     """
+    common = {} if layer is None else {"layer": layer}
     names = [UNPRUNED, THUMBNAIL, *(name for name in methods if name not in BASELINES), RANDOM, DOWNSAMPLE]
     # PTP first: it is what others are compared to
     names.sort(key=lambda name: (name not in (UNPRUNED, THUMBNAIL), name != PTP))
-    return [arm for name in dict.fromkeys(names) for arm in _arms(name, ratios, given if name == PTP else {})]
+    settings = {name: {**common, **(given if name == PTP else {})} for name in names}
+    return [arm for name in settings for arm in _arms(name, ratios, settings[name], known=common)]
 
 
 def plan_ablation(ratios: Sequence[float], given: dict[str, Any]) -> list[Arm]:
@@ -99,13 +105,25 @@ def plan_ablation(ratios: Sequence[float], given: dict[str, Any]) -> list[Arm]:
     return arms + [arm for name, change in ABLATIONS.items() for arm in _arms(PTP, ratios, {**given, **change}, name)]
 
 
-def _arms(method: str, ratios: Sequence[float], given: dict[str, Any], name: str = "") -> list[Arm]:
+def _arms(
+    method: str, ratios: Sequence[float], given: dict[str, Any], name: str = "", known: Container[str] = ()
+) -> list[Arm]:
+    """Rows of one method; unless they have a name, they are told by their settings, but for those ``known``."""
     if method == UNPRUNED:
         return [Arm(method, 1.0, name="unpruned")]
     if method == THUMBNAIL:
         return [Arm(method, None, name="thumbnail alone")]
-    told = ", ".join(f"{setting}={value}" for setting, value in given.items())
+    told = ", ".join(f"{setting}={value}" for setting, value in given.items() if setting not in known)
     return [Arm(method, ratio, given, name or f"{method} {told}".strip()) for ratio in ratios]
+
+
+def fits(method: str, layer: int) -> bool:
+    """Whether a method can drop tokens before this layer."""
+    try:
+        METHODS[method](layer=layer)
+    except ValueError:
+        return False
+    return True
 
 
 def measure(

@@ -35,6 +35,12 @@ def accuracy(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of ptp; may be repeated.")
     ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="All methods drop before this layer: equal work behind it.", show_default="each at its own"
+        ),
+    ] = None,
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Variants of ptp, on the development split, instead of methods.")
     ] = False,
@@ -82,6 +88,8 @@ def accuracy(
         raise UserError("--questions: not with --items, which has its own; --limit takes the first ones")
     if ablate and methods is not None:
         raise UserError("--methods: not with --ablate, which compares variants of ptp; leave it out")
+    if layer is not None and (ablate or "layer" in given):
+        raise UserError(f"--layer {layer}: not with {'--ablate' if ablate else '--set layer'}; leave one out")
     longest = max_new_tokens or (WORD if items is None else SENTENCE)
 
     with bars() as progress:
@@ -97,7 +105,11 @@ def accuracy(
             check_settings(given)
             if plot is not None:
                 plots.check(plot)
-            arms = bench.plan_ablation(shares, given) if ablate else bench.plan(parse_methods(methods), shares, given)
+            arms = (
+                bench.plan_ablation(shares, given)
+                if ablate
+                else bench.plan(parse_methods(methods, layer), shares, given, layer)
+            )
             target, precision = loading.choose_device(device), loading.choose_dtype(dtype)
             name, directory = model or loading.SHIPPED, loading.find(model)
             processor = loading.load_processor(directory, name)
@@ -113,7 +125,7 @@ def accuracy(
             {"model": name, "items": len(asked), "split": chosen, "identity": identity},
             arms,
             [item.kind for item in asked],
-            bench.Arm(bench.PTP, None, given).settings,
+            bench.Arm(bench.PTP, None, given if layer is None else {**given, "layer": layer}).settings,
             {} if save is None else {store.key(row): row for row in store.load(save, identity)},
             save,
         )
@@ -235,18 +247,20 @@ def check_settings(given: dict[str, Any]) -> None:
         raise UserError(f"--set {str(error).removeprefix('--')}") from None
 
 
-def parse_methods(text: str | None) -> list[str]:
-    """Names of methods; all of them where none are given."""
-    from ptprune.bench.accuracy import WITHOUT_PRUNER
+def parse_methods(text: str | None, layer: int | None = None) -> list[str]:
+    """Names of methods; where none are given, all that can drop before ``layer``."""
+    from ptprune.bench.accuracy import WITHOUT_PRUNER, fits
     from ptprune.methods import METHODS
 
     if text is None:
-        return list(METHODS)
+        return [name for name in METHODS if layer is None or fits(name, layer)]
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in METHODS and name not in WITHOUT_PRUNER:
             known = ", ".join((*METHODS, *WITHOUT_PRUNER))
             raise UserError(f"--methods {text}: {name or 'nothing'!r} is unknown; give some of {known}")
+        if layer is not None and name in METHODS and not fits(name, layer):
+            raise UserError(f"--layer {layer}: {name} cannot drop there; leave it out")
     return names
 
 
