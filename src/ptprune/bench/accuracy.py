@@ -8,11 +8,9 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from ptprune.bench.examinee import Examinee
 from ptprune.bench.items import Item
-from ptprune.bench.statistics import difference, interval, mean
+from ptprune.bench.statistics import decode, difference, interval, mean
 from ptprune.bench.store import key
 from ptprune.bench.views import DOWNSAMPLE, THUMBNAIL, Views
 from ptprune.methods import METHODS
@@ -156,7 +154,7 @@ def finish(measured: Sequence[dict[str, Any]], kinds: Sequence[str], reference: 
         kinds: of each item.
         reference: settings of the PTP that the others are compared to, at the same keep ratio.
     """
-    marks = {key(row): np.array(list(row["right"])) == "1" for row in measured}
+    marks = {key(row): decode(row["right"]) for row in measured}
     unpruned = next((marks[key(row)] for row in measured if row["method"] == UNPRUNED), None)
     rows = []
     for row in measured:

@@ -1,4 +1,4 @@
-"""Accuracy against keep ratio as a picture."""
+"""Pictures: accuracy against keep ratio, and what any of them needs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,31 @@ def check(path: Path) -> None:
         raise UserError(f"--plot {path}: give a name that ends in {', '.join(FORMATS)}")
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"--plot {path}: cannot be written there; give a file in a directory that exists")
+    require("--plot")
+
+
+def require(what: str) -> None:
+    """Raises UserError where nothing can be drawn."""
     if find_spec("matplotlib") is None:
-        raise UserError("--plot needs matplotlib; install the extra: pip install 'ptprune[scenes]'")
+        raise UserError(f"{what} needs matplotlib; install the extra: pip install 'ptprune[scenes]'")
+
+
+def blank(width: float, height: float) -> Any:
+    """Axes of a new figure of so many inches, without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure.add_subplot()
+
+
+def save(path: Path, axes: Any) -> None:
+    """Write the figure of some axes."""
+    try:
+        axes.figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def draw(path: Path, title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
@@ -29,12 +52,7 @@ def draw(path: Path, title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
     Args:
         rows: name of a line -> rows of the results.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    axes = blank(8, 5)
     colours = [f"C{number % 10}" for number in range(len(rows))]
     for number, (name, line) in enumerate(rows.items()):
         if line[0]["method"] in (UNPRUNED, THUMBNAIL):
@@ -53,7 +71,4 @@ def draw(path: Path, title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise UserError(f"--plot {path}: cannot be written ({error.strerror or error})") from None
+    save(path, axes)

@@ -23,6 +23,11 @@ def resampling(items: int) -> np.ndarray:
     return counts
 
 
+def decode(right: str) -> np.ndarray:
+    """Which items were right, of a row's digits: bool [items]."""
+    return np.array(list(right)) == "1"
+
+
 def interval(values: np.ndarray) -> tuple[float, float]:
     """The 95% percentile interval of a mean, in percent.
 

@@ -46,10 +46,15 @@ def key(row: dict[str, Any]) -> str:
 
 
 def save(path: Path, document: dict[str, Any]) -> None:
+    """Write a document in one step."""
+    write(path, json.dumps(document, indent=1) + "\n")
+
+
+def write(path: Path, text: str) -> None:
     """Write a file in one step: whoever reads it sees the old one or the new one, never a part."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        beside.write_text(text, encoding="utf-8")
         os.replace(beside, path)
     except OSError as error:
         raise UserError(f"--out {path}: cannot be written ({error.strerror or error})") from None

@@ -8,7 +8,11 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-COMMANDS = {"accuracy": "ptprune.cli.bench_accuracy", "speed": "ptprune.cli.bench_speed"}
+COMMANDS = {
+    "accuracy": "ptprune.cli.bench_accuracy",
+    "speed": "ptprune.cli.bench_speed",
+    "report": "ptprune.cli.bench_report",
+}
 """Name of a command -> module with a function of that name."""
 
 

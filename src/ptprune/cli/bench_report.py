@@ -1,0 +1,38 @@
+"""``ptprune bench report``: one page of results from the files of the benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ptprune.cli.console import out, progress
+from ptprune.cli.errors import UserError
+
+
+def report(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="What bench accuracy and bench speed wrote, and numbers of papers.", metavar="FILE.json..."
+        ),
+    ],
+    page: Annotated[
+        Path, typer.Option("--out", help="The page; plots go into a folder of its name beside it.", metavar="FILE.md")
+    ],
+) -> None:
+    """Write a page of results, with plots, from the JSON files of the benchmarks."""
+    if page.suffix != ".md":
+        raise UserError(f"--out {page}: give a name that ends in .md")
+    if page.is_dir() or not page.parent.is_dir():
+        raise UserError(f"--out {page}: cannot be written there; give a file in a directory that exists")
+    with progress("loading torch and transformers"):
+        from ptprune.bench.report.documents import read
+        from ptprune.bench.report.page import write
+        from ptprune.cli import loading
+
+        loading.quiet_libraries()
+        written = write(read(files), page)
+    for path in written:
+        out().print(str(path), markup=False)
