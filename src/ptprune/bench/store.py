@@ -46,13 +46,27 @@ def key(row: dict[str, Any]) -> str:
 
 
 def save(path: Path, document: dict[str, Any]) -> None:
-    """Write a file in one step: whoever reads it sees the old one or the new one, never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a document with ``write_whole``.
+
+    Raises:
+        UserError: where that cannot be.
+    """
     try:
-        beside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        os.replace(beside, path)
+        write_whole(path, json.dumps(document, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"--out {path}: cannot be written ({error.strerror or error})") from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one step: whoever reads it sees the old one or the new one, never a part.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
 
