@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +97,9 @@ def accuracy(
             check_settings(given)
             if plot is not None:
                 plots.check(plot)
-            arms = bench.plan_ablation(shares, given) if ablate else bench.plan(parse_methods(methods), shares, given)
+            known = (*bench.METHODS, *bench.WITHOUT_PRUNER)
+            names = list(bench.METHODS) if methods is None else parse_methods(methods, known)
+            arms = bench.plan_ablation(shares, given) if ablate else bench.plan(names, shares, given)
             target, precision = loading.choose_device(device), loading.choose_dtype(dtype)
             name, directory = model or loading.SHIPPED, loading.find(model)
             processor = loading.load_processor(directory, name)
@@ -194,22 +196,26 @@ class Results:
         return lines
 
 
-def parse_ratios(text: str) -> list[float]:
+def parse_ratios(text: str, option: str = "--ratios") -> list[float]:
     """Each once, largest first."""
     ratios = set()
     for part in text.split(","):
         try:
             ratio = float(part)
         except ValueError:
-            raise UserError(f"--ratios {text}: {part.strip() or 'nothing'!r} is no number; give {RATIOS}") from None
+            raise UserError(f"{option} {text}: {part.strip() or 'nothing'!r} is no number; give {RATIOS}") from None
         if not 0 < ratio <= 1:
-            raise UserError(f"--ratios {text}: {part.strip()} is out of range; each must be over 0 and at most 1")
+            raise UserError(f"{option} {text}: {part.strip()} is out of range; each must be over 0 and at most 1")
         ratios.add(ratio)
     return sorted(ratios, reverse=True)
 
 
-def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """NAME=VALUE pairs; values as Python writes them, anything else is text."""
+def parse_settings(pairs: list[str], ratios: str = "--ratios") -> dict[str, Any]:
+    """NAME=VALUE pairs; values as Python writes them, anything else is text.
+
+    Args:
+        ratios: the option that says how many tokens stay.
+    """
     given = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -217,7 +223,7 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         if not equals or not name:
             raise UserError(f"--set {pair}: give NAME=VALUE, such as alpha=0.3")
         if name in ("keep_ratio", "keep_tokens"):
-            raise UserError(f"--set {pair}: --ratios says how many tokens stay")
+            raise UserError(f"--set {pair}: {ratios} says how many tokens stay")
         try:
             given[name] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):
@@ -235,18 +241,12 @@ def check_settings(given: dict[str, Any]) -> None:
         raise UserError(f"--set {str(error).removeprefix('--')}") from None
 
 
-def parse_methods(text: str | None) -> list[str]:
-    """Names of methods; all of them where none are given."""
-    from ptprune.bench.accuracy import WITHOUT_PRUNER
-    from ptprune.methods import METHODS
-
-    if text is None:
-        return list(METHODS)
+def parse_methods(text: str, known: Sequence[str]) -> list[str]:
+    """Names of methods, each of them known."""
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        if name not in METHODS and name not in WITHOUT_PRUNER:
-            known = ", ".join((*METHODS, *WITHOUT_PRUNER))
-            raise UserError(f"--methods {text}: {name or 'nothing'!r} is unknown; give some of {known}")
+        if name not in known:
+            raise UserError(f"--methods {text}: {name or 'nothing'!r} is unknown; give some of {', '.join(known)}")
     return names
 
 
