@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -278,12 +279,13 @@ def load_items(progress: Progress, folder: Path | None, split: str | None, count
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """Progress bars on standard error; on a terminal only, so that logs stay clean."""
+    """Progress bars on standard error; on a terminal only, so that logs stay clean, and of one process only."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(file=sys.stderr)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    hidden = not console.is_terminal or os.environ.get("RANK", "0") != "0"
+    with Progress(console=console, transient=True, disable=hidden) as progress:
         yield progress
 
 

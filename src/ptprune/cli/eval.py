@@ -84,9 +84,9 @@ def eval(
             loading.quiet_libraries()
             check_settings(given)
             names = parse_methods(methods, list(METHODS))
-            from accelerate import PartialState
 
             from ptprune.evaluation.log import logged
+            from ptprune.evaluation.processes import processes
 
         screen = sys.stderr
         with logged(folder / "lmms-eval.log"):
@@ -107,7 +107,7 @@ def eval(
             told = partial(tell, screen)
             compared = comparison.Comparison(about, wanted, arms, limit, Rows(folder), include, on_skip=told)
             measure(progress, compared, model, device, dtype, attention, batch, max_tiles)
-    if not PartialState().is_main_process:
+    if not processes().is_main_process:
         return
     compared.publish()
     document = compared.document()
@@ -142,15 +142,15 @@ def choose(suite: str, names: str | None) -> list[Benchmark]:
 
 def draw(progress: Progress, benchmarks: list[Benchmark], folder: Path, limit: int | None) -> Path | None:
     """Write the items of local benchmarks; returns the folder of their tasks, None where there are none."""
-    from accelerate import PartialState
 
     from ptprune.cli.bench_accuracy import waiting
     from ptprune.cli.items import COUNT
     from ptprune.evaluation import folders
+    from ptprune.evaluation.processes import processes
 
     tasks = folder / "items"
     sets = [benchmark.local for benchmark in benchmarks if benchmark.local]
-    with PartialState().main_process_first():
+    with processes().main_process_first():
         for name in sets:
             with waiting(progress, f"drawing {name}", limit or COUNT) as on_item:
                 folders.write(name, tasks / name, limit or COUNT, on_item)

@@ -8,13 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from ptprune.bench.accuracy import UNPRUNED, Arm
 from ptprune.bench.examinee import Examinee
 from ptprune.bench.store import fingerprint
 from ptprune.evaluation import harness, table
+from ptprune.evaluation.processes import processes
 from ptprune.evaluation.rows import Rows
 from ptprune.evaluation.suites import PAPER, Benchmark, missing_key
 
@@ -107,10 +107,11 @@ class Comparison:
             image_options: of the image processor, instead of its own.
             on_batch: told how many questions a finished batch of this process had.
         """
-        main = PartialState().is_main_process
+        main = processes().is_main_process
         for benchmark, arms in wanted:
+            include = self.include if benchmark.local else None
             try:
-                harness.check(benchmark, self.include)
+                harness.check(benchmark, include)
             except harness.Unavailable as error:
                 self._skip(benchmark, f"its data cannot be loaded: {error}")
                 continue
@@ -122,7 +123,7 @@ class Comparison:
                     image_options,
                     self.limit,
                     self.rows.folder,
-                    self.include,
+                    include,
                     lambda questions, arm=arm, benchmark=benchmark: on_batch(benchmark, arm, questions),  # type: ignore[misc]
                 )
                 if main:
@@ -146,7 +147,7 @@ class Comparison:
 
     def _skip(self, benchmark: Benchmark, reason: str) -> None:
         self.skipped.append({"benchmark": benchmark.name, "reason": reason})
-        if PartialState().is_main_process:
+        if processes().is_main_process:
             self.on_skip(benchmark.name, reason)
 
 

@@ -9,11 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from ptprune.bench.examinee import Examinee
 from ptprune.cli.loading import first_line
+from ptprune.evaluation.processes import processes
 from ptprune.evaluation.respondent import Respondent, Tally
 from ptprune.evaluation.suites import Benchmark
 from ptprune.pruner import TokenPruner
@@ -49,7 +49,7 @@ def check(benchmark: Benchmark, include: Path | None) -> None:
     Raises:
         Unavailable: in every process, where that cannot be done in the main one.
     """
-    state = PartialState()
+    state = processes()
     reason = _load(benchmark, include) if state.is_main_process else None
     [reason] = broadcast_object_list([reason])
     if reason is None and not state.is_main_process:
@@ -116,12 +116,13 @@ def run(
         log_samples=True,
         bootstrap_iters=0,
         verbosity="ERROR",
+        distributed_executor_backend="torchrun" if processes().use_distributed else "accelerate",
         cli_args=argparse.Namespace(
             output_path=str(folder), process_with_media=False, reasoning_tags=REASONING, agentic_trace_mode="basic"
         ),
     )
     tally = sum(gather_object([respondent.tally]), Tally())
-    if not PartialState().is_main_process:
+    if not processes().is_main_process:
         return None
     samples = results["samples"][benchmark.task]
     answers = [

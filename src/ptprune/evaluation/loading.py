@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from ptprune.bench.examinee import Examinee
 from ptprune.cli import loading
 from ptprune.cli.errors import UserError
 from ptprune.cli.tiling import tile_options
+from ptprune.evaluation.processes import processes
 from ptprune.families import family_of
 
-ATTENTION = "eager, sdpa, flash_attention_2"
+ATTENTION = "eager, sdpa, or flash_attention_2 where it is installed"
 
 
 def load_examinee(model: str | None, device: str, dtype: str, attention: str | None, batch: int) -> Examinee:
@@ -29,7 +29,7 @@ def load_examinee(model: str | None, device: str, dtype: str, attention: str | N
         UserError: for anything that is not there or does not fit.
     """
     name, precision = model or loading.SHIPPED, loading.choose_dtype(dtype)
-    state = PartialState()
+    state = processes()
     target = loading.choose_device(device) if state.num_processes == 1 else torch.device(state.device)
     directory = loading.find(model)
     processor = loading.load_processor(directory, name)
@@ -37,9 +37,10 @@ def load_examinee(model: str | None, device: str, dtype: str, attention: str | N
     if attention is not None:
         try:
             loaded.set_attn_implementation(attention)
-        except (ImportError, KeyError, ValueError) as error:
-            reason = loading.first_line(error)
-            raise UserError(f"--attention {attention}: {reason}; give one of {ATTENTION} that works here") from None
+        except ImportError as error:
+            raise UserError(f"--attention {attention}: {loading.first_line(error)}; give {ATTENTION}") from None
+        except ValueError:
+            raise UserError(f"--attention {attention}: unknown here; give {ATTENTION}") from None
     return Examinee(loaded, processor, batch)
 
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from accelerate import PartialState
-
 from ptprune.cli.errors import UserError
+from ptprune.evaluation.processes import processes
 
 
 @contextmanager
@@ -18,7 +17,7 @@ def logged(path: Path) -> Iterator[None]:
     Raises:
         UserError: where it cannot be written.
     """
-    index = PartialState().process_index
+    index = processes().process_index
     own = path.with_name(f"{path.stem}-{index}{path.suffix}") if index else path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

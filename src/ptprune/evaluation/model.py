@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Any, NoReturn
 
-from accelerate import PartialState
 from lmms_eval.api.instance import Instance
 from loguru import logger
 
@@ -13,6 +12,7 @@ from ptprune.bench.accuracy import UNPRUNED
 from ptprune.cli.errors import UserError
 from ptprune.cli.run import make_pruner
 from ptprune.evaluation.loading import load_examinee, tiles_of
+from ptprune.evaluation.processes import processes
 from ptprune.evaluation.respondent import Respondent
 from ptprune.pruner import TokenPruner
 
@@ -73,7 +73,7 @@ class PrunedModel(Respondent):
         tally = self.tally
         logger.info(
             f"ptprune: {tally.questions} questions, {tally.kept_tokens} of {tally.visual_tokens} visual tokens kept, "
-            f"{tally.seconds:.1f} s in generate() on process {PartialState().process_index}"
+            f"{tally.seconds:.1f} s in generate() on process {processes().process_index}"
         )
         return answers
 
