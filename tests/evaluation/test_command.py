@@ -105,17 +105,10 @@ def test_rows_are_found_by_what_they_are_of(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "answers").iterdir()] == ["Vstar-ptp-0.5.jsonl"]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", '{"rows": [{}]}', json.dumps({"rows": [{"identity": {}, **ROW, "score": 1}]})]
-)
+@pytest.mark.parametrize("text", ["", "[]", '{"rows": [{}]}', json.dumps({"rows": [{"identity": {}, "score": 1}]})])
 def test_a_folder_of_something_else(tmp_path: Path, text: str) -> None:
     (tmp_path / "rows.json").write_text(text)
-    if '"score": 1' in text:
-        assert Rows(tmp_path).find(ROW, {})["score"] == 1  # type: ignore[index]
-        return
     with pytest.raises(UserError, match=r"rows.json is not from this command"):
         Rows(tmp_path)
-    file = tmp_path / "file"
-    file.write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        Rows(file)
+        Rows(tmp_path / "rows.json")
