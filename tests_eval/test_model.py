@@ -159,6 +159,7 @@ def test_loaded_as_told() -> None:
         ({"method": "none", "keep_ratio": 0.5}, "ptprune: keep_ratio: the unpruned model (method none) has no such"),
         ({"pretrained": "/nowhere"}, "ptprune: pretrained /nowhere: no such directory"),
         ({"batch_size": "auto"}, "ptprune: --batch_size auto: give a whole number"),
+        ({"max_tiles": 0.5}, "ptprune: max_tiles 0.5: give a whole number"),
         ({"dtype": "int3"}, "ptprune: dtype int3: unknown"),
         ({"device": "abacus"}, "ptprune: device abacus: not available here"),
         ({"attn_implementation": "closed"}, "ptprune: attn_implementation closed: unknown here"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ class Comparison:
                     self.limit,
                     self.rows.folder,
                     include,
-                    lambda questions, arm=arm, benchmark=benchmark: on_batch(benchmark, arm, questions),  # type: ignore[misc]
+                    partial(on_batch, benchmark, arm),
                 )
                 if main:
                     assert outcome is not None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from lmms_eval.api.instance import Instance
 from loguru import logger
@@ -21,7 +23,7 @@ NAMES = {"model": "pretrained", "attention": "attn_implementation"}
 
 
 class Failed(BaseException):
-    """An error while answering. No Exception: lmms-eval's command catches those and leaves with status 0."""
+    """An error while loading or answering. No Exception: lmms-eval's command catches those and leaves with status 0."""
 
 
 class PrunedModel(Respondent):
@@ -53,23 +55,18 @@ class PrunedModel(Respondent):
         max_tiles: int | None = None,
         **settings: Any,
     ) -> None:
-        try:
-            if not str(batch_size).isdecimal() or int(batch_size) < 1:
-                raise UserError(f"--batch_size {batch_size}: give a whole number from 1")
+        with loudly():
+            for name, value in (("batch_size", batch_size), ("max_tiles", max_tiles)):
+                if value is not None and not (str(value).isdecimal() and int(value) >= 1):
+                    raise UserError(f"--{name} {value}: give a whole number from 1")
             pruner = choose_pruner(method, {"keep_ratio": keep_ratio, **settings})
             examinee = load_examinee(pretrained, device or "auto", dtype, attn_implementation, int(batch_size))
             examinee.check_pruners([pruner])
             super().__init__(examinee, pruner, tiles_of(examinee, max_tiles))
-        except UserError as error:
-            _leave(error)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        try:
+        with loudly():
             answers = super().generate_until(requests)
-        except UserError as error:
-            _leave(error)
-        except Exception as error:
-            raise Failed("answering failed, and so does the run; the cause is above") from error
         tally = self.tally
         logger.info(
             f"ptprune: {tally.questions} questions, {tally.kept_tokens} of {tally.visual_tokens} visual tokens kept, "
@@ -92,11 +89,22 @@ def choose_pruner(method: str, settings: dict[str, Any]) -> TokenPruner | None:
     return None
 
 
-def _leave(error: UserError) -> NoReturn:
-    """One line in the words of ``--model_args``, and a status that lmms-eval's command cannot turn into 0."""
-    option, space, rest = str(error).partition(" ")
-    name = option.removeprefix("--").rstrip(":").replace("-", "_")
-    if option.startswith("--") and name != "batch_size":
-        option = NAMES.get(name, name) + (":" if option.endswith(":") else "")
-    print(f"ptprune: {option}{space}{rest}", file=sys.stderr)
-    raise SystemExit(2) from error
+@contextmanager
+def loudly() -> Iterator[None]:
+    """Errors leave lmms-eval's command with a status that says so; a user's with one line in the words of its options.
+
+    Raises:
+        SystemExit: status 2 for a UserError.
+        Failed: for any other.
+    """
+    try:
+        yield
+    except UserError as error:
+        option, space, rest = str(error).partition(" ")
+        name = option.removeprefix("--").rstrip(":").replace("-", "_")
+        if option.startswith("--") and name != "batch_size":
+            option = NAMES.get(name, name) + (":" if option.endswith(":") else "")
+        print(f"ptprune: {option}{space}{rest}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except Exception as error:
+        raise Failed("the run failed; the cause is above") from error
