@@ -232,7 +232,8 @@ def test_generation_options() -> None:
     options, stops = generation_options({"temperature": 0.2, "until": "END", "image_aspect_ratio": "original"})
     assert options == {"max_new_tokens": 1024, "num_beams": 1, "do_sample": True, "temperature": 0.2, "top_p": 1.0}
     assert stops == ["END"]
-    assert not generation_options({"temperature": 0.2, "do_sample": False})[0]["do_sample"]
+    for greedy in ({"temperature": 0.2, "do_sample": False}, {"temperature": 0, "do_sample": True}):
+        assert not generation_options(greedy)[0]["do_sample"]
     assert generation_options({"temperature": 0.5, "top_p": None, "top_k": 3, "until": None})[0]["top_k"] == 3
 
 
