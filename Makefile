@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 # vLLM pins its own transformers: an environment of its own.
 VLLM_VENV ?= .venv-vllm
+# lmms-eval and what it draws in live apart: nothing else here needs them.
+EVAL_VENV ?= .venv-eval
 # CPU torch for people on Linux, where PyPI's wheel is the CUDA build (2 GB more). Out of reach: the usual index serves.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIP := python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 
@@ -19,12 +21,13 @@ TORCHVISION := $(shell grep '^torchvision==' $(VLLM_CONSTRAINTS))
 QUESTION = $(shell cat examples/question.txt)
 RESULTS = $(sort $(wildcard benchmarks/results/accuracy-*.json benchmarks/results/speed-*.json)) benchmarks/published.json
 
-.PHONY: help demo test test-vllm lint check results clean
+.PHONY: help demo test test-eval test-vllm lint check results clean
 
 help:
 	@echo "make demo    answer a question about examples/scene.png, with and without pruning; writes demo/overlay.png"
 	@echo "make test    the test suite"
-	@echo "make test-vllm  the vLLM plugin with the real engine on the CPU, in an environment of its own (600 MB to download)"
+	@echo "make test-eval  ptprune eval with lmms-eval, in an environment of its own (2.5 GB)"
+	@echo "make test-vllm  the vLLM plugin with the real engine on the CPU, in an environment of its own (3.5 GB)"
 	@echo "make lint    ruff and mypy"
 	@echo "make check   lint and test"
 	@echo "make results docs/results.md and its plots, from the files in benchmarks/"
@@ -45,6 +48,9 @@ test-vllm: $(VLLM_VENV)/bin/python
 run-test-vllm: $(VLLM_VENV)/.installed
 	$(VLLM_VENV)/bin/python -m pytest integration/vllm
 
+test-eval: $(EVAL_VENV)/.installed
+	OMP_NUM_THREADS=1 $(EVAL_VENV)/bin/python -m pytest -n auto --maxprocesses 2 integration/evaluation
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,12 +62,25 @@ results: $(INSTALLED)
 	$(BIN)/ptprune bench report $(RESULTS) --out docs/results.md
 
 # torch goes first and alone: once it is there, nothing later draws in another build of it.
+define install_torch
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -c "import torch" 2>/dev/null \
+	  || $(1)/bin/$(PIP) install --quiet --no-deps --retries 0 --timeout 10 --index-url $(TORCH_INDEX) $(TORCH) 2>/dev/null \
+	  || $(1)/bin/$(PIP) install $(TORCH)
+endef
+
 $(INSTALLED): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c "import torch" 2>/dev/null \
-	  || $(PIP) install --quiet --no-deps --retries 0 --timeout 10 --index-url $(TORCH_INDEX) $(TORCH) 2>/dev/null \
-	  || $(PIP) install $(TORCH)
-	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	$(call install_torch,$(VENV))
+	$(BIN)/$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# PyPI's torchvision is linked to CUDA and cannot be imported beside a CPU torch, nor can timm, which imports it.
+# lmms-eval asks for both; only models that are not used here need them.
+$(EVAL_VENV)/.installed: pyproject.toml constraints.txt
+	$(call install_torch,$(EVAL_VENV))
+	$(EVAL_VENV)/bin/$(PIP) install --quiet -c constraints.txt -e '.[eval]' pytest pytest-xdist
+	$(EVAL_VENV)/bin/python -c "import torchvision" 2>/dev/null \
+	  || $(EVAL_VENV)/bin/$(PIP) uninstall --quiet --yes torchvision timm
 	@touch $@
 
 $(VLLM_VENV)/bin/python:
@@ -80,4 +99,4 @@ $(VLLM_VENV)/.installed: pyproject.toml $(VLLM_CONSTRAINTS) integration/vllm/tor
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) demo build dist
+	rm -rf $(VENV) $(EVAL_VENV) $(VLLM_VENV) demo build dist

@@ -19,7 +19,7 @@ from ptprune import PyramidTokenPruning
 from ptprune.bench import accuracy, examinee, items, plots, statistics, store
 from ptprune.bench.views import Views
 from ptprune.cli import answering, loading, main
-from ptprune.cli.bench_accuracy import parse_methods
+from ptprune.cli.bench_accuracy import choose_methods
 from ptprune.cli.errors import UserError
 from ptprune.methods import METHODS
 from ptprune.pruner import TokenPruner
@@ -242,8 +242,8 @@ def test_all_methods_drop_before_one_layer() -> None:
     assert {arm.key for arm in accuracy.plan(["fastv"], [0.5], {}, layer=2)} == {
         arm.key for arm in accuracy.plan(["fastv"], [0.5], {})
     }, "a row at a method's own layer is measured once"
-    assert parse_methods(None, 2) == [name for name in METHODS if name != "visionzip"]
-    assert parse_methods(None, 0) == [name for name in METHODS if name != "pyramiddrop"]
+    assert choose_methods(None, 2) == [name for name in METHODS if name != "visionzip"]
+    assert choose_methods(None, 0) == [name for name in METHODS if name != "pyramiddrop"]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

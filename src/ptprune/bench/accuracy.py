@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from ptprune.bench.examinee import Examinee
-from ptprune.bench.items import Item
+from ptprune.bench.items import Item, is_right
 from ptprune.bench.statistics import decode, difference, interval, mean
 from ptprune.bench.store import key
 from ptprune.bench.views import DOWNSAMPLE, THUMBNAIL, Views
@@ -142,7 +142,7 @@ def measure(
     views = Views(examinee)
     for arm in arms:
         given, kept = examinee.answers(items, arm.pruner, views.of(arm.method, arm.keep_ratio), partial(on_batch, arm))
-        right = "".join("01"[answer == item.answer] for answer, item in zip(given, items, strict=True))
+        right = "".join("01"[is_right(answer, item.answer)] for answer, item in zip(given, items, strict=True))
         on_row(arm, {**arm.row, "kept_tokens": round(kept, 2), "right": right})
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from ptprune.bench.items import Item
 from ptprune.cli.answering import check_length, make_prompt, refusals_in_one_line
 from ptprune.cli.errors import UserError
+from ptprune.processors import ask_about, chat_inputs
 from ptprune.pruner import TokenPruner
 
 Size = tuple[int, int]
@@ -33,6 +34,19 @@ class View:
 
 
 AS_IT_IS = View()
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What came of a batch of prompts.
+
+    Attributes:
+        texts: a text a prompt.
+        visual_tokens: (before, after), over the whole batch.
+    """
+
+    texts: list[str]
+    visual_tokens: tuple[int, int]
 
 
 @dataclass
@@ -63,14 +77,18 @@ class Examinee:
             UserError: where a question holds the text that stands for a picture, the checkpoint has no chat template,
                 or a pruner refuses the model.
         """
-        for pruner in pruners:
-            with refusals_in_one_line(), nullcontext() if pruner is None else pruner(self.model):
-                pass
+        self.check_pruners(pruners)
         questions = "\n".join(dict.fromkeys(item.question for item in items))
         try:
             make_prompt(self.model, self.processor, [Image.new("RGB", items[0].size)], questions, {})
         except UserError as error:
             raise UserError(str(error).replace("--question:", "--items: in a question,")) from None
+
+    def check_pruners(self, pruners: Sequence[TokenPruner | None]) -> None:
+        """Raises UserError where a pruner refuses the model."""
+        for pruner in pruners:
+            with refusals_in_one_line(), nullcontext() if pruner is None else pruner(self.model):
+                pass
 
     def answers(
         self,
@@ -93,21 +111,35 @@ class Examinee:
         for numbers, seen in self._batches(items, [view(item.size) for item in items]):
             inputs = self._inputs([items[n] for n in numbers], seen)
             check_length(self.model, inputs, self.max_new_tokens)
-            inputs = inputs.to(self.model.device)
-            with refusals_in_one_line(), nullcontext() if pruner is None else pruner(self.model), torch.no_grad():
-                output = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
-            new = output[:, inputs["input_ids"].shape[1] :]
-            texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
-            for number, text in zip(numbers, texts, strict=True):
+            written = self.generate(inputs, pruner, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
+            for number, text in zip(numbers, written.texts, strict=True):
                 given[number] = text.strip()
-            kept += self._visual(inputs["input_ids"])
-            if pruner is not None:
-                report = pruner.report
-                assert report is not None
-                before, after = report.visual_tokens
-                kept -= before - after
+            kept += written.visual_tokens[1]
             on_batch(len(numbers))
         return given, kept / len(items)
+
+    def generate(self, inputs: Any, pruner: TokenPruner | None = None, **options: Any) -> Generated:
+        """Answers to a batch of prompts, with or without pruning.
+
+        Args:
+            inputs: of ``chat_inputs``.
+            options: of the model's ``generate()``.
+
+        Raises:
+            UserError: where the pruner refuses the model or a prompt.
+        """
+        inputs = inputs.to(self.model.device)
+        with refusals_in_one_line(), nullcontext() if pruner is None else pruner(self.model), torch.no_grad():
+            output = self.model.generate(**inputs, **options)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+        full = kept = self._visual(inputs["input_ids"])
+        if pruner is not None and full:
+            report = pruner.report
+            assert report is not None
+            before, after = report.visual_tokens
+            kept -= before - after
+        return Generated(texts, (full, kept))
 
     def tokens(self, size: Size, view: View = AS_IT_IS) -> int:
         """Visual tokens of a picture of this (width, height)."""
@@ -131,23 +163,8 @@ class Examinee:
         for item, view in zip(items, views, strict=True):
             picture = item.open()
             pictures.append([picture.resize(view.size, Image.Resampling.BICUBIC) if view.size else picture])
-        texts = [
-            self.processor.apply_chat_template(
-                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": item.question}]}],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            for item in items
-        ]
-        start = self.processor.tokenizer.bos_token
-        # a template that writes the first token itself must not get a second one
-        more = {"add_special_tokens": False} if start and texts[0].startswith(start) else {}
-        return self.processor(
-            images=pictures,
-            text=texts,
-            return_tensors="pt",
-            images_kwargs=dict(views[0].options),
-            text_kwargs={"padding": True, **more},
+        return chat_inputs(
+            self.processor, [ask_about(1, item.question) for item in items], pictures, dict(views[0].options)
         )
 
     def _visual(self, input_ids: torch.Tensor) -> int:

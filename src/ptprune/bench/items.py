@@ -40,6 +40,11 @@ class Item:
         return open_picture(self.picture) if isinstance(self.picture, Path) else self.picture
 
 
+def is_right(given: str, expected: str) -> bool:
+    """Whether an answer is the expected one: its text exactly, spaces around it left out."""
+    return given.strip() == expected.strip()
+
+
 def scene_items(split: str, count: int, on_item: Callable[[int], None] = lambda done: None) -> list[Item]:
     """One question about each of the first ``count`` scenes of a split; both follow from the scene's number alone.
 

@@ -51,13 +51,27 @@ def save(path: Path, document: dict[str, Any]) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file in one step: whoever reads it sees the old one or the new one, never a part."""
+    """Write a file with ``write_whole``.
+
+    Raises:
+        UserError: where that cannot be.
+    """
+    try:
+        write_whole(path, text)
+    except OSError as error:
+        raise UserError(f"--out {path}: cannot be written ({error.strerror or error})") from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one step: whoever reads it sees the old one or the new one, never a part.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.write_text(text, encoding="utf-8")
         os.replace(beside, path)
-    except OSError as error:
-        raise UserError(f"--out {path}: cannot be written ({error.strerror or error})") from None
     finally:
         beside.unlink(missing_ok=True)
 

@@ -9,6 +9,8 @@ import typer
 from ptprune.cli.bench import bench
 from ptprune.cli.cost import cost
 from ptprune.cli.errors import UserError
+from ptprune.cli.eval import eval
+from ptprune.cli.items import items
 from ptprune.cli.methods import methods
 from ptprune.cli.models import models
 from ptprune.cli.run import run
@@ -18,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, models, methods, cost):
+for command in (run, models, methods, cost, items, eval):
     app.command()(command)
 app.add_typer(bench)
 

@@ -14,6 +14,7 @@ from PIL import Image
 from ptprune.cli.errors import UserError
 from ptprune.cli.measuring import PhaseMeter, vision_lap
 from ptprune.clock import Clock
+from ptprune.processors import ask_about, chat_inputs
 from ptprune.pruner import TokenPruner
 
 PHASES = ("vision", "select", "prefill", "decode")
@@ -50,21 +51,21 @@ def make_prompt(
     Raises:
         UserError: where the question holds the text that stands for a picture, or the checkpoint has no chat template.
     """
+    check_text(model, processor, question)
+    return chat_inputs(processor, [ask_about(len(images), question)], [images], image_options)
+
+
+def check_text(model: Any, processor: Any, text: str) -> None:
+    """Refuse what cannot become part of a prompt.
+
+    Raises:
+        UserError: where the text holds what stands for a picture, or the checkpoint has no chat template.
+    """
     for token in _placeholders(model, processor):
-        if token in question:
+        if token in text:
             raise UserError(f"--question: {token!r} stands for a picture; leave it out, pictures are put in front")
     if not (processor.chat_template or getattr(processor.tokenizer, "chat_template", None)):
         raise UserError("--model: the checkpoint has no chat template; give an instruction-tuned one")
-    content = [*({"type": "image"} for _ in images), {"type": "text", "text": question}]
-    text = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
-    start = processor.tokenizer.bos_token
-    # a template that writes the first token itself must not get a second one
-    text_options = {"add_special_tokens": False} if start and text.startswith(start) else {}
-    return processor(
-        images=[images], text=[text], return_tensors="pt", images_kwargs=image_options, text_kwargs=text_options
-    )
 
 
 def _placeholders(model: Any, processor: Any) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def accuracy(
             arms = (
                 bench.plan_ablation(shares, given)
                 if ablate
-                else bench.plan(parse_methods(methods, layer), shares, given, layer)
+                else bench.plan(choose_methods(methods, layer), shares, given, layer)
             )
             target, precision = loading.choose_device(device), loading.choose_dtype(dtype)
             name, directory = model or loading.SHIPPED, loading.find(model)
@@ -206,22 +207,26 @@ class Results:
         return lines
 
 
-def parse_ratios(text: str) -> list[float]:
+def parse_ratios(text: str, option: str = "--ratios") -> list[float]:
     """Each once, largest first."""
     ratios = set()
     for part in text.split(","):
         try:
             ratio = float(part)
         except ValueError:
-            raise UserError(f"--ratios {text}: {part.strip() or 'nothing'!r} is no number; give {RATIOS}") from None
+            raise UserError(f"{option} {text}: {part.strip() or 'nothing'!r} is no number; give {RATIOS}") from None
         if not 0 < ratio <= 1:
-            raise UserError(f"--ratios {text}: {part.strip()} is out of range; each must be over 0 and at most 1")
+            raise UserError(f"{option} {text}: {part.strip()} is out of range; each must be over 0 and at most 1")
         ratios.add(ratio)
     return sorted(ratios, reverse=True)
 
 
-def parse_settings(pairs: list[str]) -> dict[str, Any]:
-    """NAME=VALUE pairs; values as Python writes them, anything else is text."""
+def parse_settings(pairs: list[str], ratios: str = "--ratios") -> dict[str, Any]:
+    """NAME=VALUE pairs; values as Python writes them, anything else is text.
+
+    Args:
+        ratios: the option that says how many tokens stay.
+    """
     given = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -229,7 +234,7 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         if not equals or not name:
             raise UserError(f"--set {pair}: give NAME=VALUE, such as alpha=0.3")
         if name in ("keep_ratio", "keep_tokens"):
-            raise UserError(f"--set {pair}: --ratios says how many tokens stay")
+            raise UserError(f"--set {pair}: {ratios} says how many tokens stay")
         try:
             given[name] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):
@@ -247,20 +252,25 @@ def check_settings(given: dict[str, Any]) -> None:
         raise UserError(f"--set {str(error).removeprefix('--')}") from None
 
 
-def parse_methods(text: str | None, layer: int | None = None) -> list[str]:
+def choose_methods(text: str | None, layer: int | None) -> list[str]:
     """Names of methods; where none are given, all that can drop before ``layer``."""
-    from ptprune.bench.accuracy import WITHOUT_PRUNER, fits
-    from ptprune.methods import METHODS
+    from ptprune.bench.accuracy import METHODS, WITHOUT_PRUNER, fits
 
     if text is None:
         return [name for name in METHODS if layer is None or fits(name, layer)]
-    names = [name.strip() for name in text.split(",")]
+    names = parse_methods(text, (*METHODS, *WITHOUT_PRUNER))
     for name in names:
-        if name not in METHODS and name not in WITHOUT_PRUNER:
-            known = ", ".join((*METHODS, *WITHOUT_PRUNER))
-            raise UserError(f"--methods {text}: {name or 'nothing'!r} is unknown; give some of {known}")
         if layer is not None and name in METHODS and not fits(name, layer):
             raise UserError(f"--layer {layer}: {name} cannot drop there; leave it out")
+    return names
+
+
+def parse_methods(text: str, known: Sequence[str]) -> list[str]:
+    """Names of methods, each of them known."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise UserError(f"--methods {text}: {name or 'nothing'!r} is unknown; give some of {', '.join(known)}")
     return names
 
 
@@ -292,12 +302,13 @@ def load_items(progress: Progress, folder: Path | None, split: str | None, count
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """Progress bars on standard error; on a terminal only, so that logs stay clean."""
+    """Progress bars on standard error; on a terminal only, so that logs stay clean, and of one process only."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(file=sys.stderr)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    hidden = not console.is_terminal or os.environ.get("RANK", "0") != "0"
+    with Progress(console=console, transient=True, disable=hidden) as progress:
         yield progress
 
 

@@ -1,0 +1,30 @@
+"""``ptprune items``: write questions and pictures that need no network, for both ways of measuring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ptprune.cli.console import out
+from ptprune.cli.errors import UserError
+
+COUNT = 1000
+
+
+def items(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="scenes or easy-vqa.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", show_default=False)],
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = COUNT,
+) -> None:
+    """Write test questions as a folder, for `bench accuracy --items` and as a task of lmms-eval."""
+    from ptprune.cli.bench_accuracy import bars, waiting
+
+    with bars() as progress, waiting(progress, f"drawing {name}", count) as on_item:
+        from ptprune.evaluation import folders
+
+        if name not in folders.SETS:
+            raise UserError(f"NAME {name}: unknown; give {' or '.join(folders.SETS)}")
+        written = folders.write(name, folder, count, on_item)
+    out().print(f"{written} items in {folder}, task {folders.task_name(name)}", soft_wrap=True)
