@@ -169,6 +169,13 @@ def test_a_llava_next_at_any_layer(run: Command, layer: int) -> None:
     assert document["rows"][2]["tokens"] == 40 + newlines + TEXT
 
 
+def test_what_drops_in_stages_is_not_counted(run: Command) -> None:
+    document = measured(run, *SMALL, "--rounds", 1, "--layer", 1, "--methods", "pyramiddrop")
+    unpruned, pruned, ideal = document["rows"]
+    assert pruned["macs"] is None
+    assert pruned["tokens"] == ideal["tokens"] < unpruned["tokens"]
+
+
 def test_the_ideal_arm_reads_a_prompt_that_is_as_short() -> None:
     subject = prepare(setup_of("tiny-internvl", batch=2))
     shapes = []

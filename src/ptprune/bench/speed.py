@@ -139,6 +139,8 @@ def _count(plan: Plan, subject: Subject, arm: Arm, tokens: Mapping[str, Any]) ->
     if rest or prompt.encoded != encoded:
         return None
     if arm.pruner is not None:
+        if len(arm.pruner.cut_layers(shape.text.layers)) > 1:
+            return None
         needs, patches = arm.pruner.needs, shape.vision.patches
         rows = patches + 1 if "received_attention" in needs else int("cls_attention" in needs)
         instruction = setup.text_tokens if setup.shape is not None else tokens["other"]
