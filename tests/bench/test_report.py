@@ -331,6 +331,10 @@ def test_times_of_the_arms(page: Callable[..., str]) -> None:
         assert said in text
     assert "no numbers to quote" not in text
     assert "Only 6 of 24 decoder layers" in page(of_speed(layers=6))
+    assert "no numbers to quote" in page(of_speed(layers=6))
+    short_tower = page(of_speed() | {"vision_layers": 4})
+    assert "Only 24 of 24 decoder layers and 4 of 24 of the vision tower: the vision tower is cut" in short_tower
+    assert "no numbers to quote" not in short_tower
 
 
 # --- what was not measured, and what others did -----------------------------------------------------------------------

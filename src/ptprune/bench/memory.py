@@ -57,8 +57,7 @@ def growth(task: dict[str, Any]) -> int | None:
     torch.set_num_threads(task["threads"])
     setup, arm = Setup.from_dict(task["setup"]), _arm_from_dict(task["arm"])
     subject = prepare(setup)
-    with torch.inference_mode():  # kernels and buffers that any first call sets up
-        subject.model(input_ids=subject.inputs["input_ids"][:1, -1:], use_cache=True, logits_to_keep=1)
+    run_arm(subject, arm, task["new_tokens"], setup.device)  # kernels and buffers that a first call sets up
     try:
         RESET.write_text("5")  # the peak starts again from here
     except OSError:

@@ -35,10 +35,14 @@ def section(document: Document, pictures: Pictures) -> list[str]:
     """The blocks about one document."""
     blocks = [f"### {escape(title(document))}", facts(_subject(document))]
     if shallow(document):
-        blocks.append(
-            f"Only {_depth(document)}: a look, no numbers to quote. Most of the pruner's work is done once, not once "
-            "a layer: its share is larger than the full model's by about as much as the decoder is shallower."
-        )
+        if document["layers"] == document["layers_of_shape"]:
+            told = "the vision tower is cut, so that its time and that to the first token are not the full model's."
+        else:
+            told = (
+                "a look, no numbers to quote. Most of the pruner's work is done once, not once a layer: its share is "
+                "larger than the full model's by about as much as the decoder is shallower."
+            )
+        blocks.append(f"Only {_depth(document)}: {told}")
     blocks += [_arms(document), f"Medians of {_rounds(document)}."]
     for method in document["ratios"]:
         blocks += [_ratios(document, method), _targets(document, method)]
