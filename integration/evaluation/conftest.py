@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before the libraries that read it: no test
 
 import pytest
 import torch
+from tests.command import Command, Result, command
 
-from ptprune.cli import loading, main
+from ptprune.cli import loading
 from ptprune.evaluation import folders
 
 torch.set_num_threads(1)  # the models are tiny: threads only wait for each other
@@ -38,34 +37,10 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> dict[str, Any]:
-        assert self.code == 0, self.err
-        return json.loads(self.out)  # one object, and nothing else on standard output
-
-
-Command = Callable[..., Result]
-
-
 @pytest.fixture
 def ptprune(capsys: pytest.CaptureFixture[str]) -> Command:
-    """``ptprune("eval", ...)``: exit status and both streams."""
-
-    def call(*arguments: object) -> Result:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main([str(argument) for argument in arguments])
-        streams = capsys.readouterr()
-        code = left.value.code
-        return Result(code if isinstance(code, int) else 1, streams.out, streams.err)
-
-    return call
+    """``ptprune("eval", ...)``."""
+    return command(capsys)
 
 
 def start(*arguments: object, processes: int = 1) -> Result:

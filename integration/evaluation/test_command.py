@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.command import Command, refused
 
-from integration.evaluation.conftest import Command, answers
+from integration.evaluation.conftest import answers
 from ptprune.bench.examinee import Examinee
 from ptprune.cli import loading
 from ptprune.evaluation import easyvqa, suites
@@ -123,10 +124,7 @@ def test_bad_options(
     ptprune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
 ) -> None:
     monkeypatch.setattr(Examinee, "generate", None)  # refused before anything is computed
-    result = ptprune("eval", *QUICK, "--benchmarks", "easy-vqa", "--out", tmp_path, *arguments)
-    assert (result.code, result.out) == (2, "")
-    assert says in result.err
-    assert result.err.count("\n") == 1
+    refused(ptprune("eval", *QUICK, "--benchmarks", "easy-vqa", "--out", tmp_path, *arguments), says)
 
 
 def test_items_are_written_once(ptprune: Command, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.command import Command
 
-from integration.evaluation.conftest import COUNT, Command, answers, right, samples, start
+from integration.evaluation.conftest import COUNT, answers, right, samples, start
 
 ARMS = (("none", 1.0), ("ptp", 0.25), ("random", 0.25))
 SETS = ("scenes", "easy-vqa")

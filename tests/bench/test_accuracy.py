@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,13 @@ from PIL import Image
 from ptprune import PyramidTokenPruning
 from ptprune.bench import accuracy, examinee, items, plots, statistics, store
 from ptprune.bench.views import Views
-from ptprune.cli import answering, loading, main
+from ptprune.cli import answering, loading
 from ptprune.cli.bench_accuracy import choose_methods
 from ptprune.cli.errors import UserError
 from ptprune.methods import METHODS
 from ptprune.pruner import TokenPruner
 from ptprune.tiny import CHECKPOINT
+from tests.command import Command, command, refused
 
 scenes = pytest.mark.skipif(
     not all(find_spec(name) for name in ("sklearn", "skimage", "matplotlib")), reason="needs the extra: scenes"
@@ -32,35 +32,10 @@ QUICK = ("--methods", "ptp", "--ratios", ".25")
 KEYS = ["method", "keep_ratio", "settings", "accuracy", "low", "high", "retention", "by_kind", "kept_tokens"]
 
 
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> dict[str, Any]:
-        assert self.code == 0, self.err
-        assert self.err == ""
-        return json.loads(self.out)  # one object, and nothing else on standard output
-
-
-Bench = Callable[..., Result]
-
-
 @pytest.fixture
-def bench(capsys: pytest.CaptureFixture[str]) -> Bench:
-    """``bench("--limit", 3, ...)``: exit status and both streams."""
-
-    def call(*arguments: object) -> Result:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main(["bench", "accuracy", *(str(argument) for argument in arguments)])
-        streams = capsys.readouterr()
-        code = left.value.code
-        return Result(code if isinstance(code, int) else 1, streams.out, streams.err)
-
-    return call
+def bench(capsys: pytest.CaptureFixture[str]) -> Command:
+    """``bench("--limit", 3, ...)``."""
+    return command(capsys, "bench", "accuracy")
 
 
 @pytest.fixture(scope="session")
@@ -251,10 +226,10 @@ def test_all_methods_drop_before_one_layer() -> None:
 
 @scenes
 def test_resumes_after_a_kill_with_the_same_numbers(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = (*QUICK, "--split", "dev", "--limit", 4)
-    whole = bench(*quick, "--out", tmp_path / "whole.json", "--json").document
+    whole = bench(*quick, "--out", tmp_path / "whole.json", "--json").silent.document
 
     answers, calls = examinee.Examinee.answers, 0
 
@@ -269,17 +244,17 @@ def test_resumes_after_a_kill_with_the_same_numbers(
     monkeypatch.setattr(examinee.Examinee, "answers", killed_at_the_third)
     assert bench(*quick, "--out", part).code == 130
     assert json.loads(part.read_text())["results"] == whole["results"][:2]
-    resumed = bench(*quick, "--out", part, "--json").document
+    resumed = bench(*quick, "--out", part, "--json").silent.document
     assert calls == 3 + 3  # of five rows, two were there
     assert resumed == whole
     assert part.read_bytes() == (tmp_path / "whole.json").read_bytes()
 
     monkeypatch.setattr(loading, "load_model", None)  # all rows are there: no weights are needed
-    assert bench(*quick, "--out", part, "--json").document == whole
+    assert bench(*quick, "--out", part, "--json").silent.document == whole
     monkeypatch.undo()
 
     # other settings are another row; what was there stays
-    other = bench(*quick, "--set", "alpha=0", "--out", part, "--json").document
+    other = bench(*quick, "--set", "alpha=0", "--out", part, "--json").silent.document
     assert [r["settings"].get("alpha") for r in other["results"]] == [None, None, 0, None, None]
     kept = json.loads(part.read_text())["results"]
     assert [r["settings"].get("alpha") for r in kept] == [None, None, 0, None, None, 0.5]
@@ -288,8 +263,8 @@ def test_resumes_after_a_kill_with_the_same_numbers(
 
 
 @scenes
-def test_the_json_object(bench: Bench) -> None:
-    document = bench(*QUICK, "--split", "dev", "--limit", 6, "--json").document
+def test_the_json_object(bench: Command) -> None:
+    document = bench(*QUICK, "--split", "dev", "--limit", 6, "--json").silent.document
     assert list(document) == ["model", "items", "split", "identity", "results"]
     assert (document["model"], document["items"], document["split"]) == ("ptprune-tiny", 6, "dev")
     rows = {r["method"]: r for r in document["results"]}
@@ -312,26 +287,26 @@ def test_the_json_object(bench: Bench) -> None:
     assert rows["downsample"]["kept_tokens"] <= rows["ptp"]["kept_tokens"]
     assert rows["none"]["accuracy"] > 80  # the model knows these scenes
 
-    first = bench(*QUICK, "--split", "dev", "--questions", 3, "--json").document
+    first = bench(*QUICK, "--split", "dev", "--questions", 3, "--json").silent.document
     assert [r["right"] for r in first["results"]] == [r["right"][:3] for r in document["results"]]
 
 
-def test_a_folder_of_items(bench: Bench, folder: Path, tmp_path: Path) -> None:
-    document = bench(*QUICK, "--items", folder, "--json").document
+def test_a_folder_of_items(bench: Command, folder: Path, tmp_path: Path) -> None:
+    document = bench(*QUICK, "--items", folder, "--json").silent.document
     assert (document["items"], document["split"]) == (4, None)
     none = document["results"][0]
     assert none["right"] == "0100"
     assert none["by_kind"] == {"exists": 50.0, "colour": 0.0}
-    limited = bench(*QUICK, "--items", folder, "--limit", 2, "--json", "--batch", 1).document
+    limited = bench(*QUICK, "--items", folder, "--limit", 2, "--json", "--batch", 1).silent.document
     assert limited["results"][0]["right"] == "01"
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
-    again = bench(*QUICK, "--items", moved, "--json").document
+    again = bench(*QUICK, "--items", moved, "--json").silent.document
     assert again == document  # where the folder lies does not matter
 
 
 @scenes
-def test_the_table_and_the_plot(bench: Bench, tmp_path: Path) -> None:
+def test_the_table_and_the_plot(bench: Command, tmp_path: Path) -> None:
     path = tmp_path / "plot.png"
     shares = "0.05,.5,.25,.1,.75"  # wider than 80 columns
     result = bench("--methods", "ptp", "--ratios", shares, "--limit", 3, "--split", "dev", "--plot", path)
@@ -350,14 +325,6 @@ def test_the_table_and_the_plot(bench: Bench, tmp_path: Path) -> None:
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
-
-
-def refused(result: Result, says: str) -> None:
-    assert result.code == 2, result.err
-    assert result.out == ""
-    assert result.err.startswith("ptprune: ")
-    assert result.err.count("\n") == 1
-    assert says in result.err
 
 
 @pytest.mark.parametrize(
@@ -398,7 +365,7 @@ def refused(result: Result, says: str) -> None:
     ids=" ".join,
 )
 def test_bad_options(
-    bench: Bench, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+    bench: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
 ) -> None:
     monkeypatch.setattr(examinee.Examinee, "answers", None)  # refused before anything is computed
     if "--out" in arguments or "layer=5" in arguments or "5" in arguments:
@@ -426,14 +393,14 @@ def test_bad_options(
         ),
     ],
 )
-def test_broken_lines(bench: Bench, folder: Path, tmp_path: Path, line: str, says: str) -> None:
+def test_broken_lines(bench: Command, folder: Path, tmp_path: Path, line: str, says: str) -> None:
     shutil.copy(folder / "1.png", tmp_path)
     good = json.dumps({"picture": "1.png", "question": "is there a red star?", "answer": "no"})
     (tmp_path / "items.jsonl").write_text(f"{good}\n\n{line}\n{good}\n")
     refused(bench(*QUICK, "--items", tmp_path), says)
 
 
-def test_folders_without_items(bench: Bench, tmp_path: Path) -> None:
+def test_folders_without_items(bench: Command, tmp_path: Path) -> None:
     refused(bench("--items", tmp_path), "no items.jsonl there")
     (tmp_path / "items.jsonl").write_text("\n \n")
     refused(bench("--items", tmp_path), "no items")
@@ -441,7 +408,7 @@ def test_folders_without_items(bench: Bench, tmp_path: Path) -> None:
     refused(bench("--items", tmp_path), "cannot be read")
 
 
-def test_a_file_of_other_results(bench: Bench, folder: Path, tmp_path: Path) -> None:
+def test_a_file_of_other_results(bench: Command, folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     quick = (*QUICK, "--items", folder, "--out", path)
     for text in ("", "[]", '{"results": []}', '{"identity": {}, "results": [{}]}'):
@@ -482,6 +449,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_to_install(monkeypatch: pytest.MonkeyPatch, bench: Bench, tmp_path: Path) -> None:
+def test_what_to_install(monkeypatch: pytest.MonkeyPatch, bench: Command, tmp_path: Path) -> None:
     monkeypatch.setattr(plots, "find_spec", lambda name: None)
     refused(bench("--plot", tmp_path / "a.png"), "pip install 'ptprune[scenes]'")

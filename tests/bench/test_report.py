@@ -15,8 +15,8 @@ from ptprune.bench import accuracy, plots
 from ptprune.bench.report.documents import read
 from ptprune.bench.report.page import compose
 from ptprune.bench.report.pictures import Pictures
-from ptprune.cli import main
 from tests.bench import test_accuracy, test_speed
+from tests.command import Command, command, refused
 
 if find_spec("matplotlib") is None:
     pytest.skip("needs the extra: scenes", allow_module_level=True)
@@ -393,34 +393,23 @@ def test_the_collected_numbers_all_have_a_source(page: Callable[..., str]) -> No
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-Report = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
-def report(capsys: pytest.CaptureFixture[str]) -> Report:
-    """``report(FILE, ..., "--out", PAGE)``: exit status and both streams."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main(["bench", "report", *map(str, arguments)])
-        streams = capsys.readouterr()
-        return (left.value.code if isinstance(left.value.code, int) else 1), streams.out, streams.err
-
-    return call
+def report(capsys: pytest.CaptureFixture[str]) -> Command:
+    """``report(FILE, ..., "--out", PAGE)``."""
+    return command(capsys, "bench", "report")
 
 
 def test_from_what_the_benchmarks_write(
-    bench: test_accuracy.Bench, run: Any, folder: Path, report: Report, tmp_path: Path
+    bench: Command, run: Any, folder: Path, report: Command, tmp_path: Path
 ) -> None:
     answers, times, out = tmp_path / "answers.json", tmp_path / "times.json", tmp_path / "my results.md"
     assert bench(*test_accuracy.QUICK, "--items", folder, "--limit", 2, "--out", answers).code == 0
     assert run(*test_speed.SMALL, "--rounds", 1, "--methods", "ptp,random", "--layers", 2, "--out", times).code == 0
     arguments = (answers, times, PUBLISHED, "--out", out)
-    code, printed, errors = report(*arguments)
-    assert (code, errors) == (0, "")
+    result = report(*arguments)
+    assert (result.code, result.err) == (0, "")
     written = [out, *(tmp_path / "my results" / name for name in ("accuracy-1.png", "speed-1.png"))]
-    assert printed.split("\n")[:-1] == [str(path) for path in written]
+    assert result.out.split("\n")[:-1] == [str(path) for path in written]
     text = out.read_text()
     for link in re.findall(r"\]\(([^)]+)\)", text):
         assert " " not in link
@@ -430,7 +419,7 @@ def test_from_what_the_benchmarks_write(
     assert "2 questions, a folder of items" in text
     assert str(tmp_path) not in text
     before = [path.read_bytes() for path in written]
-    assert report(*arguments)[0] == 0
+    assert report(*arguments).code == 0
     assert [path.read_bytes() for path in written] == before
 
 
@@ -489,23 +478,14 @@ ONE = of_accuracy(NONE, measured("ptp", 0.5, 30))
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_file_that_cannot_be_used(report: Report, tmp_path: Path, document: Any, says: str) -> None:
+def test_a_file_that_cannot_be_used(report: Command, tmp_path: Path, document: Any, says: str) -> None:
     path = tmp_path / "file.json"
     path.write_text(document if isinstance(document, str) else json.dumps(document))
     refused(report(path, "--out", tmp_path / "page.md"), f"{path}: ", says)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def refused(result: tuple[int, str, str], *says: str) -> None:
-    code, printed, errors = result
-    assert (code, printed) == (2, "")
-    assert errors.count("\n") == 1
-    assert errors.startswith("ptprune: ")
-    for part in says:
-        assert part in errors
-
-
-def test_files_that_are_not_there_or_twice(report: Report, tmp_path: Path) -> None:
+def test_files_that_are_not_there_or_twice(report: Command, tmp_path: Path) -> None:
     one, copy, out = tmp_path / "one.json", tmp_path / "copy.json", tmp_path / "page.md"
     one.write_text(json.dumps(ONE))
     copy.write_text(json.dumps(ONE, indent=3))
@@ -519,7 +499,7 @@ def test_files_that_are_not_there_or_twice(report: Report, tmp_path: Path) -> No
     assert not out.exists()
 
 
-def test_a_page_that_cannot_be_written(report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_cannot_be_written(report: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, out = tmp_path / "one.json", tmp_path / "page.md"
     one.write_text(json.dumps(ONE))
     refused(report(one), "--out")
@@ -535,4 +515,4 @@ def test_a_page_that_cannot_be_written(report: Report, tmp_path: Path, monkeypat
     assert not out.exists()
     papers = tmp_path / "papers.json"
     papers.write_text(json.dumps(of_papers()))
-    assert report(papers, "--out", out)[0] == 0  # nothing to draw
+    assert report(papers, "--out", out).code == 0  # nothing to draw

@@ -12,12 +12,11 @@ import torch
 
 from ptprune.bench import arms, memory, speed, timing
 from ptprune.bench.models import Setup, grid_of, prepare, shortened
-from ptprune.cli import main
 from ptprune.cost import Prompt, pruned_cost, unpruned_cost
 from ptprune.methods import METHODS
 from ptprune.shapes import SHAPES, ModelShape, TextShape, VisionShape
 from tests.cli import conftest as command_line
-from tests.cli.conftest import Command, Result
+from tests.command import Command, command, refused
 
 checkpoint = command_line.checkpoint
 
@@ -39,14 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setitem(SHAPES, name, shape)
     monkeypatch.setattr(speed, "measured_apart", lambda setup, arm, new_tokens, threads: 1000 + len(arm.label))
 
-    def call(*arguments: object) -> Result:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main(["bench", "speed", *map(str, arguments)])
-        streams = capsys.readouterr()
-        return Result(left.value.code if isinstance(left.value.code, int) else 1, streams.out, streams.err)
-
-    return call
+    return command(capsys, "bench", "speed")
 
 
 def setup_of(name: str, **changes: Any) -> Setup:
@@ -253,12 +245,7 @@ def test_peak_memory_comes_from_a_process_of_its_own() -> None:
     ],
 )
 def test_wrong_usage_is_one_line(run: Command, arguments: list[str], says: str) -> None:
-    result = run(*SMALL, *arguments)
-    assert result.code == 2, result.err
-    assert result.out == ""
-    assert result.err.startswith("ptprune: ")
-    assert result.err.count("\n") == 1
-    assert says in result.err
+    refused(run(*SMALL, *arguments), says)
 
 
 def test_a_checkpoint_that_is_not_there_is_one_line(run: Command, checkpoint: Path) -> None:

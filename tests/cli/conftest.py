@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +10,8 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GotOcr2ImageProcessorPil, InternVLProcessor, PreTrainedTokenizerFast
 
-from ptprune.cli import main
 from ptprune.processors import image_only
+from tests.command import Command, command
 from tests.internvl import END, IMAGE, PAD, START, TOKENS_PER_TILE, VOCAB, tiny_internvl
 
 VIDEO = 63
@@ -67,26 +65,7 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Result]
-
-
 @pytest.fixture
 def ptprune(capsys: pytest.CaptureFixture[str]) -> Command:
-    """``ptprune("run", ...)``: exit status and both streams."""
-
-    def call(*arguments: object) -> Result:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main([str(argument) for argument in arguments])
-        streams = capsys.readouterr()
-        code = left.value.code
-        return Result(code if isinstance(code, int) else 1, streams.out, streams.err)
-
-    return call
+    """``ptprune("run", ...)``."""
+    return command(capsys)

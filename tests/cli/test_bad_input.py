@@ -11,16 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import Command
-
-
-def refused(ptprune: Command, *arguments: object, says: str) -> None:
-    result = ptprune(*arguments)
-    assert result.code == 2, result.err
-    assert result.out == ""
-    assert result.err.startswith("ptprune: ")
-    assert result.err.count("\n") == 1
-    assert says in result.err
+from tests.command import Command, refused
 
 
 @pytest.mark.parametrize("json_flag", [(), ("--json",)])
@@ -39,11 +30,11 @@ def test_unreadable_pictures(ptprune: Command, tmp_path: Path, json_flag: tuple[
         ("dot.png", "1 x 1"),
         ("line.png", "20000 x 3"),
     ]:
-        refused(ptprune, "run", tmp_path / name, "-q", "w5", *json_flag, says=says)
+        refused(ptprune("run", tmp_path / name, "-q", "w5", *json_flag), says)
 
 
 def test_one_bad_picture_among_good_ones(ptprune: Command, picture: Path, tmp_path: Path) -> None:
-    refused(ptprune, "run", picture, tmp_path / "none.png", "-q", "w5", says="none.png: no such file")
+    refused(ptprune("run", picture, tmp_path / "none.png", "-q", "w5"), "none.png: no such file")
 
 
 @pytest.mark.parametrize(
@@ -78,17 +69,17 @@ def test_one_bad_picture_among_good_ones(ptprune: Command, picture: Path, tmp_pa
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_bad_options(ptprune: Command, checkpoint: Path, picture: Path, arguments: list[str], says: str) -> None:
-    refused(ptprune, "run", picture, "--model", checkpoint, *arguments, says=says)
+    refused(ptprune("run", picture, "--model", checkpoint, *arguments), says)
 
 
 def test_no_picture_and_no_command(ptprune: Command) -> None:
-    refused(ptprune, "run", "-q", "w5", says="IMAGE")
-    refused(ptprune, "ran", says="ran")
+    refused(ptprune("run", "-q", "w5"), "IMAGE")
+    refused(ptprune("ran"), "ran")
 
 
 def test_models_that_are_not_there(ptprune: Command, picture: Path, checkpoint: Path, tmp_path: Path) -> None:
     def model(name: object, says: str) -> None:
-        refused(ptprune, "run", picture, "-q", "w5", "--model", name, says=says)
+        refused(ptprune("run", picture, "-q", "w5", "--model", name), says)
 
     model(tmp_path / "none", "no such directory")
     model("./none", "no such directory")
@@ -139,7 +130,7 @@ def test_weights_that_do_not_fit_the_configuration(
     config["text_config"]["num_hidden_layers"] = 6
     config["text_config"].pop("layer_types", None)
     (directory / "config.json").write_text(json.dumps(config))
-    refused(ptprune, "run", picture, "-q", "w5", "--model", directory, says="weights are missing")
+    refused(ptprune("run", picture, "-q", "w5", "--model", directory), "weights are missing")
 
 
 class Hub:
@@ -176,15 +167,15 @@ def hub_error(name: str) -> Exception:
 def test_hub_out_of_reach(ptprune: Command, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Hub(monkeypatch, ConnectionError("no route"))
     start = time.monotonic()
-    refused(ptprune, "run", picture, "-q", "w5", "--model", "owner/name", says="out of reach")
+    refused(ptprune("run", picture, "-q", "w5", "--model", "owner/name"), "out of reach")
     assert time.monotonic() - start < 5
 
 
 def test_unknown_or_closed_on_the_hub(ptprune: Command, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Hub(monkeypatch, hub_error("RepositoryNotFoundError"))
-    refused(ptprune, "run", picture, "-q", "w5", "--model", "owner/name", says="no such model")
+    refused(ptprune("run", picture, "-q", "w5", "--model", "owner/name"), "no such model")
     Hub(monkeypatch, hub_error("GatedRepoError"))
-    refused(ptprune, "run", picture, "-q", "w5", "--model", "owner/name", says="hf auth login")
+    refused(ptprune("run", picture, "-q", "w5", "--model", "owner/name"), "hf auth login")
 
 
 def test_an_earlier_download_serves_offline(
@@ -209,7 +200,7 @@ def test_an_unsupported_model_is_not_downloaded(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     hub = Hub(monkeypatch, None, cached=tmp_path)
-    refused(ptprune, "run", picture, "-q", "w5", "--model", "owner/name", says="LlamaForCausalLM is not supported")
+    refused(ptprune("run", picture, "-q", "w5", "--model", "owner/name"), "LlamaForCausalLM is not supported")
     assert hub.patterns == [["config.json"]]
 
 

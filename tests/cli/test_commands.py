@@ -17,7 +17,7 @@ from ptprune.families import FAMILIES, UNSUPPORTED
 from ptprune.methods import METHODS
 from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES
 from ptprune.shapes import SHAPES, ModelShape
-from tests.cli.conftest import Command
+from tests.command import Command
 
 
 def test_models(ptprune: Command) -> None:

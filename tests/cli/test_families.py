@@ -19,8 +19,8 @@ from ptprune.cli.answering import make_prompt
 from ptprune.draw import draw_overlay
 from ptprune.families import FAMILIES
 from ptprune.processors import load_processor
-from tests.cli.conftest import Command
 from tests.cli.families import save
+from tests.command import Command, refused
 from tests.zoo import ZOO
 from tests.zoo.pictures import picture as make_picture
 
@@ -183,20 +183,14 @@ def test_half_precision(ptprune: Command, checkpoint: Path, picture: Path) -> No
     assert 2 * half["kv_bytes"]["after"] == full["kv_bytes"]["after"]
 
 
-def refused(ptprune: Command, *arguments: object) -> str:
-    result = ptprune("run", *arguments)
-    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
-    return result.err
-
-
 def test_placeholders_in_the_question(ptprune: Command, family: str, checkpoint: Path, picture: Path) -> None:
     for token in PLACEHOLDERS[family]:
-        message = refused(ptprune, picture, "--model", checkpoint, "-q", f"what is {token} here")
+        message = refused(ptprune("run", picture, "--model", checkpoint, "-q", f"what is {token} here"))
         assert f"{token!r} stands for a picture" in message
 
 
 def test_a_prompt_that_is_too_long(ptprune: Command, checkpoint: Path, picture: Path) -> None:
-    message = refused(ptprune, picture, "--model", checkpoint, "-q", QUESTION, "--max-new-tokens", 4096)
+    message = refused(ptprune("run", picture, "--model", checkpoint, "-q", QUESTION, "--max-new-tokens", 4096))
     assert "the model takes 4096 in all" in message
 
 
@@ -245,7 +239,7 @@ def test_max_tiles_of_gemma3(ptprune: Command, checkpoints: dict[str, Path], tmp
 def test_max_tiles_where_there_is_no_such_choice(
     ptprune: Command, family: str, reason: str, checkpoints: dict[str, Path], picture: Path
 ) -> None:
-    message = refused(ptprune, picture, "--model", checkpoints[family], "-q", QUESTION, "--max-tiles", 2)
+    message = refused(ptprune("run", picture, "--model", checkpoints[family], "-q", QUESTION, "--max-tiles", 2))
     assert f"--max-tiles 2: not with {family}: " in message
     assert reason in message
 

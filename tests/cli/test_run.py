@@ -19,7 +19,7 @@ from ptprune.clock import Clock
 from ptprune.processors import load_processor
 from ptprune.scores import ImageEvidence
 from ptprune.scores.region import cls_similarity, region_weights
-from tests.cli.conftest import Command
+from tests.command import Command
 
 QUESTION = "w5 w6 w7"
 

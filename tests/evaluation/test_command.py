@@ -11,19 +11,10 @@ from typing import Any
 
 import pytest
 
-from ptprune.cli import hub, main
+from ptprune.cli import hub
 from ptprune.cli.errors import UserError
 from ptprune.evaluation.rows import Rows
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit) as left:
-        main(list(arguments))
-    streams = capsys.readouterr()
-    assert (left.value.code, streams.out) == (2, "")
-    assert streams.err.startswith("ptprune: ")
-    assert streams.err.count("\n") == 1
-    return streams.err
+from tests.command import command, refused
 
 
 @pytest.mark.parametrize(
@@ -41,18 +32,18 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ids=" ".join,
 )
 def test_bad_options(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
-    assert says in refused(capsys, "eval", *arguments)
+    assert says in refused(command(capsys)("eval", *arguments))
 
 
 @pytest.mark.skipif(find_spec("lmms_eval") is not None, reason="lmms-eval is installed")
 def test_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "pip install 'ptprune[eval]'" in refused(capsys, "eval", "--suite", "local")
+    assert "pip install 'ptprune[eval]'" in refused(command(capsys)("eval", "--suite", "local"))
 
 
 def test_unknown_items(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "give scenes or easy-vqa" in refused(capsys, "items", "cats", str(tmp_path))
+    assert "give scenes or easy-vqa" in refused(command(capsys)("items", "cats", str(tmp_path)))
     (tmp_path / "mine.txt").write_text("mine")
-    assert "holds other files" in refused(capsys, "items", "scenes", str(tmp_path))
+    assert "holds other files" in refused(command(capsys)("items", "scenes", str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import ast
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ptprune.cli.bars import bars, waiting
 from ptprune.cli.console import out, print_json
 from ptprune.cli.errors import UserError
+from ptprune.cli.options import MODEL, OUTPUT, Device, Dtype, Json, Model
+from ptprune.cli.parsing import RATIOS, check_settings, parse_methods, parse_ratios, parse_settings
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -22,8 +20,7 @@ if TYPE_CHECKING:
     from ptprune.bench.accuracy import Arm
     from ptprune.bench.items import Item
 
-MODEL, ITEMS, OUTPUT = "Model", "Items", "Output"
-RATIOS = ".75,.5,.25,.1,.05"
+ITEMS = "Items"
 WORD, SENTENCE = 2, 32  # longest answers, in tokens: to the scenes' questions, and to any others
 FIRST, CELL = 60, 24  # widest columns of the table
 
@@ -57,16 +54,9 @@ def accuracy(
         typer.Option(help="A folder with items.jsonl instead of scenes.", rich_help_panel=ITEMS, metavar="DIR"),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first items.", rich_help_panel=ITEMS)] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Checkpoint directory or Hub name; without it the small one that ships.",
-            rich_help_panel=MODEL,
-            metavar="ID_OR_DIR",
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=MODEL)] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=MODEL)] = "auto",
+    model: Model = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Items a batch.", rich_help_panel=MODEL)] = 16,
     max_new_tokens: Annotated[
         int | None,
@@ -81,7 +71,7 @@ def accuracy(
     plot: Annotated[
         Path | None, typer.Option(help="Draw accuracy against ratio.", metavar="FILE.png", rich_help_panel=OUTPUT)
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object.", rich_help_panel=OUTPUT)] = False,
+    json_output: Json = False,
 ) -> None:
     """Count right answers with every method and keep ratio, with bootstrap intervals and comparisons to ptp."""
     shares, given, chosen = parse_ratios(ratios), parse_settings(settings or []), choose_split(split, items, ablate)
@@ -207,51 +197,6 @@ class Results:
         return lines
 
 
-def parse_ratios(text: str, option: str = "--ratios") -> list[float]:
-    """Each once, largest first."""
-    ratios = set()
-    for part in text.split(","):
-        try:
-            ratio = float(part)
-        except ValueError:
-            raise UserError(f"{option} {text}: {part.strip() or 'nothing'!r} is no number; give {RATIOS}") from None
-        if not 0 < ratio <= 1:
-            raise UserError(f"{option} {text}: {part.strip()} is out of range; each must be over 0 and at most 1")
-        ratios.add(ratio)
-    return sorted(ratios, reverse=True)
-
-
-def parse_settings(pairs: list[str], ratios: str = "--ratios") -> dict[str, Any]:
-    """NAME=VALUE pairs; values as Python writes them, anything else is text.
-
-    Args:
-        ratios: the option that says how many tokens stay.
-    """
-    given = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals or not name:
-            raise UserError(f"--set {pair}: give NAME=VALUE, such as alpha=0.3")
-        if name in ("keep_ratio", "keep_tokens"):
-            raise UserError(f"--set {pair}: {ratios} says how many tokens stay")
-        try:
-            given[name] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
-            given[name] = value.strip()
-    return given
-
-
-def check_settings(given: dict[str, Any]) -> None:
-    """Raises UserError for a setting that ptp does not have, or a value out of range."""
-    from ptprune.cli.run import make_pruner
-
-    try:
-        make_pruner("ptp", given)
-    except UserError as error:
-        raise UserError(f"--set {str(error).removeprefix('--')}") from None
-
-
 def choose_methods(text: str | None, layer: int | None) -> list[str]:
     """Names of methods; where none are given, all that can drop before ``layer``."""
     from ptprune.bench.accuracy import METHODS, WITHOUT_PRUNER, fits
@@ -262,15 +207,6 @@ def choose_methods(text: str | None, layer: int | None) -> list[str]:
     for name in names:
         if layer is not None and name in METHODS and not fits(name, layer):
             raise UserError(f"--layer {layer}: {name} cannot drop there; leave it out")
-    return names
-
-
-def parse_methods(text: str, known: Sequence[str]) -> list[str]:
-    """Names of methods, each of them known."""
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in known:
-            raise UserError(f"--methods {text}: {name or 'nothing'!r} is unknown; give some of {', '.join(known)}")
     return names
 
 
@@ -298,26 +234,6 @@ def load_items(progress: Progress, folder: Path | None, split: str | None, count
             return scene_items(split, count, on_item)
         assert folder is not None
         return folder_items(folder, limit, on_item)
-
-
-@contextmanager
-def bars() -> Iterator[Progress]:
-    """Progress bars on standard error; on a terminal only, so that logs stay clean, and of one process only."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(file=sys.stderr)
-    hidden = not console.is_terminal or os.environ.get("RANK", "0") != "0"
-    with Progress(console=console, transient=True, disable=hidden) as progress:
-        yield progress
-
-
-@contextmanager
-def waiting(progress: Progress, doing: str, total: int | None = None) -> Iterator[Any]:
-    """A bar while something is being loaded; yields what sets how much of it is done."""
-    task = progress.add_task(doing, total=total)
-    yield lambda done: progress.update(task, completed=done)
-    progress.remove_task(task)
 
 
 def title(document: dict[str, Any]) -> str:

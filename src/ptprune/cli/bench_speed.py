@@ -10,11 +10,11 @@ import typer
 
 from ptprune.cli.console import out, print_json, progress
 from ptprune.cli.errors import UserError, as_option
+from ptprune.cli.options import MODEL, OUTPUT, PRUNING, Device, Json
 
 if TYPE_CHECKING:
     from ptprune.bench.speed import Plan
 
-MODEL, PRUNING, OUTPUT = "Model", "Pruning", "Output"
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 WIDTH = 160
 DEFAULT_SHAPE = "internvl3-1b"
@@ -54,7 +54,7 @@ def speed(
     ] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="How often each arm runs.")] = 5,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to write in each run.")] = 8,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=MODEL)] = "auto",
+    device: Device = "auto",
     dtype: Annotated[
         str, typer.Option(help="auto (float32 on a CPU, else bfloat16), float32, ...", rich_help_panel=MODEL)
     ] = "auto",
@@ -63,7 +63,7 @@ def speed(
         Path | None,
         typer.Option("--out", help="Write the JSON object into this file.", metavar="FILE", rich_help_panel=OUTPUT),
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object.", rich_help_panel=OUTPUT)] = False,
+    json_output: Json = False,
 ) -> None:
     """Time pruned models against the unpruned one, and against a prompt that is as short."""
     if shape is not None and model is not None:

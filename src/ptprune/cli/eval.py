@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from ptprune.cli.bars import bars, waiting
 from ptprune.cli.console import out, print_json
 from ptprune.cli.errors import UserError
+from ptprune.cli.options import MODEL, OUTPUT, PRUNING, Device, Dtype, Json, MaxTiles, Model
+from ptprune.cli.parsing import check_settings, parse_methods, parse_ratios, parse_settings
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
     from ptprune.evaluation.comparison import Comparison
     from ptprune.evaluation.suites import Benchmark
 
-MODEL, PRUNING, OUTPUT = "Model", "Pruning", "Output"
 RATIOS = "1,.5"
 OUT = Path("ptprune-eval")
 
@@ -38,33 +40,22 @@ def eval(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of ptp; may be repeated.", rich_help_panel=PRUNING),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Checkpoint directory or Hub name; without it the small one that ships.",
-            rich_help_panel=MODEL,
-            metavar="ID_OR_DIR",
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=MODEL)] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=MODEL)] = "auto",
+    model: Model = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     attention: Annotated[
         str | None,
         typer.Option(help="eager, sdpa, flash_attention_2.", rich_help_panel=MODEL, show_default="the model's own"),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Questions a batch.", rich_help_panel=MODEL)] = 8,
-    max_tiles: Annotated[
-        int | None, typer.Option(min=1, help="Most tiles a picture (default: the model's own).", rich_help_panel=MODEL)
-    ] = None,
+    max_tiles: MaxTiles = None,
     folder: Annotated[
         Path, typer.Option("--out", help="Keep results here; go on from there.", metavar="DIR", rich_help_panel=OUTPUT)
     ] = OUT,
     expect: Annotated[str | None, typer.Option(help="paper: its listed scores beside.", rich_help_panel=OUTPUT)] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object.", rich_help_panel=OUTPUT)] = False,
+    json_output: Json = False,
 ) -> None:
     """Run a suite of benchmarks through lmms-eval, with and without pruning; one table of all."""
-    from ptprune.cli.bench_accuracy import bars, check_settings, parse_methods, parse_ratios, parse_settings, waiting
-
     ratios, given = parse_ratios(keep_ratio, "--keep-ratio"), parse_settings(settings or [], "--keep-ratio")
     if expect not in (None, "paper"):
         raise UserError(f"--expect {expect}: unknown; give paper, or leave it out")
@@ -142,8 +133,6 @@ def choose(suite: str, names: str | None) -> list[Benchmark]:
 
 def draw(progress: Progress, benchmarks: list[Benchmark], folder: Path, limit: int | None) -> Path | None:
     """Write the items of local benchmarks; returns the folder of their tasks, None where there are none."""
-
-    from ptprune.cli.bench_accuracy import waiting
     from ptprune.cli.items import COUNT
     from ptprune.evaluation import folders
     from ptprune.evaluation.processes import processes
@@ -168,7 +157,6 @@ def measure(
     max_tiles: int | None,
 ) -> None:
     """Measure the rows that are missing; the model is loaded only where there are any."""
-    from ptprune.cli.bench_accuracy import waiting
     from ptprune.evaluation.loading import load_examinee, tiles_of
 
     wanted = compared.missing()

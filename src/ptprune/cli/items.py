@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ptprune.cli.bars import bars, waiting
 from ptprune.cli.console import out
 from ptprune.cli.errors import UserError
 
@@ -19,8 +20,6 @@ def items(
     count: Annotated[int, typer.Option(min=1, help="How many.")] = COUNT,
 ) -> None:
     """Write test questions as a folder, for `bench accuracy --items` and as a task of lmms-eval."""
-    from ptprune.cli.bench_accuracy import bars, waiting
-
     with bars() as progress, waiting(progress, f"drawing {name}", count) as on_item:
         from ptprune.evaluation import folders
 

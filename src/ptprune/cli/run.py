@@ -9,6 +9,7 @@ import typer
 
 from ptprune.cli.console import Say, out, print_json, progress
 from ptprune.cli.errors import UserError, as_option
+from ptprune.cli.options import MODEL, OUTPUT, PRUNING, Device, Dtype, Json, MaxTiles, Model
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,27 +18,17 @@ if TYPE_CHECKING:
     from ptprune.pruner import TokenPruner
     from ptprune.report import ImageReport
 
-PRUNING, MODEL, OUTPUT = "Pruning", "Model", "Output"
 WARM_UP_TOKENS = 2  # enough to run prefill and decode once
 
 
 def run(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="One or more pictures.", show_default=False)],
     question: Annotated[str, typer.Option("--question", "-q", help="What to ask.", show_default=False)],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Checkpoint directory or Hub name; without it the small one that ships.",
-            rich_help_panel=MODEL,
-            metavar="ID_OR_DIR",
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=MODEL)] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.", rich_help_panel=MODEL)] = "auto",
+    model: Model = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.", rich_help_panel=MODEL)] = 64,
-    max_tiles: Annotated[
-        int | None, typer.Option(min=1, help="Most tiles a picture (default: the model's own).", rich_help_panel=MODEL)
-    ] = None,
+    max_tiles: MaxTiles = None,
     together: Annotated[
         bool, typer.Option("--together", help="All pictures in one prompt.", rich_help_panel=MODEL)
     ] = False,
@@ -71,7 +62,7 @@ def run(
         Path | None,
         typer.Option(help="Draw the kept tokens into this file.", metavar="OUT.png", rich_help_panel=OUTPUT),
     ] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object.", rich_help_panel=OUTPUT)] = False,
+    json_output: Json = False,
 ) -> None:
     """Answer a question about pictures with most visual tokens pruned."""
     if not question.strip():
