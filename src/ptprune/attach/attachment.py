@@ -22,17 +22,16 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from ptprune.attach import refusals
 from ptprune.attach.cache import PrunedLayer, gather_new, key_columns, key_mask, mark_pruned, pruned, removed
-from ptprune.attach.cut import Cut, Once, cut_features, cut_layer_call, take, take_embedding
+from ptprune.attach.cut import Cut, Once, cut_features, cut_layer_call
 from ptprune.attach.generation import Generation, named
+from ptprune.attach.instruction import InstructionWatch
 from ptprune.attach.method import Method
 from ptprune.attach.prefill import Prefill
 from ptprune.attach.record import write_report
-from ptprune.attach.rows import AttentionTap, Shown, keys_alone, run_to_attention
 from ptprune.attach.vision import VisionWatch
 from ptprune.attach.windows import layer_windows, restrict, slide, unslide
 from ptprune.clock import Clock
@@ -40,7 +39,6 @@ from ptprune.families import family_of
 from ptprune.families.base import Model
 from ptprune.families.encoded import EncodedImage, Wanted
 from ptprune.scores.evidence import EMBEDDINGS, INSTRUCTION_ROWS
-from ptprune.scores.instruction import attention_rows, summarise
 
 # Weak on both sides: an attachment lives in its model's hooks, and dies with the model.
 _attached: WeakKeyDictionary[nn.Module, ReferenceType[Attachment]] = WeakKeyDictionary()
@@ -77,7 +75,9 @@ class Attachment:
         self._generation: Generation | None = None
         self._armed: list[PrunedLayer] = []
         self._undo: list[Callable[[], Any]] = []
-        self._taps: list[AttentionTap] = []
+        self._instruction = InstructionWatch(
+            self.family, model, self.needs, self.windows, self._lap, lambda: self._prefill
+        )
         try:
             self._install()
         except BaseException:
@@ -106,13 +106,8 @@ class Attachment:
                 before = functools.partial(self._before_layer, index)
                 hooks.append(layer.register_forward_pre_hook(before, with_kwargs=True))
         if INSTRUCTION_ROWS & self.needs:
-            for scored in (layer - 1 for layer in self.cut_layers if layer > 0):
-                attention = self.family.text_attention(self.model, scored)
-                tap = AttentionTap(attention, functools.partial(self._receive_instruction, scored))
-                self._taps.append(tap)
-                hooks.append(attention.register_forward_pre_hook(functools.partial(self._before_scored, tap)))
-                after = functools.partial(self._after_scored, tap)
-                hooks.append(attention.register_forward_hook(after, always_call=True))
+            for layer in self.cut_layers:
+                hooks += self._instruction.install(layer)
         self._undo += [hook.remove for hook in hooks]
 
     def _wrap(self, owner: nn.Module, name: str, wrapper: Callable[..., Any]) -> None:
@@ -123,8 +118,7 @@ class Attachment:
 
     def remove(self) -> None:
         """Leave the model as it was before."""
-        for tap in self._taps:
-            tap.disarm()
+        self._instruction.disarm()
         while self._undo:
             self._undo.pop()()
         self._prefill = None
@@ -230,37 +224,6 @@ class Attachment:
                 # generate() without a cache repeats the prefill at each step: the prompt is the same, and so the choice
                 prefill.selections = self._generation.selections
 
-    def _before_scored(self, tap: AttentionTap, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self._prefill is not None and self._prefill.selections is None:
-            tap.arm()
-
-    def _after_scored(self, tap: AttentionTap, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        tap.disarm()
-
-    def _receive_instruction(self, scored: int, shown: Shown) -> None:
-        """Queries and keys of layer ``scored``."""
-        prefill = self._prefill
-        assert prefill is not None
-        with self._lap("select"):
-            rows = prefill.instruction_rows
-            queries = [query[:, row.to(query.device)] for query, row in zip(shown.query, rows, strict=True)]
-            self._score(prefill, scored, queries, shown.key, shown.scaling)
-
-    def _score(self, prefill: Prefill, layer: int, queries: list[Tensor], keys: Tensor, scaling: float) -> None:
-        """What the instruction pays at a layer.
-
-        Args:
-            queries: of each row's instruction, [heads, tokens, head_dim].
-            keys: [batch, key_value_heads, past + length, head_dim].
-        """
-        device, home = keys.device, prefill.placeholders.device
-        for sample, (query, rows) in enumerate(zip(queries, prefill.instruction_rows, strict=True)):
-            valid, columns = prefill.key_valid[sample].to(device), prefill.key_columns[sample].to(device)
-            where = columns[rows.to(device) + prefill.past]
-            blocks = attention_rows(query, keys[sample], where, columns, valid, scaling, self.windows[layer])
-            for name, values in summarise(blocks, self.needs, len(valid), device).items():
-                prefill.attention.setdefault(name, []).append(values.to(home))
-
     def _before_first_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._prefill is not None:
             self._prefill.embeddings = args[0] if args else kwargs["hidden_states"]
@@ -326,7 +289,7 @@ class Attachment:
     def _select(self, prefill: Prefill, layer: nn.Module, hidden_states: Tensor, kwargs: dict[str, Any]) -> None:
         """Choose every image's tokens."""
         if INSTRUCTION_ROWS & self.needs and layer is self.layers[0]:
-            self._score_before_first_layer(prefill, layer, hidden_states, kwargs)
+            self._instruction.score_before(prefill, layer, hidden_states, kwargs)
         if "hidden_states" in self.needs:
             prefill.hidden_states = hidden_states
         prefill.select(self.pruner.checked_select)
@@ -336,29 +299,6 @@ class Attachment:
         valid = prefill.first.valid[:: prefill.copies]
         images = [replace(layout, sample=layout.sample // prefill.copies) for layout in layouts]
         self.pruner.record(functools.partial(write_report, images, selections, valid))
-
-    def _score_before_first_layer(
-        self, prefill: Prefill, layer: nn.Module, hidden_states: Tensor, kwargs: dict[str, Any]
-    ) -> None:
-        """Run the first layer up to all keys and the instruction's queries, without its attention, MLP and cache."""
-        attention = self.family.text_attention(self.model, 0)
-        cache: Any = kwargs.get("past_key_values")
-        call = {**kwargs, "past_key_values": None, "use_cache": False}
-        with keys_alone(attention):
-            keys = run_to_attention(layer, attention, hidden_states, call).key
-        if prefill.past:
-            keys = torch.cat([cache.layers[0].keys, keys], dim=2)
-        rows = prefill.instruction_rows
-        one = rows[0].new_zeros(1)  # a layer cannot be run on nothing, and there may be no text at all
-        index = pad_sequence([*rows, one], batch_first=True)[:-1]
-        call |= {
-            "attention_mask": None,
-            "position_ids": None,
-            "position_embeddings": tuple(take_embedding(part, index) for part in kwargs["position_embeddings"]),
-        }
-        shown = run_to_attention(layer, attention, take(hidden_states, index), call)
-        queries = [query[:, : len(row)] for query, row in zip(shown.query, rows, strict=True)]
-        self._score(prefill, 0, queries, keys, shown.scaling)
 
     def _compact(self, kwargs: dict[str, Any], index: int, cut: Cut | None, hidden_states: Tensor) -> dict[str, Any]:
         """Compact positions, now or by an earlier turn: as if the dropped tokens had never been there."""
