@@ -17,7 +17,7 @@ from tests.zoo import ZOO
 from integration.evaluation.conftest import start
 from ptprune import PyramidTokenPruning
 from ptprune.cli import answering
-from ptprune.cli.errors import UserError
+from ptprune.errors import UserError
 from ptprune.evaluation.loading import load_examinee
 from ptprune.evaluation.model import PrunedModel
 from ptprune.evaluation.questions import cut, generation_options

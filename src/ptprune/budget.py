@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+from ptprune.errors import Refused
+
 
 def allocate(weights: Sequence[float], capacities: Sequence[int], total: int) -> list[int]:
     """Share ``total`` tokens among regions in proportion to weight times capacity, exactly.
@@ -25,16 +27,16 @@ def allocate(weights: Sequence[float], capacities: Sequence[int], total: int) ->
         never smaller for a larger weight.
 
     Raises:
-        ValueError: on lengths that differ, a bad weight or a total that cannot be shared.
+        Refused: on lengths that differ, a bad weight or a total that cannot be shared.
     """
     if len(weights) != len(capacities):
-        raise ValueError(f"one weight a region: got {len(weights)} weights for {len(capacities)} regions")
+        raise Refused(f"one weight a region: got {len(weights)} weights for {len(capacities)} regions")
     if any(not math.isfinite(weight) or weight < 0 for weight in weights):
-        raise ValueError(f"weights must be finite and not negative, got {list(weights)}")
+        raise Refused(f"weights must be finite and not negative, got {list(weights)}")
     if any(capacity < 0 for capacity in capacities):
-        raise ValueError(f"capacities must not be negative, got {list(capacities)}")
+        raise Refused(f"capacities must not be negative, got {list(capacities)}")
     if not 0 <= total <= sum(capacities):
-        raise ValueError(f"total must be between 0 and {sum(capacities)}, got {total}")
+        raise Refused(f"total must be between 0 and {sum(capacities)}, got {total}")
 
     shares = _water_fill([Fraction(weight) for weight in weights], list(capacities), total)
     budgets = [math.floor(share) for share in shares]

@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ptprune.errors import SettingError
 from ptprune.shapes import ModelShape, TextShape, VisionShape
 
 
@@ -159,12 +160,12 @@ def pruned_cost(
         patch_rows: see ``select_macs``.
 
     Raises:
-        ValueError: where keep_ratio is not in (0, 1] or layer is not one of the decoder's.
+        SettingError: where keep_ratio is not in (0, 1] or layer is not one of the decoder's.
     """
     if not 0 < keep_ratio <= 1:
-        raise ValueError(f"keep_ratio must be in (0, 1], got {keep_ratio}")
+        raise SettingError(f"keep_ratio must be in (0, 1], got {keep_ratio}")
     if not 0 <= layer < shape.text.layers:
-        raise ValueError(f"layer must be in 0..{shape.text.layers - 1}, got {layer}")
+        raise SettingError(f"layer must be in 0..{shape.text.layers - 1}, got {layer}")
     visual = prompt.encoded * shape.tile_tokens
     before = visual + prompt.text_tokens
     rows = prompt.text_tokens if instruction is None else instruction

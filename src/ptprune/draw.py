@@ -8,6 +8,7 @@ from math import ceil
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ptprune.errors import Refused
 from ptprune.report import ImageReport, RegionReport
 
 MIN_SIDE, MAX_SIDE = 528, 1792  # pixels of the drawn picture's longer side: labels stay legible, files stay small
@@ -39,12 +40,12 @@ def draw_overlay(image: Image.Image, report: ImageReport) -> Image.Image:
         RGB image.
 
     Raises:
-        ValueError: where a region has not as many tokens as its grid has cells.
+        Refused: where a region has not as many tokens as its grid has cells.
     """
     for region in report.regions:
         rows, columns = region.grid
         if len(region.indices) != rows * columns:
-            raise ValueError(f"cannot draw a region of {len(region.indices)} tokens as {rows} x {columns} cells")
+            raise Refused(f"cannot draw a region of {len(region.indices)} tokens as {rows} x {columns} cells")
     picture = image.convert("RGB")
     kept = set(report.kept.tolist())
     drawn = [region for region in report.regions if region.indices]

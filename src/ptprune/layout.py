@@ -9,6 +9,7 @@ from math import prod
 from torch import Tensor
 
 from ptprune.budget import allocate
+from ptprune.errors import Refused
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class ImageLayout:
     def __post_init__(self) -> None:
         if self.num_tokens > self.num_unpruned or self.num_tokens != len(self.region_of):
             sizes = [region.num_tokens for region in self.regions]
-            raise ValueError(f"regions of {sizes} tokens do not make an image of {self.num_tokens} tokens")
+            raise Refused(f"regions of {sizes} tokens do not make an image of {self.num_tokens} tokens")
 
     @property
     def num_tokens(self) -> int:

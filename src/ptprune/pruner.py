@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ptprune.attach.attachment import Attachment, attachment_of
+from ptprune.errors import MethodError, SettingError
 from ptprune.report import PruningReport
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
@@ -59,7 +60,7 @@ class TokenPruner:
 
     def _require(self, holds: bool, name: str, allowed: str) -> None:
         if not holds:
-            raise ValueError(f"{name} must be {allowed}, got {getattr(self, name)!r}")
+            raise SettingError(f"{name} must be {allowed}, got {getattr(self, name)!r}")
 
     def cut_layers(self, num_layers: int) -> tuple[int, ...]:
         """The layers of a language model of ``num_layers`` before which tokens are dropped, increasing; ``select`` is
@@ -106,7 +107,7 @@ class TokenPruner:
         Raises:
             TypeError: on a model of no supported family.
             RuntimeError: where a pruner is attached already, or the model is compiled.
-            ValueError: where this pruner's settings do not fit the model.
+            MethodError: where this pruner's settings do not fit the model.
         """
         self._attachments.append(Attachment(self, model))
 
@@ -121,11 +122,11 @@ class TokenPruner:
             selection = self.select(image)
         kept, number = selection.kept, image.layout.num_tokens
         if kept.ndim != 1 or kept.dtype != torch.long or not len(kept):
-            raise ValueError(f"{type(self).__name__}.select must return a LongTensor of at least one token")
+            raise MethodError(f"{type(self).__name__}.select must return a LongTensor of at least one token")
         if selection.states is not None and len(selection.states) != len(kept):
-            raise ValueError(f"{type(self).__name__}.select must return one hidden state a kept token, or none")
+            raise MethodError(f"{type(self).__name__}.select must return one hidden state a kept token, or none")
         if int(kept[0]) < 0 or int(kept[-1]) >= number or bool((kept[1:] <= kept[:-1]).any()):
-            raise ValueError(f"{type(self).__name__}.select must return sorted unique indices below {number}")
+            raise MethodError(f"{type(self).__name__}.select must return sorted unique indices below {number}")
         return selection
 
     def record(self, write: Callable[[], PruningReport]) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ptprune.errors import Refused
+
 
 @dataclass(frozen=True, eq=False)
 class Selection:
@@ -43,11 +45,11 @@ def fuse(token: Tensor, instruction: Tensor | None, alpha: float, normalize_inst
         normalize_instruction: False adds the raw instruction score, which is small (about 1e-3) and hardly counts.
 
     Raises:
-        ValueError: on scores that are not finite.
+        Refused: on scores that are not finite.
     """
     for name, scores in (("token", token), ("instruction", instruction)):
         if scores is not None and not bool(torch.isfinite(scores).all()):
-            raise ValueError(f"the {name} scores hold NaN or infinite values: the model's activations overflowed")
+            raise Refused(f"the {name} scores hold NaN or infinite values: the model's activations overflowed")
     if instruction is None:
         return minmax(token)
     return (1 - alpha) * minmax(token) + alpha * (minmax(instruction) if normalize_instruction else instruction)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from ptprune.errors import Refused
+
 DENSE_DECODERS = ("internlm2", "llama", "mistral", "qwen2", "qwen3")
 """Decoders whose layer is attention (q, k, v, o) and a gated MLP of three matrices, which is what ``cost`` counts."""
 
@@ -75,18 +77,16 @@ class ModelShape:
         """Read the shape from an ``InternVLConfig`` or a ``LlavaNextConfig`` of transformers.
 
         Raises:
-            ValueError: for other families, for decoders that are not dense (mixtures of experts), and for a LLaVA-NeXT
+            Refused: for other families, for decoders that are not dense (mixtures of experts), and for a LLaVA-NeXT
                 that does not use all patches, and nothing else, of one layer of a CLIP.
         """
         family = getattr(config, "model_type", None)
         if family not in FAMILIES:
             allowed = ", ".join(map(repr, FAMILIES))
-            raise ValueError(f"cannot count a model of type {family!r}; allowed: {allowed}")
+            raise Refused(f"cannot count a model of type {family!r}; allowed: {allowed}")
         vision, text = config.vision_config, config.text_config
         if text.model_type not in DENSE_DECODERS:
-            raise ValueError(
-                f"cannot count a decoder of type {text.model_type!r}; allowed: {', '.join(DENSE_DECODERS)}"
-            )
+            raise Refused(f"cannot count a decoder of type {text.model_type!r}; allowed: {', '.join(DENSE_DECODERS)}")
         if family == "llava_next":
             _check_llava(config)
         rows, columns = (size // patch for size, patch in zip(*_sides(vision), strict=True))
@@ -127,9 +127,9 @@ def _check_llava(config: Any) -> None:
         ("vision_feature_select_strategy", config.vision_feature_select_strategy, "default"),
     ):
         if value != allowed:
-            raise ValueError(f"cannot count a LLaVA-NeXT with {name} {value!r}; allowed: {allowed!r}")
+            raise Refused(f"cannot count a LLaVA-NeXT with {name} {value!r}; allowed: {allowed!r}")
     if not isinstance(config.vision_feature_layer, int):
-        raise ValueError(f"cannot count a LLaVA-NeXT with several feature layers {config.vision_feature_layer}")
+        raise Refused(f"cannot count a LLaVA-NeXT with several feature layers {config.vision_feature_layer}")
 
 
 # 448-pixel tiles, 14-pixel patches, 2x2 pixel shuffle: 1024 patches, 256 LLM tokens a tile.

@@ -19,7 +19,7 @@ from ptprune.bench import accuracy, examinee, items, plots, statistics, store
 from ptprune.bench.views import Views
 from ptprune.cli import answering, loading
 from ptprune.cli.bench_accuracy import choose_methods
-from ptprune.cli.errors import UserError
+from ptprune.errors import UserError
 from ptprune.methods import METHODS
 from ptprune.pruner import TokenPruner
 from ptprune.tiny import CHECKPOINT

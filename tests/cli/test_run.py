@@ -13,12 +13,10 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from ptprune import PyramidTokenPruning
-from ptprune.cli.answering import refusals_in_one_line
-from ptprune.cli.errors import UserError
+from ptprune.cli import main
 from ptprune.clock import Clock
 from ptprune.processors import load_processor
-from ptprune.scores import ImageEvidence
-from ptprune.scores.region import cls_similarity, region_weights
+from ptprune.scores.region import region_weights
 from tests.command import Command
 
 QUESTION = "w5 w6 w7"
@@ -177,8 +175,16 @@ def test_laps_do_not_overlap() -> None:
     assert dict(clock.seconds) == {"rest": 1, "prefill": 1010, "select": 10100}
 
 
-def test_only_deliberate_refusals_become_one_line():
-    with pytest.raises(UserError, match="NaN"), refusals_in_one_line():
-        region_weights(torch.tensor([float("nan"), 1.0]), 1)
-    with pytest.raises(RuntimeError, match="must match"), refusals_in_one_line():
-        cls_similarity(ImageEvidence(None, region_features=torch.zeros(2, 3), image_feature=torch.zeros(4)))
+def test_only_deliberate_refusals_become_one_line(monkeypatch, capsys):
+    """What the package refuses is one line; an error from a library keeps its traceback."""
+
+    def leave(what):
+        monkeypatch.setattr("ptprune.cli.app", lambda **_: what())
+        main([])
+
+    with pytest.raises(SystemExit) as left:
+        leave(lambda: region_weights(torch.tensor([float("nan"), 1.0]), 1))
+    assert left.value.code == 2
+    assert "NaN" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="must match"):
+        leave(lambda: torch.zeros(3) + torch.zeros(4))

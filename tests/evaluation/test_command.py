@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ptprune.cli import hub
-from ptprune.cli.errors import UserError
+from ptprune.errors import UserError
 from ptprune.evaluation.rows import Rows
 from tests.command import command, refused
 

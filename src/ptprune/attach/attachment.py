@@ -35,6 +35,7 @@ from ptprune.attach.record import write_report
 from ptprune.attach.vision import VisionWatch
 from ptprune.attach.windows import layer_windows, restrict, slide, unslide
 from ptprune.clock import Clock
+from ptprune.errors import AttachError, Refused
 from ptprune.families import family_of
 from ptprune.families.base import Model
 from ptprune.families.encoded import EncodedImage, Wanted
@@ -49,14 +50,14 @@ class Attachment:
 
     Raises:
         TypeError: on a model of no supported family.
-        RuntimeError: on a model that has a pruner already, or is compiled.
-        ValueError: on a model that this pruner's settings do not fit.
+        AttachError: on a model that has a pruner already, or is compiled.
+        Refused: on a model that this pruner's settings do not fit.
     """
 
     def __init__(self, pruner: Method, model: Model, clock: Clock | None = None) -> None:
         self.family = family_of(model)
         if attachment_of(model) is not None:
-            raise RuntimeError(f"a pruner is attached to this {type(model).__name__} already: detach it first")
+            raise AttachError(f"a pruner is attached to this {type(model).__name__} already: detach it first")
         self.family.check(model)
         self.pruner, self.model, self.clock = pruner, model, clock
         self.layers = self.family.decoder(model).layers
@@ -174,7 +175,7 @@ class Attachment:
                 layer.armed = not layer.shifted or index >= self.cut_layers[0]
             if mask is not None or cache.layers[0].ragged:
                 if self.family.grid_positions and call.get("position_ids") is None:
-                    raise ValueError(
+                    raise Refused(
                         f"{self.family.name} cannot tell positions from a mask over a pruned cache: pass position_ids"
                     )
                 # what stands in the columns of removed tokens is never read
@@ -195,7 +196,7 @@ class Attachment:
             if (outputs := (call.get("mm_encoder_outputs") or {}).get("image")) is not None:
                 parts = getattr(outputs, "ptprune", None) or (generation and generation.parts)
                 if not parts:
-                    raise ValueError("the image features were encoded before the pruner was attached")
+                    raise Refused("the image features were encoded before the pruner was attached")
                 self._start(prefill, parts)
         return (), call
 

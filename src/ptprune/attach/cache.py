@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from ptprune.attach.cut import Cut
+from ptprune.errors import AttachError, Refused
 
 
 class PrunedLayer(DynamicLayer):
@@ -43,7 +44,7 @@ class PrunedLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if (self.ragged or self.shifted) and not self.armed:
-            raise RuntimeError(
+            raise AttachError(
                 "this cache was pruned with padding or compact positions: continue it with the pruner attached "
                 "(inside the `with` block), and for compact positions with the same `layer`"
             )
@@ -59,7 +60,7 @@ class PrunedLayer(DynamicLayer):
         left = super().get_seq_length() - abs(tokens_to_remove)
         if left < self.floor:
             number, possible = abs(tokens_to_remove), left + abs(tokens_to_remove) - self.floor
-            raise ValueError(f"cannot crop {number} tokens: only the last {possible} came after the dropped ones")
+            raise Refused(f"cannot crop {number} tokens: only the last {possible} came after the dropped ones")
         super().crop(tokens_to_remove)
         self.valid = self.valid[:, :left]
         self.columns = self.columns[:, :left]
@@ -103,13 +104,13 @@ def key_mask(cache: Any, attention_mask: Tensor | None, batch: int, new: int, de
         attention_mask: the caller's 2D mask over everything seen plus the ``new`` tokens, or None for all ones.
 
     Raises:
-        ValueError: where the mask has another length.
+        Refused: where the mask has another length.
     """
     seen = cache.get_seq_length() if cache is not None else 0
     if attention_mask is None:
         attention_mask = torch.ones(batch, seen + new, dtype=torch.bool, device=device)
     elif attention_mask.shape[1] != seen + new:
-        raise ValueError(
+        raise Refused(
             f"attention_mask has {attention_mask.shape[1]} columns, but {seen} tokens were seen before and {new} are "
             f"new: pass a mask of {seen + new} columns"
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from ptprune.errors import Refused
 from ptprune.families.encoded import EncodedImage
 from ptprune.layout import ImageLayout
 from ptprune.scores.evidence import ImageEvidence
@@ -30,13 +31,13 @@ class Found:
         """An image of batch row ``sample`` whose placeholders stand in ``columns``, structural ones included.
 
         Raises:
-            ValueError: where its regions do not have as many tokens.
+            Refused: where its regions do not have as many tokens.
         """
         region_of = image.region_of.to(columns.device)
         rows = (region_of >= 0).nonzero()[:, 0]
         layout = ImageLayout(sample, columns[rows], image.regions, region_of[rows], image.places)
         if layout.num_tokens != layout.num_unpruned:
-            raise ValueError(f"{layout.num_unpruned} visual tokens of an image's regions, {len(rows)} found")
+            raise Refused(f"{layout.num_unpruned} visual tokens of an image's regions, {len(rows)} found")
         return cls(layout, image, rows)
 
     def after(self, kept: Tensor, columns: Tensor) -> Found:

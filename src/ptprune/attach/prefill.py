@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ptprune.attach.cut import Cut
 from ptprune.attach.found import Found
+from ptprune.errors import Refused
 from ptprune.families.base import Family
 from ptprune.families.encoded import EncodedImage
 from ptprune.layout import ImageLayout
@@ -104,12 +105,12 @@ class Prefill:
         Beams and several returns repeat the prompts, [s0, s0, s1, s1], after the images were encoded once.
 
         Raises:
-            ValueError: where the placeholders do not fit the encoded images.
+            Refused: where the placeholders do not fit the encoded images.
         """
         assert self.parts is not None
         wanted, encoded = int(self.placeholders.sum()), sum(part.num_placeholders for part in self.parts)
         if not wanted or wanted % encoded or len(self.placeholders) % (wanted // encoded):
-            raise ValueError(f"the prompt has places for {wanted} visual tokens, but {encoded} were encoded")
+            raise Refused(f"the prompt has places for {wanted} visual tokens, but {encoded} were encoded")
         self.copies = wanted // encoded
         left = list(self.parts)
         for sample in range(0, len(self.placeholders), self.copies):
@@ -119,7 +120,7 @@ class Prefill:
                 mine, tokens = tokens.tensor_split([image.num_placeholders])
                 self.images.append(Found.at(sample, mine, image))
             if self.copies > 1 and len(parts) > 1 and family.repeats_pictures_wrong:
-                raise ValueError(
+                raise Refused(
                     f"beams and several returns mix up the pictures of a prompt in transformers' {family.name}: "
                     "give one picture a prompt"
                 )
@@ -218,14 +219,14 @@ def _take(left: list[EncodedImage], tokens: list[int], ids: list[int]) -> tuple[
         The parts, and the ids before each, since the part before it.
 
     Raises:
-        ValueError: where a part's placeholders do not stand together.
+        Refused: where a part's placeholders do not stand together.
     """
     parts, gaps, at, end = [], [], 0, 0
     while at < len(tokens):
         size = left[0].num_placeholders if left else 0
         run = tokens[at : at + size]
         if not run or len(run) < size or run[-1] - run[0] >= size:
-            raise ValueError(
+            raise Refused(
                 f"the {size or len(tokens)} visual tokens from prompt position {tokens[at]} on are not those of one "
                 "encoded picture or tile: text stands between them, or the prompt was cut"
             )

@@ -10,6 +10,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ptprune.attach.cache import PrunedLayer
+from ptprune.errors import AttachError, Refused
 from ptprune.families.base import Family, Model
 
 
@@ -17,28 +18,28 @@ def check_model(model: Model, family: type[Family], layers: Sequence[int], posit
     """Refuse a model that hooks cannot follow, or that the pruner's settings do not fit.
 
     Raises:
-        RuntimeError: on a compiled model.
-        ValueError: on an attention implementation without tensor masks, ``layers`` to drop tokens before that do not
+        AttachError: on a compiled model.
+        Refused: on an attention implementation without tensor masks, ``layers`` to drop tokens before that do not
             increase or lie beyond the model, or compact positions where positions are those of a grid.
     """
     for name, module in model.named_modules():
         if getattr(module, "_compiled_call_impl", None) is not None or type(module).__name__ == "OptimizedModule":
-            raise RuntimeError(
+            raise AttachError(
                 f"{name or type(model).__name__} is compiled: hooks do not run inside a compiled graph. Attach to a "
                 "model that is not compiled"
             )
     implementation = str(model.config.get_text_config()._attn_implementation)
     if implementation not in ("eager", "sdpa") and "flash" not in implementation:
-        raise ValueError(
+        raise Refused(
             f"attention implementation {implementation!r} is not supported: use 'sdpa', 'eager' or flash attention"
         )
     num_layers = len(family.decoder(model).layers)
     if layers and layers[-1] >= num_layers:
-        raise ValueError(f"layer must be below the model's {num_layers} language model layers, got {layers[-1]}")
+        raise Refused(f"layer must be below the model's {num_layers} language model layers, got {layers[-1]}")
     if not layers or list(layers) != sorted({*layers}) or layers[0] < 0:
-        raise ValueError(f"the layers to drop tokens before must increase from 0, got {[*layers]}")
+        raise Refused(f"the layers to drop tokens before must increase from 0, got {[*layers]}")
     if positions == "compact" and family.grid_positions:
-        raise ValueError(
+        raise Refused(
             f"positions='compact' is not defined for {family.name}, whose position ids tell row and column: use "
             "'original'"
         )
@@ -48,7 +49,7 @@ def check_generate(arguments: Mapping[str, Any], model: Model, last_layer: int) 
     """Refuse the options of generate() under which a pruned prefill cannot be right.
 
     Raises:
-        ValueError: naming the option and what to do instead.
+        Refused: naming the option and what to do instead.
     """
     configs = [arguments.get("generation_config"), getattr(model, "generation_config", None)]
 
@@ -58,18 +59,18 @@ def check_generate(arguments: Mapping[str, Any], model: Model, last_layer: int) 
         return next((value for config in configs if (value := getattr(config, name, None)) is not None), None)
 
     if option("use_cache") is False and last_layer > 0:
-        raise ValueError(
+        raise Refused(
             "use_cache=False would let generated tokens see dropped tokens again in the layers before the cut: "
             "leave it on, or prune with layer=0"
         )
     if option("prefill_chunk_size") is not None:
-        raise ValueError("prefill_chunk_size splits the prompt, so its tokens cannot be ranked: leave it unset")
+        raise Refused("prefill_chunk_size splits the prompt, so its tokens cannot be ranked: leave it unset")
     if option("cache_implementation") not in (None, "dynamic", "dynamic_full"):
-        raise ValueError(
+        raise Refused(
             f"cache_implementation={option('cache_implementation')!r} is not supported: only a dynamic cache can shrink"
         )
     if option("assistant_early_exit") is not None:
-        raise ValueError("assistant_early_exit drafts with the pruned model's own first layers: use another assistant")
+        raise Refused("assistant_early_exit drafts with the pruned model's own first layers: use another assistant")
     check_cache(arguments.get("past_key_values"))
 
 
@@ -77,44 +78,44 @@ def check_forward(call: Mapping[str, Any], training: bool) -> None:
     """Refuse a forward call with images that cannot be pruned right.
 
     Raises:
-        ValueError: naming the argument and what to do instead.
+        Refused: naming the argument and what to do instead.
     """
     if training:
-        raise ValueError("the model is in training mode: pruning is for inference, call model.eval()")
+        raise Refused("the model is in training mode: pruning is for inference, call model.eval()")
     if call.get("labels") is not None:
-        raise ValueError("labels: a loss over a prompt with dropped tokens is not defined, detach the pruner to train")
+        raise Refused("labels: a loss over a prompt with dropped tokens is not defined, detach the pruner to train")
 
 
 def check_cache(cache: Any) -> None:
     """Refuse caches that cannot shrink.
 
     Raises:
-        ValueError: naming the cache.
+        Refused: naming the cache.
     """
     if cache is None:
         return
     layers, can_shrink = getattr(cache, "layers", None) or [], (DynamicLayer, DynamicSlidingWindowLayer, PrunedLayer)
     if not isinstance(cache, Cache) or any(type(layer) not in can_shrink for layer in layers):
         kinds = sorted({type(layer).__name__ for layer in layers} - {kind.__name__ for kind in can_shrink})
-        raise ValueError(f"{type(cache).__name__} ({', '.join(kinds)}) cannot shrink: pass a DynamicCache or none")
+        raise Refused(f"{type(cache).__name__} ({', '.join(kinds)}) cannot shrink: pass a DynamicCache or none")
     for layer in layers:
         if isinstance(layer, DynamicSlidingWindowLayer) and layer.keys is not None:
             seen, held = layer.get_seq_length(), layer.keys.shape[2]
             if held < seen:
-                raise ValueError(
+                raise Refused(
                     f"the cache has seen {seen} tokens, of which its sliding layers hold the last {held}: pictures can "
                     "be pruned only while nothing has left the window, start from a new cache"
                 )
     if cache.offloading:
-        raise ValueError("an offloaded cache is not supported: pass a plain DynamicCache or none")
+        raise Refused("an offloaded cache is not supported: pass a plain DynamicCache or none")
 
 
 def check_mask(attention_mask: Any) -> None:
     """Refuse masks other than 2D.
 
     Raises:
-        ValueError: naming the shape.
+        Refused: naming the shape.
     """
     if attention_mask is not None and (not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2):
         shape = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
-        raise ValueError(f"attention_mask must be 2D [batch, length] while a pruner is attached, got {shape}")
+        raise Refused(f"attention_mask must be 2D [batch, length] while a pruner is attached, got {shape}")

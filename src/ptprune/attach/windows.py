@@ -8,19 +8,21 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from ptprune.errors import Refused
+
 
 def layer_windows(config: Any) -> list[int | None]:
     """How far back each language model layer sees, itself included; None: all the way.
 
     Raises:
-        ValueError: on layers that are no plain attention.
+        Refused: on layers that are no plain attention.
     """
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         kinds = ["full_attention" if window is None else "sliding_attention"] * config.num_hidden_layers
     if strange := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
-        raise ValueError(f"language models with {', '.join(strange)} layers are not supported")
+        raise Refused(f"language models with {', '.join(strange)} layers are not supported")
     return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
@@ -65,10 +67,10 @@ def restrict(
         key_valid: BoolTensor [batch, keys].
 
     Raises:
-        ValueError: under flash attention, which counts distances itself.
+        Refused: under flash attention, which counts distances itself.
     """
     if "flash" in implementation:
-        raise ValueError(
+        raise Refused(
             f"{implementation} cannot apply a sliding window of {window} to a pruned prompt that is longer: use 'sdpa'"
         )
     distance = query_columns[:, None, :, None] - key_columns[:, None, None]

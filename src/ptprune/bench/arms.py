@@ -11,6 +11,7 @@ import torch
 from ptprune.bench.models import Subject
 from ptprune.bench.timing import clock_for, wait_for
 from ptprune.cli.measuring import vision_lap
+from ptprune.errors import BrokenPass
 from ptprune.pruner import TokenPruner
 
 UNPRUNED, PRUNED, IDEAL = "unpruned", "pruned", "ideal"
@@ -105,13 +106,13 @@ def kept_length(pruner: TokenPruner) -> int:
     """Tokens, text included, that the last prefill left in each row; the rows of a benchmark are alike.
 
     Raises:
-        RuntimeError: where they were not.
+        BrokenPass: where they were not.
     """
     report = pruner.report
     assert report is not None
     lengths = {after for _, after in report.sequence_length}
     if len(lengths) != 1:
-        raise RuntimeError(f"rows of one and the same prompt kept different numbers of tokens: {sorted(lengths)}")
+        raise BrokenPass(f"rows of one and the same prompt kept different numbers of tokens: {sorted(lengths)}")
     return lengths.pop()
 
 
@@ -121,11 +122,11 @@ def check_cache(arm: Arm, sample: Sample, unpruned: Sample, length: int, kept: i
     A stock layer with a sliding window holds its window, whatever the prompt's length: there, tokens alone are checked.
 
     Raises:
-        RuntimeError: naming the first layer where that is not so.
+        BrokenPass: naming the first layer where that is not so.
     """
     for index, ((tokens, size), (full_tokens, full_size)) in enumerate(zip(sample.kv, unpruned.kv, strict=True)):
         if tokens != kept or (full_tokens == length and size * length != full_size * kept):
-            raise RuntimeError(
+            raise BrokenPass(
                 f"{arm.label}: the cache of layer {index} holds {tokens} tokens in {size} bytes; {kept} of {length} "
                 f"tokens stayed, and those of {full_tokens} tokens take {full_size} bytes"
             )

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from ptprune.bench.items import Item
-from ptprune.cli.answering import check_length, make_prompt, refusals_in_one_line
-from ptprune.cli.errors import UserError
+from ptprune.cli.answering import check_length, make_prompt
+from ptprune.errors import UserError
 from ptprune.processors import ask_about, chat_inputs
 from ptprune.pruner import TokenPruner
 
@@ -85,9 +85,9 @@ class Examinee:
             raise UserError(str(error).replace("--question:", "--items: in a question,")) from None
 
     def check_pruners(self, pruners: Sequence[TokenPruner | None]) -> None:
-        """Raises UserError where a pruner refuses the model."""
+        """Raises PtpruneError where a pruner refuses the model."""
         for pruner in pruners:
-            with refusals_in_one_line(), nullcontext() if pruner is None else pruner(self.model):
+            with nullcontext() if pruner is None else pruner(self.model):
                 pass
 
     def answers(
@@ -129,7 +129,7 @@ class Examinee:
             UserError: where the pruner refuses the model or a prompt.
         """
         inputs = inputs.to(self.model.device)
-        with refusals_in_one_line(), nullcontext() if pruner is None else pruner(self.model), torch.no_grad():
+        with nullcontext() if pruner is None else pruner(self.model), torch.no_grad():
             output = self.model.generate(**inputs, **options)
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)

@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from ptprune.cli.errors import UserError
 from ptprune.cli.pictures import open_picture
+from ptprune.errors import UserError
 
 LIST = "items.jsonl"
 EXAMPLE = '{"picture": "sign.png", "question": "What is written there?", "answer": "exit"}'

@@ -17,6 +17,7 @@ from typing import Any
 
 from ptprune.bench.arms import PRUNED, Arm, run_arm
 from ptprune.bench.models import Setup, prepare
+from ptprune.errors import PtpruneError
 from ptprune.pruner import TokenPruner
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -29,7 +30,7 @@ def measured_apart(setup: Setup, arm: Arm, new_tokens: int, threads: int) -> int
         None where the system does not tell (other than Linux).
 
     Raises:
-        RuntimeError: where that process fails, with its last words.
+        PtpruneError: where that process fails, with its last words.
     """
     if not RESET.exists():
         return None
@@ -45,7 +46,7 @@ def measured_apart(setup: Setup, arm: Arm, new_tokens: int, threads: int) -> int
     )
     if child.returncode:
         reason = (child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
-        raise RuntimeError(f"the process that measures the memory of {arm.label} failed: {reason}")
+        raise PtpruneError(f"the process that measures the memory of {arm.label} failed: {reason}")
     growth: int | None = json.loads(child.stdout.splitlines()[-1])["growth"]
     return growth
 

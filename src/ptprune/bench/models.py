@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ptprune.cost import Prompt
+from ptprune.errors import SettingError
 from ptprune.shapes import ModelShape, TextShape, VisionShape
 
 IMAGE_TOKEN = 1  # of models with random weights
@@ -75,7 +76,7 @@ def shortened(shape: ModelShape, layers: int | None, vision_layers: int | None) 
     So the first token's time has the same parts as at full depth, as far as that can be.
 
     Raises:
-        ValueError: where the shape has fewer layers than asked for, naming the option.
+        SettingError: where the shape has fewer layers than asked for, naming the option.
     """
     text, vision = shape.text, shape.vision
     layers = text.layers if layers is None else layers
@@ -84,7 +85,7 @@ def shortened(shape: ModelShape, layers: int | None, vision_layers: int | None) 
         vision_layers = min(vision.layers, max(2, round(vision.layers * layers / text.layers)))
     for option, value, whole in (("layers", layers, text.layers), ("vision_layers", vision_layers, vision.layers)):
         if not 1 <= value <= whole:
-            raise ValueError(f"{option} {value}: {shape.name} has {whole}; give 1 to {whole}")
+            raise SettingError(f"{option} {value}: {shape.name} has {whole}; give 1 to {whole}")
     return replace(shape, text=replace(text, layers=layers), vision=replace(vision, layers=vision_layers))
 
 
@@ -234,8 +235,8 @@ def tile_side(config: Any) -> int:
 
 def _tile_options(family: str, processor: Any, tiles: int) -> dict[str, Any]:
     """What makes the processor cut as many tiles, where it lets itself be told; else the picture's size decides."""
-    from ptprune.cli.errors import UserError
     from ptprune.cli.tiling import tile_options
+    from ptprune.errors import UserError
 
     try:
         return tile_options(family, processor, tiles)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ptprune.bench.accuracy import UNPRUNED
 from ptprune.bench.views import THUMBNAIL
-from ptprune.cli.errors import UserError
+from ptprune.errors import UserError
 
 FORMATS = (".png", ".svg", ".pdf")
 

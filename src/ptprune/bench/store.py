@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ptprune.cli.errors import UserError
+from ptprune.errors import UserError
 
 SAMPLES, CHUNK = 64, 1 << 16  # how much of a weight file is read to recognise it
 TOLD = {"model": "another model", "items": "other items"}

@@ -8,12 +8,12 @@ import typer
 
 from ptprune.cli.bench import bench
 from ptprune.cli.cost import cost
-from ptprune.cli.errors import UserError
 from ptprune.cli.eval import eval
 from ptprune.cli.items import items
 from ptprune.cli.methods import methods
 from ptprune.cli.models import models
 from ptprune.cli.run import run
+from ptprune.errors import BrokenPass, PtpruneError
 
 app = typer.Typer(
     help="Pyramid Token Pruning: fewer visual tokens for tiled vision-language models.",
@@ -29,7 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line, and leave with 0 (done), 2 (wrong usage or unreadable input) or 1 (anything unexpected)."""
     try:
         status = app(args=arguments, prog_name="ptprune", standalone_mode=False)
-    except UserError as error:
+    except BrokenPass as error:
+        _leave(str(error), status=1)
+    except PtpruneError as error:
         _leave(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
@@ -42,6 +44,6 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(status if isinstance(status, int) else 0)
 
 
-def _leave(message: str) -> None:
+def _leave(message: str, status: int = 2) -> None:
     print("ptprune: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dis
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 
-from ptprune.cli.errors import UserError
 from ptprune.cli.measuring import PhaseMeter, vision_lap
 from ptprune.clock import Clock
+from ptprune.errors import UserError
 from ptprune.processors import ask_about, chat_inputs
 from ptprune.pruner import TokenPruner
 
@@ -105,13 +103,13 @@ def ask(
         on_pass: told before each forward pass how many there were, to show progress.
 
     Raises:
-        UserError: where the pruner refuses the model or the prompt.
+        PtpruneError: where the pruner refuses the model or the prompt.
     """
     clock = Clock()
     meter = PhaseMeter(model, clock, on_pass)
     inputs = inputs.to(model.device)
     length = inputs["input_ids"].shape[1]
-    with refusals_in_one_line(), meter.watch():
+    with meter.watch():
         # an unpruned model is timed by us, a pruned one by its pruner
         arm = vision_lap(model, clock) if pruner is None else pruner(model, clock=clock)
         with arm, torch.no_grad(), clock.lap("rest"):
@@ -120,24 +118,3 @@ def ask(
     seconds = {phase: clock.seconds[phase] for phase in PHASES} | {"total": sum(clock.seconds.values())}
     text = processor.tokenizer.decode(new, skip_special_tokens=True).strip()
     return Answer(text, len(new), seconds, meter.kv_bytes, meter.full_kv_bytes)
-
-
-@contextmanager
-def refusals_in_one_line() -> Iterator[None]:
-    """What this package refuses becomes a line for the user; errors from anywhere else stay errors."""
-    try:
-        yield
-    except (TypeError, ValueError, RuntimeError) as error:
-        if not _raised_here(error):
-            raise
-        raise UserError(" ".join(str(error).split())) from error
-
-
-def _raised_here(error: BaseException) -> bool:
-    """Whether this package raised it on purpose: by a raise statement of its own, not by a call of a library."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None or not str(trace.tb_frame.f_globals.get("__name__", "")).startswith("ptprune."):
-        return False
-    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ptprune.cli.console import out, progress
-from ptprune.cli.errors import UserError
+from ptprune.errors import UserError
 
 
 def report(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptprune.cli.console import out, print_json, progress
-from ptprune.cli.errors import UserError, as_option
-from ptprune.cli.options import MODEL, OUTPUT, PRUNING, Device, Json
+from ptprune.cli.options import MODEL, OUTPUT, PRUNING, Device, Json, as_option
+from ptprune.errors import UserError
 
 if TYPE_CHECKING:
     from ptprune.bench.speed import Plan
@@ -75,7 +75,6 @@ def speed(
     with progress("loading torch and transformers") as say:
         from ptprune.bench.speed import measure
         from ptprune.cli import loading
-        from ptprune.cli.answering import refusals_in_one_line
 
         loading.quiet_libraries()
         plan = make_plan(
@@ -90,8 +89,7 @@ def speed(
             place=(device, dtype, attention),
         )
         try:
-            with refusals_in_one_line():
-                document = measure(plan, say)
+            document = measure(plan, say)
         except ImportError as error:  # attention kernels are packages of their own
             raise UserError(f"--attention {attention}: not available here ({loading.first_line(error)})") from None
     if out_file is not None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptprune.cli.console import out, print_json
-from ptprune.cli.errors import UserError, as_option
+from ptprune.cli.options import as_option
+from ptprune.errors import UserError
 
 if TYPE_CHECKING:
     from ptprune.shapes import ModelShape

@@ -12,9 +12,9 @@ import typer
 
 from ptprune.cli.bars import bars, waiting
 from ptprune.cli.console import out, print_json
-from ptprune.cli.errors import UserError
 from ptprune.cli.options import MODEL, OUTPUT, PRUNING, Device, Dtype, Json, MaxTiles, Model
 from ptprune.cli.parsing import check_settings, parse_methods, parse_ratios, parse_settings
+from ptprune.errors import UserError
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -9,7 +9,7 @@ import typer
 
 from ptprune.cli.bars import bars, waiting
 from ptprune.cli.console import out
-from ptprune.cli.errors import UserError
+from ptprune.errors import UserError
 
 COUNT = 1000
 

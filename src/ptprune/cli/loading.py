@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptprune.cli.errors import UserError
+from ptprune.errors import UserError
 
 if TYPE_CHECKING:
     import torch

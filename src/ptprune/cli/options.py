@@ -23,3 +23,9 @@ MaxTiles = Annotated[
     int | None, typer.Option(min=1, help="Most tiles a picture (default: the model's own).", rich_help_panel=MODEL)
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object.", rich_help_panel=OUTPUT)]
+
+
+def as_option(message: str) -> str:
+    """A message that begins with a field's name ("keep_ratio must be ...") as one about the option of that name."""
+    field, space, rest = message.partition(" ")
+    return f"--{field.replace('_', '-')}{space}{rest}"

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Sequence
 from typing import Any
 
-from ptprune.cli.errors import UserError
+from ptprune.errors import UserError
 
 RATIOS = ".75,.5,.25,.1,.05"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ptprune.cli.errors import UserError
+from ptprune.errors import UserError
 
 # Raster formats that Pillow decodes by itself: no PostScript (it would start Ghostscript), no remote or vector formats.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")

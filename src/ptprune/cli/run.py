@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptprune.cli.console import Say, out, print_json, progress
-from ptprune.cli.errors import UserError, as_option
-from ptprune.cli.options import MODEL, OUTPUT, PRUNING, Device, Dtype, Json, MaxTiles, Model
+from ptprune.cli.options import MODEL, OUTPUT, PRUNING, Device, Dtype, Json, MaxTiles, Model, as_option
+from ptprune.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ptprune.cli.errors import UserError
+from ptprune.errors import UserError
 
 # An option that only image processors of that kind have -> why the number of tiles is no choice there.
 REASONS = {

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ptprune.bench.items import Item
-from ptprune.cli.errors import UserError
+from ptprune.errors import UserError
 from ptprune.tiny.scenes import grids
 from ptprune.tiny.world import COLOURS, SHAPES, TILE
 

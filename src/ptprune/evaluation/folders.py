@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ptprune.bench.items import LIST, Item, scene_items
 from ptprune.bench.store import write_whole
-from ptprune.cli.errors import UserError
+from ptprune.errors import UserError
 from ptprune.evaluation.easyvqa import easy_vqa_items
 
 Make = Callable[[int, Callable[[int], None]], list[Item]]

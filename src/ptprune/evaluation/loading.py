@@ -8,8 +8,8 @@ import torch
 
 from ptprune.bench.examinee import Examinee
 from ptprune.cli import loading
-from ptprune.cli.errors import UserError
 from ptprune.cli.tiling import tile_options
+from ptprune.errors import UserError
 from ptprune.evaluation.processes import processes
 from ptprune.families import family_of
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from ptprune.cli.errors import UserError
+from ptprune.errors import UserError
 from ptprune.evaluation.processes import processes
 
 

@@ -11,8 +11,8 @@ from lmms_eval.api.instance import Instance
 from loguru import logger
 
 from ptprune.bench.accuracy import UNPRUNED
-from ptprune.cli.errors import UserError
 from ptprune.cli.run import make_pruner
+from ptprune.errors import PtpruneError
 from ptprune.evaluation.loading import load_examinee, tiles_of
 from ptprune.evaluation.processes import processes
 from ptprune.evaluation.respondent import Respondent
@@ -99,7 +99,7 @@ def loudly() -> Iterator[None]:
     """
     try:
         yield
-    except UserError as error:
+    except PtpruneError as error:
         option, space, rest = str(error).partition(" ")
         name = option.removeprefix("--").rstrip(":").replace("-", "_")
         if option.startswith("--") and name != "batch_size":

@@ -10,8 +10,8 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.protocol import ChatMessages
 from PIL import Image
 
-from ptprune.cli.errors import UserError
 from ptprune.cli.pictures import open_picture, to_rgb
+from ptprune.errors import UserError
 from ptprune.processors.chat import Conversation
 
 LONGEST = 1024  # tokens of an answer where the task does not say; what lmms-eval's own models take

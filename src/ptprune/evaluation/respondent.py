@@ -15,7 +15,7 @@ from lmms_eval.api.model import lmms
 
 from ptprune.bench.examinee import Examinee
 from ptprune.cli.answering import check_length, check_text
-from ptprune.cli.errors import UserError
+from ptprune.errors import PtpruneError, UserError
 from ptprune.evaluation.questions import conversation_of, cut, generation_options
 from ptprune.processors import chat_inputs
 from ptprune.pruner import TokenPruner
@@ -123,7 +123,7 @@ class Respondent(lmms):
             check_length(examinee.model, inputs, options["max_new_tokens"])
             started = time.perf_counter()
             written = examinee.generate(inputs, self.pruner, **options)
-        except UserError as error:
+        except PtpruneError as error:
             raise UserError(f"{where}: {str(error).removeprefix('--question: ')}") from error
         before, after = written.visual_tokens
         self.tally += Tally(len(rows), before, after, time.perf_counter() - started)

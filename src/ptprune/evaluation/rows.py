@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ptprune.bench.store import save, write_whole
-from ptprune.cli.errors import UserError
+from ptprune.errors import UserError
 
 ROWS, DOCUMENT, TABLE, ANSWERS = "rows.json", "results.json", "results.md", "answers"
 FIELDS = ("benchmark", "method", "keep_ratio", "settings", "score", "questions", "tokens", "kept_tokens", "seconds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ptprune.errors import UnsupportedModel
 from ptprune.families.aya_vision import AyaVision
 from ptprune.families.base import Family, Model
 from ptprune.families.cohere2_vision import Cohere2Vision
@@ -49,7 +50,7 @@ def family_of(model: Model) -> type[Family]:
     """The family of a model.
 
     Raises:
-        TypeError: where no family supports the model, with the list of those that are supported.
+        UnsupportedModel: where no family supports the model, with the list of those that are supported.
     """
     classes = [cls.__name__ for cls in type(model).__mro__]
     for family in FAMILIES.values():
@@ -57,7 +58,7 @@ def family_of(model: Model) -> type[Family]:
             return family
     reason = next((f": {UNSUPPORTED[name]}" for name in classes if name in UNSUPPORTED), "")
     supported = ", ".join(family.model_class for family in FAMILIES.values())
-    raise TypeError(f"{classes[0]} is not supported{reason}. Supported: {supported}")
+    raise UnsupportedModel(f"{classes[0]} is not supported{reason}. Supported: {supported}")
 
 
 __all__ = ["FAMILIES", "Family", "family_of"]

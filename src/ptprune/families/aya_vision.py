@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ptprune.errors import UnsupportedModel
 from ptprune.families.base import INSTRUCTION, Model
 from ptprune.families.encoded import EncodedImage
 from ptprune.families.grid import join_by_pixels
@@ -29,7 +30,7 @@ class AyaVision(TiledFamily):
     def check(model: Model) -> None:
         strategy = model.config.vision_feature_select_strategy
         if strategy != "full":
-            raise TypeError(
+            raise UnsupportedModel(
                 f"Aya Vision with vision_feature_select_strategy={strategy!r} is not supported, only 'full'"
             )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ptprune.errors import UnsupportedModel
 from ptprune.families.base import INSTRUCTION, Model
 from ptprune.families.encoded import EncodedImage
 from ptprune.families.grid import join_by_pixels
@@ -35,7 +36,7 @@ class InternVL(TiledFamily):
     def check(model: Model) -> None:
         kind = model.config.vision_config.model_type
         if kind != "internvl_vision":
-            raise TypeError(f"InternVL with a vision tower of type {kind!r} has no known [CLS]")
+            raise UnsupportedModel(f"InternVL with a vision tower of type {kind!r} has no known [CLS]")
 
     @staticmethod
     def has_cls(model: Model, call: Mapping[str, Any]) -> bool:

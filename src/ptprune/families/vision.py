@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ptprune.errors import UnsupportedModel
 from ptprune.families.base import Model
 
 
@@ -12,12 +13,12 @@ def feature_layer(model: Model, call: Mapping[str, Any]) -> int:
     """``vision_feature_layer`` of a call of ``get_image_features``.
 
     Raises:
-        ValueError: where the model concatenates several layers.
+        UnsupportedModel: where the model concatenates several layers.
     """
     layer = call.get("vision_feature_layer")
     layer = model.config.vision_feature_layer if layer is None else layer
     if not isinstance(layer, int):
-        raise ValueError(f"vision_feature_layer must be one layer, got {layer}")
+        raise UnsupportedModel(f"vision_feature_layer must be one layer, got {layer}")
     return layer
 
 

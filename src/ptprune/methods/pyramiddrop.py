@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ptprune.errors import SettingError
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection, keep_best
@@ -36,7 +37,7 @@ class PyramidDrop(TokenPruner):
     def cut_layers(self, num_layers: int) -> tuple[int, ...]:
         left, cuts = num_layers - self.layer, self.stages - 1
         if 0 < left < cuts:
-            raise ValueError(f"stages must be at most {left + 1} where {left} layers follow, got {self.stages}")
+            raise SettingError(f"stages must be at most {left + 1} where {left} layers follow, got {self.stages}")
         return tuple(self.layer + left * cut // cuts for cut in range(cuts))
 
     @property

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any, NoReturn, TypeAlias
 
+from ptprune.errors import UnsupportedModel
+
 #: A class of transformers' processors, and one of them. Their attributes have no useful static types.
 ProcessorClass: TypeAlias = Any
 Processor: TypeAlias = Any
@@ -23,13 +25,15 @@ def image_only(processor_class: ProcessorClass) -> ProcessorClass:
     of the constructor stay; give None for ``video_processor`` or leave it out.
 
     Raises:
-        TypeError: for a class whose video part is not the last of its parts.
+        UnsupportedModel: for a class whose video part is not the last of its parts.
     """
     parts = processor_class.get_attributes()
     if VIDEO not in parts:
         return processor_class
     if parts[-1] != VIDEO:  # the base class takes its parts by place
-        raise TypeError(f"{processor_class.__name__}: the video processor must be the last of {', '.join(parts)}")
+        raise UnsupportedModel(
+            f"{processor_class.__name__}: the video processor must be the last of {', '.join(parts)}"
+        )
 
     class ImageOnly(processor_class):
         video_processor = NoVideo()

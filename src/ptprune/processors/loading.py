@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
 from transformers.utils import is_torchvision_available
 
+from ptprune.errors import Refused
 from ptprune.processors.cohere2_vision import Cohere2VisionImageProcessorPil
 from ptprune.processors.image_only import VIDEO, Processor, ProcessorClass, image_only
 
@@ -47,7 +48,7 @@ def find_class(directory: Path) -> ProcessorClass:
                 return found
     config = AutoConfig.from_pretrained(directory, local_files_only=True)
     if type(config) not in PROCESSOR_MAPPING:
-        raise ValueError(f"no processor is known for models of type {config.model_type!r}")
+        raise Refused(f"no processor is known for models of type {config.model_type!r}")
     return PROCESSOR_MAPPING[type(config)]
 
 

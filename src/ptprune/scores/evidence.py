@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ptprune.errors import Refused
 from ptprune.layout import ImageLayout
 
 # Names of evidence that comes from the same place.
@@ -63,20 +64,20 @@ class ImageEvidence:
         """The named tensor in float32.
 
         Raises:
-            ValueError: where it was not computed, or holds NaN or infinite values: no ranking could be trusted.
+            Refused: where it was not computed, or holds NaN or infinite values: no ranking could be trusted.
         """
         values = self.require(name).float()
         if not bool(torch.isfinite(values).all()):
-            raise ValueError(f"{name} holds NaN or infinite values: the model's activations overflowed")
+            raise Refused(f"{name} holds NaN or infinite values: the model's activations overflowed")
         return values
 
     def require(self, name: str) -> Tensor:
         """The named tensor.
 
         Raises:
-            ValueError: where it was not computed because the method did not name it in ``needs``.
+            Refused: where it was not computed because the method did not name it in ``needs``.
         """
         value = getattr(self, name)
         if value is None:
-            raise ValueError(f"{name} was not computed for this image: name it in the method's `needs`")
+            raise Refused(f"{name} was not computed for this image: name it in the method's `needs`")
         return value

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptprune.errors import Refused
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.registry import ScoreRegistry
 
@@ -106,10 +107,10 @@ def region_weights(saliency: Tensor, temperature: float) -> Tensor:
         temperature: larger is nearer to uniform.
 
     Raises:
-        ValueError: on values that are not finite.
+        Refused: on values that are not finite.
     """
     if not bool(torch.isfinite(saliency).all()):
-        raise ValueError("the region saliencies hold NaN or infinite values: the vision encoder overflowed")
+        raise Refused("the region saliencies hold NaN or infinite values: the vision encoder overflowed")
     centred = saliency.double() - saliency.double().mean()
     spread = centred.square().mean().sqrt()
     if spread < 1e-6:

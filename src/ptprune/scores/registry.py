@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ptprune.errors import SettingError
 from ptprune.scores.evidence import ImageEvidence
 
 
@@ -40,13 +41,13 @@ class ScoreRegistry:
         """Decorator that adds a score; the first line of its docstring says what it is.
 
         Raises:
-            ValueError: on a name that is taken, or a need that ``ImageEvidence`` does not have.
+            SettingError: on a name that is taken, or a need that ``ImageEvidence`` does not have.
         """
         unknown = [need for need in needs if need not in ImageEvidence.__dataclass_fields__]
         if unknown:
-            raise ValueError(f"unknown needs {unknown} of {self.level} score {name!r}")
+            raise SettingError(f"unknown needs {unknown} of {self.level} score {name!r}")
         if name in self._scores:
-            raise ValueError(f"a {self.level} score named {name!r} exists already")
+            raise SettingError(f"a {self.level} score named {name!r} exists already")
 
         def add(compute: Callable[[ImageEvidence], Tensor]) -> Callable[[ImageEvidence], Tensor]:
             about = (compute.__doc__ or "").strip().split("\n")[0]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ptprune.cli.errors import UserError
+from ptprune.errors import UserError
 
 Document = dict[str, Any]
 

@@ -10,8 +10,8 @@ from ptprune.bench.report.comparison import BETTER, WORSE
 from ptprune.bench.report.documents import Documents
 from ptprune.bench.report.pictures import Pictures
 from ptprune.bench.report.rows import Rows
-from ptprune.cli.errors import UserError
 from ptprune.cli.loading import SHIPPED
+from ptprune.errors import UserError
 from ptprune.methods import METHODS
 
 HEAD = """# Results

@@ -1,0 +1,43 @@
+"""Errors that this package raises on purpose. All share ``PtpruneError``; each is also the built-in type that fits.
+
+The command line turns any of them into one line and exit status 2. Every other exception is a bug, of ours or of a
+library, and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class PtpruneError(Exception):
+    """Base of all errors of this package."""
+
+
+class SettingError(PtpruneError, ValueError):
+    """A setting has a value that it cannot have. The message names the setting, the value and what is allowed."""
+
+
+class UnsupportedModel(PtpruneError, TypeError):
+    """No supported model family, or a variant of one that cannot be pruned right."""
+
+
+class Refused(PtpruneError, ValueError):
+    """An input, an option or a call that cannot be pruned right. Raised before anything is computed where possible."""
+
+
+class MethodError(PtpruneError, ValueError):
+    """A method or a score returned something other than what it has to return."""
+
+
+class AttachError(PtpruneError, RuntimeError):
+    """The model cannot be attached to, changed or called now: it is compiled, in use, or has a pruner already."""
+
+
+class UnknownTransformers(PtpruneError, RuntimeError):
+    """The installed transformers lacks, or names otherwise, something that pruning relies on."""
+
+
+class BrokenPass(PtpruneError, RuntimeError):
+    """A pruned forward pass did not go as the hooks rely on. No token of it was returned and the model is clean."""
+
+
+class UserError(PtpruneError):
+    """Wrong usage or unreadable input at the command line. Says what is wrong, where, and what would be right."""
