@@ -12,7 +12,7 @@ from loguru import logger
 
 from ptprune.bench.accuracy import UNPRUNED
 from ptprune.cli.run import make_pruner
-from ptprune.errors import PtpruneError
+from ptprune.errors import PtpruneError, UserError
 from ptprune.evaluation.loading import load_examinee, tiles_of
 from ptprune.evaluation.processes import processes
 from ptprune.evaluation.respondent import Respondent
