@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from ptprune.attach.attachment import Attachment, attachment_of
+from ptprune.attach.attachment import Attachment, join
 from ptprune.errors import MethodError, SettingError
-from ptprune.report import PruningReport
+from ptprune.report import PruningReport, ReportLog
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
 
 if TYPE_CHECKING:
     from ptprune.clock import Clock
+
+# Who collects reports, see ``TokenPruner.reports``: threads and asyncio tasks each see their own.
+_collecting: ContextVar[tuple[tuple[TokenPruner, ReportLog], ...]] = ContextVar("ptprune_collecting", default=())
 
 
 @dataclass(kw_only=True)
@@ -41,7 +45,7 @@ class TokenPruner:
 
     def __post_init__(self) -> None:
         self._attachments: list[Attachment] = []
-        self._report: PruningReport | Callable[[], PruningReport] | None = None
+        self._last = ReportLog()
         self._require(
             isinstance(self.keep_ratio, int | float) and 0 < self.keep_ratio <= 1, "keep_ratio", "over 0 and at most 1"
         )
@@ -83,38 +87,41 @@ class TokenPruner:
 
     @contextmanager
     def __call__(self, model: nn.Module, clock: Clock | None = None) -> Iterator[TokenPruner]:
-        """Prune ``model`` inside a ``with`` block; the same pruner may be entered again inside its own block.
+        """Prune ``model`` inside a ``with`` block. Blocks of the same pruner may overlap, also in several threads: the
+        model is pruned until the last of them is left. That one waits for calls which other threads have begun.
 
         Args:
             clock: adds up the seconds of "vision" and "select" (all of this package's own work).
 
         Raises:
-            TypeError, RuntimeError, ValueError: see ``attach``.
+            UnsupportedModel, AttachError, Refused, UnknownTransformers: see ``attach``.
         """
-        active = attachment_of(model)
-        if active is not None and active.pruner is self:
-            yield self
-            return
-        attachment = Attachment(self, model, clock)
+        attachment = join(self, model, clock)
         try:
             yield self
         finally:
-            attachment.remove()
+            attachment.leave()
 
     def attach(self, model: nn.Module) -> None:
         """Prune ``model`` until ``detach``, for pipelines and servers.
 
         Raises:
-            TypeError: on a model of no supported family.
-            RuntimeError: where a pruner is attached already, or the model is compiled.
-            MethodError: where this pruner's settings do not fit the model.
+            UnsupportedModel: on a model of no supported family.
+            AttachError: where a pruner is attached already, or the model is compiled.
+            Refused: where this pruner's settings do not fit the model.
+            UnknownTransformers: where the installed transformers is not as this version of the package knows it.
         """
         self._attachments.append(Attachment(self, model))
 
     def detach(self) -> None:
-        """Leave every model that ``attach`` was given as it was. Without one, nothing happens."""
+        """Leave every model that ``attach`` was given as it was. Without one, nothing happens.
+
+        Raises:
+            AttachError: inside a call of such a model.
+        """
         while self._attachments:
-            self._attachments.pop().remove()
+            self._attachments[-1].leave()
+            self._attachments.pop()
 
     def checked_select(self, image: ImageEvidence) -> Selection:
         """``select``, and a clear error where a method's answer is not a set of this image's tokens."""
@@ -129,16 +136,36 @@ class TokenPruner:
             raise MethodError(f"{type(self).__name__}.select must return sorted unique indices below {number}")
         return selection
 
+    def forget(self) -> None:
+        """A call with pictures begins: the last report is not about it."""
+        self._last = ReportLog()
+
     def record(self, write: Callable[[], PruningReport]) -> None:
         """Remember a prefill; its report is written when somebody reads it, not while the model waits."""
-        self._report = write
+        log = ReportLog()
+        log.add(write)
+        self._last = log
+        for pruner, collected in _collecting.get():
+            if pruner is self:
+                collected.add(lambda: log[0])
 
     @property
     def report(self) -> PruningReport | None:
-        """The last pruned prefill, or None before there was one."""
-        if callable(self._report):
-            self._report = self._report()
-        return self._report
+        """The last pruned prefill, or None before there was one, or where the last call failed before it. In a program
+        with several threads that is anybody's last: use ``reports``."""
+        log = self._last
+        return log[-1] if log else None
+
+    @contextmanager
+    def reports(self) -> Iterator[ReportLog]:
+        """The reports of the prefills inside a ``with`` block, in order: those that this thread or asyncio task begins,
+        and those of functions that it awaits through ``asyncio.to_thread``; nobody else's."""
+        collected = ReportLog()
+        token = _collecting.set((*_collecting.get(), (self, collected)))
+        try:
+            yield collected
+        finally:
+            _collecting.reset(token)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry the settings, never a model."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor
 
@@ -106,3 +108,28 @@ class PruningReport:
         new = max((pair[1] for pair in self.sequence_length), default=0)
         saved = round(100 * (1 - new / old)) if old else 0
         return f"{before} -> {after} visual tokens, {regions} regions, KV cache -{saved}%"
+
+
+class ReportLog(Sequence[PruningReport]):
+    """The reports of several prefills in order. Each is written when it is first read, not while the model waits."""
+
+    def __init__(self) -> None:
+        self._writers: list[Callable[[], PruningReport]] = []
+
+    def add(self, write: Callable[[], PruningReport]) -> None:
+        """Add a prefill; ``write`` is called once at most."""
+        self._writers.append(functools.cache(write))
+
+    def __len__(self) -> int:
+        return len(self._writers)
+
+    @overload
+    def __getitem__(self, index: int) -> PruningReport: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[PruningReport]: ...
+
+    def __getitem__(self, index: int | slice) -> PruningReport | list[PruningReport]:
+        if isinstance(index, slice):
+            return [write() for write in self._writers[index]]
+        return self._writers[index]()

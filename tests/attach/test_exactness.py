@@ -7,6 +7,7 @@ import torch
 
 from ptprune import PyramidTokenPruning, RandomPruning
 from ptprune.attach.generation import Generation
+from ptprune.conventions import ModelCall
 from tests.internvl import IMAGE, START, batch, prompt, tiny_internvl
 from tests.oracle import blocked, eager_twin
 
@@ -156,10 +157,10 @@ def test_prompt_lookup_and_assisted_decoding_change_nothing(layer):
 
 def test_what_is_prompt_in_a_forward_pass_of_generate():
     ids, mask, cache = torch.ones(1, 27), torch.ones(1, 27), object()
-    assert Generation.of({"input_ids": ids}).prompt_columns(27 + 3, 0) == 27
-    whole = Generation.of({"input_ids": ids, "attention_mask": mask, "past_key_values": cache})
+    assert Generation.of(ModelCall({"input_ids": ids})).prompt_columns(27 + 3, 0) == 27
+    whole = Generation.of(ModelCall({"input_ids": ids, "attention_mask": mask, "past_key_values": cache}))
     assert whole.prompt_columns(5 + 3, 22) == 5, "the cache has seen 22 of 27 tokens; 3 drafts follow"
-    new_only = Generation.of({"input_ids": ids[:, :5], "attention_mask": mask, "past_key_values": cache})
+    new_only = Generation.of(ModelCall({"input_ids": ids[:, :5], "attention_mask": mask, "cache": cache}))
     assert new_only.prompt_columns(5 + 3, 22) == 5
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ptprune import PyramidTokenPruning, RandomPruning
-from ptprune.attach.generation import named
+from ptprune.conventions import named
 from tests.internvl import IMAGE, batch, prompt, tiny_internvl
 from tests.oracle import blocked
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ptprune.conventions import MASK, LayerCall
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,18 +142,16 @@ class Once:
         return self._results[key][1]
 
 
-def cut_layer_call(cut: Cut, call: dict[str, Any], implementation: str, once: Callable[..., Any]) -> dict[str, Any]:
-    """Cut a decoder layer's keyword arguments; ``once`` shares the work between the layers, see ``Once``."""
-    call = dict(call)
-    if "attention_mask" in call:
-        mask, device = call["attention_mask"], cut.index.device
-        call["attention_mask"] = once((cut, mask), lambda: cut.mask(mask, implementation, device))
-    if (position_ids := call.get("position_ids")) is not None:
-        call["position_ids"] = once((cut, position_ids), lambda: cut.states(position_ids))
-    if (embeddings := call.get("position_embeddings")) is not None:
-        call["position_embeddings"] = once(
-            (cut, embeddings), lambda: tuple(take_embedding(part, cut.index) for part in embeddings)
-        )
+def cut_layer_call(cut: Cut, call: LayerCall, implementation: str, once: Callable[..., Any]) -> LayerCall:
+    """Cut all arguments of a decoder layer but its hidden states; ``once`` shares the work between the layers."""
+    mask, positions, rotary = call.mask, call.positions, call.rotary
+    if MASK in call.names:
+        call = replace(call, mask=once((cut, mask), lambda: cut.mask(mask, implementation, cut.index.device)))
+    if positions is not None:
+        call = replace(call, positions=once((cut, positions), lambda: cut.states(positions)))
+    if rotary is not None:
+        index = cut.index
+        call = replace(call, rotary=once((cut, rotary), lambda: tuple(take_embedding(part, index) for part in rotary)))
     return call
 
 

@@ -3,113 +3,99 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ptprune.attach.cut import take, take_embedding
-from ptprune.attach.prefill import Prefill
 from ptprune.attach.rows import AttentionTap, Shown, keys_alone, run_to_attention
-from ptprune.families.base import Family, Model
+from ptprune.attach.setup import Setup
+from ptprune.attach.stage import Stage
+from ptprune.conventions import MASK, POSITIONS, ROTARY, LayerCall
+from ptprune.errors import BrokenPass
 from ptprune.scores.instruction import attention_rows, summarise
 
 
-class InstructionWatch:
-    """Scores a prefill by the queries and keys of language model layers.
+class InstructionScores:
+    """Scores the stages of one prefill by the queries and keys of language model layers.
 
     Args:
-        needs: what methods want to know, names in ``ImageEvidence``.
-        windows: how far back each layer sees, see ``layer_windows``.
-        lap: times a phase, by its name.
-        prefill: tells the prefill at work, if any.
+        stage: tells the stage at work.
     """
 
-    def __init__(
-        self,
-        family: type[Family],
-        model: Model,
-        needs: frozenset[str],
-        windows: Sequence[int | None],
-        lap: Callable[[str], AbstractContextManager[Any]],
-        prefill: Callable[[], Prefill | None],
-    ) -> None:
-        self.family, self.model, self.needs, self.windows = family, model, needs, windows
-        self.lap, self.prefill = lap, prefill
-        self._taps: list[AttentionTap] = []
+    def __init__(self, setup: Setup, stage: Callable[[], Stage]) -> None:
+        self.setup, self.stage = setup, stage
+        self._taps: dict[int, AttentionTap] = {}  # by the layer that is cut
 
-    def install(self, layer: int) -> list[Any]:
-        """Hooks that score each prefill by the layer before ``layer``; layer 0 is scored by ``score_before``."""
-        if layer == 0:
-            return []
-        attention: nn.Module = self.family.text_attention(self.model, layer - 1)
-        tap = AttentionTap(attention, functools.partial(self._receive, layer - 1))
-        self._taps.append(tap)
-        return [
-            attention.register_forward_pre_hook(functools.partial(self._before, tap)),
-            attention.register_forward_hook(functools.partial(self._after, tap), always_call=True),
-        ]
+    def arm(self) -> None:
+        """Look at the layer before each cut; what is dropped before layer 0 is scored by ``score_before``."""
+        for layer in self.setup.cut_layers:
+            if layer > 0:
+                attention = self.setup.family.text_attention(self.setup.model, layer - 1)
+                tap = self._taps[layer] = AttentionTap(attention, functools.partial(self._receive, layer - 1))
+                tap.arm()
 
     def disarm(self) -> None:
-        """Let go of attention modules, wherever their calls were left."""
-        for tap in self._taps:
+        """Leave all attention modules as they were. May be called twice."""
+        for tap in self._taps.values():
             tap.disarm()
 
-    def _before(self, tap: AttentionTap, module: nn.Module, args: tuple[Any, ...]) -> None:
-        prefill = self.prefill()
-        if prefill is not None and prefill.selections is None:
-            tap.arm()
+    def check(self, layer: int) -> None:
+        """The scores for the cut before ``layer`` must be there, of one call.
 
-    def _after(self, tap: AttentionTap, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        tap.disarm()
+        Raises:
+            BrokenPass: where the attention module was not looked at exactly once.
+        """
+        shown = self._taps[layer].shown
+        if shown != 1:
+            raise BrokenPass(
+                f"the attention of layer {layer - 1} handed over its queries and keys {shown} times, not once: "
+                "tokens cannot be chosen by it"
+            )
 
     def _receive(self, layer: int, shown: Shown) -> None:
-        prefill = self.prefill()
-        assert prefill is not None
-        with self.lap("select"):
-            rows = prefill.instruction_rows
-            queries = [query[:, row.to(query.device)] for query, row in zip(shown.query, rows, strict=True)]
-            self._score(prefill, layer, queries, shown.key, shown.scaling)
+        with self.setup.lap("select"):
+            stage = self.stage()
+            if shown.query.shape[2] != stage.length or shown.key.shape[2] != stage.past + stage.length:
+                raise BrokenPass(
+                    f"the attention of layer {layer} got {shown.query.shape[2]} queries and {shown.key.shape[2]} keys, "
+                    f"but the prompt has {stage.length} tokens and the cache {stage.past}"
+                )
+            columns = stage.instruction
+            queries = [query[:, row.to(query.device)] for query, row in zip(shown.query, columns, strict=True)]
+            self._score(layer, queries, shown.key, shown.scaling)
 
-    def score_before(self, prefill: Prefill, layer: nn.Module, hidden_states: Tensor, kwargs: dict[str, Any]) -> None:
-        """Run the first layer up to all keys and the instruction's queries, without its attention, MLP and cache.
-
-        Args:
-            kwargs: those of the layer's call.
-        """
-        attention = self.family.text_attention(self.model, 0)
-        cache: Any = kwargs.get("past_key_values")
-        call = {**kwargs, "past_key_values": None, "use_cache": False}
+    def score_before(self, layer: nn.Module, call: LayerCall) -> None:
+        """Run the first layer up to all keys and the instruction's queries, without its attention, MLP and cache."""
+        stage, attention = self.stage(), self.setup.family.text_attention(self.setup.model, 0)
+        alone = call.alone()
         with keys_alone(attention):
-            keys = run_to_attention(layer, attention, hidden_states, call).key
-        if prefill.past:
-            keys = torch.cat([cache.layers[0].keys, keys], dim=2)
-        rows = prefill.instruction_rows
-        one = rows[0].new_zeros(1)  # a layer cannot be run on nothing, and there may be no text at all
-        index = pad_sequence([*rows, one], batch_first=True)[:-1]
-        call |= {
-            "attention_mask": None,
-            "position_ids": None,
-            "position_embeddings": tuple(take_embedding(part, index) for part in kwargs["position_embeddings"]),
-        }
-        shown = run_to_attention(layer, attention, take(hidden_states, index), call)
-        queries = [query[:, : len(row)] for query, row in zip(shown.query, rows, strict=True)]
-        self._score(prefill, 0, queries, keys, shown.scaling)
+            keys = run_to_attention(layer, attention, call.states, alone).key
+        if stage.past:
+            keys = torch.cat([call.cache.layers[0].keys, keys], dim=2)
+        columns = stage.instruction
+        one = columns[0].new_zeros(1)  # a layer cannot be run on nothing, and there may be no text at all
+        index = pad_sequence([*columns, one], batch_first=True)[:-1]
+        rotary = None if call.rotary is None else tuple(take_embedding(part, index) for part in call.rotary)
+        alone |= {name: value for name, value in ((MASK, None), (POSITIONS, None), (ROTARY, rotary)) if name in alone}
+        shown = run_to_attention(layer, attention, take(call.states, index), alone)
+        queries = [query[:, : len(row)] for query, row in zip(shown.query, columns, strict=True)]
+        self._score(0, queries, keys, shown.scaling)
 
-    def _score(self, prefill: Prefill, layer: int, queries: list[Tensor], keys: Tensor, scaling: float) -> None:
+    def _score(self, layer: int, queries: list[Tensor], keys: Tensor, scaling: float) -> None:
         """What the instruction pays at a layer.
 
         Args:
             queries: of each row's instruction, [heads, tokens, head_dim].
             keys: [batch, key_value_heads, past + length, head_dim].
         """
-        device, home = keys.device, prefill.placeholders.device
-        for sample, (query, rows) in enumerate(zip(queries, prefill.instruction_rows, strict=True)):
-            valid, columns = prefill.key_valid[sample].to(device), prefill.key_columns[sample].to(device)
-            where = columns[rows.to(device) + prefill.past]
-            blocks = attention_rows(query, keys[sample], where, columns, valid, scaling, self.windows[layer])
-            for name, values in summarise(blocks, self.needs, len(valid), device).items():
-                prefill.attention.setdefault(name, []).append(values.to(home))
+        stage, needs = self.stage(), self.setup.needs
+        device, home = keys.device, stage.placeholders.device
+        for sample, (query, columns) in enumerate(zip(queries, stage.instruction, strict=True)):
+            valid, where = stage.key_valid[sample].to(device), stage.key_columns[sample].to(device)
+            queried = where[columns.to(device) + stage.past]
+            blocks = attention_rows(query, keys[sample], queried, where, valid, scaling, self.setup.windows[layer])
+            for name, values in summarise(blocks, needs, len(valid), device).items():
+                stage.attention.setdefault(name, []).append(values.to(home))

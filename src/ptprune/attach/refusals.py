@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ptprune.attach.cache import PrunedLayer
+from ptprune.conventions import ModelCall
 from ptprune.errors import AttachError, Refused
 from ptprune.families.base import Family, Model
 
@@ -28,11 +29,7 @@ def check_model(model: Model, family: type[Family], layers: Sequence[int], posit
                 f"{name or type(model).__name__} is compiled: hooks do not run inside a compiled graph. Attach to a "
                 "model that is not compiled"
             )
-    implementation = str(model.config.get_text_config()._attn_implementation)
-    if implementation not in ("eager", "sdpa") and "flash" not in implementation:
-        raise Refused(
-            f"attention implementation {implementation!r} is not supported: use 'sdpa', 'eager' or flash attention"
-        )
+    check_attention(str(model.config.get_text_config()._attn_implementation))
     num_layers = len(family.decoder(model).layers)
     if layers and layers[-1] >= num_layers:
         raise Refused(f"layer must be below the model's {num_layers} language model layers, got {layers[-1]}")
@@ -45,18 +42,27 @@ def check_model(model: Model, family: type[Family], layers: Sequence[int], posit
         )
 
 
-def check_generate(arguments: Mapping[str, Any], model: Model, last_layer: int) -> None:
+def check_attention(implementation: str) -> None:
+    """Refuse attention implementations without tensor masks; users may change theirs between calls.
+
+    Raises:
+        Refused: naming the implementation.
+    """
+    if implementation not in ("eager", "sdpa") and "flash" not in implementation:
+        raise Refused(
+            f"attention implementation {implementation!r} is not supported: use 'sdpa', 'eager' or flash attention"
+        )
+
+
+def check_generate(call: ModelCall, model: Model, last_layer: int) -> None:
     """Refuse the options of generate() under which a pruned prefill cannot be right.
 
     Raises:
         Refused: naming the option and what to do instead.
     """
-    configs = [arguments.get("generation_config"), getattr(model, "generation_config", None)]
 
     def option(name: str) -> Any:
-        if arguments.get(name) is not None:
-            return arguments[name]
-        return next((value for config in configs if (value := getattr(config, name, None)) is not None), None)
+        return call.option(name, call.get("generation_config"), getattr(model, "generation_config", None))
 
     if option("use_cache") is False and last_layer > 0:
         raise Refused(
@@ -71,10 +77,11 @@ def check_generate(arguments: Mapping[str, Any], model: Model, last_layer: int) 
         )
     if option("assistant_early_exit") is not None:
         raise Refused("assistant_early_exit drafts with the pruned model's own first layers: use another assistant")
-    check_cache(arguments.get("past_key_values"))
+    _check_outputs(option)
+    check_cache(call.cache)
 
 
-def check_forward(call: Mapping[str, Any], training: bool) -> None:
+def check_forward(call: ModelCall, model: Model, training: bool) -> None:
     """Refuse a forward call with images that cannot be pruned right.
 
     Raises:
@@ -84,6 +91,16 @@ def check_forward(call: Mapping[str, Any], training: bool) -> None:
         raise Refused("the model is in training mode: pruning is for inference, call model.eval()")
     if call.get("labels") is not None:
         raise Refused("labels: a loss over a prompt with dropped tokens is not defined, detach the pruner to train")
+    _check_outputs(lambda name: call.option(name, model.config, model.config.get_text_config()))
+
+
+def _check_outputs(option: Callable[[str], Any]) -> None:
+    for name in ("output_hidden_states", "output_attentions"):
+        if option(name):
+            raise Refused(
+                f"{name}: layers behind the cut see fewer tokens, so what they return would not fit the prompt: leave "
+                "it off, or detach the pruner"
+            )
 
 
 def check_cache(cache: Any) -> None:

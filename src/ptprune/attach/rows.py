@@ -18,6 +18,8 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ptprune.errors import BrokenPass, UnknownTransformers
+
 IMPLEMENTATION = "ptprune_rows"
 
 
@@ -47,6 +49,7 @@ class AttentionTap:
 
     def __init__(self, module: Any, receive: Receiver) -> None:
         self.receive = receive
+        self.shown = 0  # times
         self._module = module
         self._config: Any = None
 
@@ -94,6 +97,8 @@ def run_to_attention(layer: Any, attention: Any, hidden_states: Tensor, call: di
         pass
     finally:
         tap.disarm()
+    if not seen:
+        raise BrokenPass(f"{type(layer).__name__} ran without calling the attention module that is looked at")
     return seen[0]
 
 
@@ -127,11 +132,19 @@ def _show_and_attend(
     tap: AttentionTap = module.config.ptprune_tap
     with tap.resting():
         scaling, starts = kwargs.get("scaling"), kwargs.get("cu_seq_lens_q")
-        scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+        if scaling is None:  # the attention function would choose one by itself, and not tell
+            raise UnknownTransformers(f"{type(module).__name__} hands no scaling to its attention function")
+        tap.shown += 1
         tap.receive(Shown(query, key, scaling, attention_mask, None if starts is None else starts.diff().tolist()))
-        eager = sys.modules[type(module).__module__].eager_attention_forward
+        eager = _eager(module)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager)
         return attend(module, query, key, value, attention_mask, **kwargs)
+
+
+def _eager(module: Any) -> Callable[..., Any]:
+    """The eager attention function of the file that a module's class, or one it derives from, is written in."""
+    files = (sys.modules[kind.__module__] for kind in type(module).__mro__)
+    return next(found for file in files if (found := getattr(file, "eager_attention_forward", None)) is not None)
 
 
 AttentionInterface.register(IMPLEMENTATION, _show_and_attend)

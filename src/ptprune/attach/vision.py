@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptprune.attach.generation import named
 from ptprune.attach.rows import AttentionTap, Shown
+from ptprune.conventions import named
+from ptprune.errors import BrokenPass
 from ptprune.families.base import Family, Model
 from ptprune.families.encoded import EncodedImage, Wanted
 from ptprune.scores.token import cls_row, received_attention
@@ -57,6 +58,8 @@ class VisionWatch:
                 output = original(*args, **kwargs)
         finally:
             tap.disarm()
+        if self.wanted.names & {"cls_attention", "received_attention"} and not tap.shown:
+            raise BrokenPass("the vision encoder ran, but not the attention module whose scores are wanted")
         if not isinstance(output, tuple):
             with self.lap("select"):
                 attention = {name: torch.cat(parts) for name, parts in rows.items()}

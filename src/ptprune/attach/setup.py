@@ -1,0 +1,68 @@
+"""What a pruner and a model are to each other: everything that is known before the first call, checked."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from ptprune.attach import refusals
+from ptprune.attach.contract import check_contract
+from ptprune.attach.method import Method
+from ptprune.attach.windows import layer_windows
+from ptprune.clock import Clock
+from ptprune.families import family_of
+from ptprune.families.base import Family, Model
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A pruner's settings applied to a model. Holds nothing of any call.
+
+    Attributes:
+        layers: the language model's, in order.
+        cut_layers: before which of them tokens are dropped, increasing.
+        needs: what the method and its scores want to know, names in ``ImageEvidence``.
+        windows: how far back each layer sees, see ``layer_windows``.
+    """
+
+    pruner: Method
+    model: Model
+    family: type[Family]
+    layers: Any
+    cut_layers: tuple[int, ...]
+    needs: frozenset[str]
+    windows: list[int | None]
+    clock: Clock | None
+
+    @classmethod
+    def of(cls, pruner: Method, model: Model, clock: Clock | None) -> Setup:
+        """Check all that can be checked before a call.
+
+        Raises:
+            UnsupportedModel: on a model of no supported family.
+            AttachError: on a compiled model.
+            Refused: on a model that this pruner's settings do not fit.
+            UnknownTransformers: where the installed transformers is not as the hooks know it.
+        """
+        family = family_of(model)
+        family.check(model)
+        layers = family.decoder(model).layers
+        cut_layers = tuple(pruner.cut_layers(len(layers)))
+        refusals.check_model(model, family, cut_layers, pruner.positions)
+        windows = layer_windows(model.config.get_text_config())
+        check_contract(model, family, windows)
+        return cls(pruner, model, family, layers, cut_layers, pruner.needs, windows, clock)
+
+    @property
+    def implementation(self) -> str:
+        """The language model's attention implementation, which users may change between calls."""
+        return str(self.model.config.get_text_config()._attn_implementation)
+
+    @property
+    def compact(self) -> bool:
+        return self.pruner.positions == "compact"
+
+    def lap(self, name: str) -> AbstractContextManager[Any]:
+        """Times a phase, by its name."""
+        return self.clock.lap(name) if self.clock is not None else nullcontext()

@@ -1,0 +1,220 @@
+"""What is known of transformers' calling conventions. No other module of this package names these arguments.
+
+Names change: 5.24 renamed the cache that decoders, layers and attention modules take. When the next name changes,
+``attach.contract`` refuses the model by what it looks up here, and this file is the one to edit. Tuples of names list
+the newest first.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+
+TESTED = "5.16 to 5.24"
+"""Versions of transformers that the tests were run with."""
+
+CACHE = ("cache", "past_key_values")  # the first since 5.24; old names go in 5.40, in generate() in 6.0
+MASK = "attention_mask"
+POSITIONS = "position_ids"
+ROTARY = "position_embeddings"  # a tuple: cosines and sines
+STATES = "hidden_states"
+PER_TOKEN = (STATES, MASK, POSITIONS, ROTARY)  # arguments of a decoder layer that hold something for every token
+ENCODED = "mm_encoder_outputs"  # modality -> output of its encoder, where generate() encodes before it calls the model
+PIXELS = "pixel_values"
+
+LAYER_ARGUMENTS = frozenset({STATES, MASK, ROTARY})  # Cohere2's layers take position ids in their **kwargs
+ATTENTION_ARGUMENTS = frozenset({STATES})
+DECODER_ARGUMENTS = frozenset({MASK, POSITIONS, "inputs_embeds"})
+MODEL_ARGUMENTS = frozenset({"input_ids", "inputs_embeds", MASK, POSITIONS, ENCODED, PIXELS})
+
+#: What ``PrunedLayer`` overrides of a layer of a cache, and what it inherits and answers for.
+CACHE_LAYER_OVERRIDDEN = frozenset(
+    {"update", "get_seq_length", "get_mask_sizes", "crop", "reset", "reorder_cache"}
+    | {"batch_select_indices", "batch_repeat_interleave"}
+)
+CACHE_LAYER_INHERITED = frozenset(
+    {"get_max_length", "get_max_cache_shape", "lazy_initialization", "offload", "prefetch"}
+    | {"is_compileable", "is_croppable", "is_sliding", "supports_early_init"}
+)
+
+#: Options of generate() that are refused or looked at.
+GENERATE_OPTIONS = (
+    "use_cache",
+    "prefill_chunk_size",
+    "cache_implementation",
+    "assistant_early_exit",
+    "output_hidden_states",
+    "output_attentions",
+)
+
+
+def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of a function's parameters in order, ``self`` included; those of the function that a decorator wraps."""
+    function = inspect.unwrap(function)
+    return _parameters(getattr(function, "__func__", function))  # a cached method would keep its model alive
+
+
+@lru_cache(maxsize=256)
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
+
+
+def forward_of(module: Any) -> Callable[..., Any]:
+    """The forward function of a module's class: instances may carry a wrapper of accelerate's or ours."""
+    return type(module).forward
+
+
+def named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's arguments by name."""
+    if not args:
+        return dict(kwargs)  # as nearly always: binding a signature costs more than all the rest of a hook
+    arguments = dict(inspect.signature(function).bind_partial(*args, **kwargs).arguments)
+    more = arguments.pop("kwargs", {})
+    return {**arguments, **more}
+
+
+def cache_name(function: Callable[..., Any]) -> str | None:
+    """The name under which a function takes the cache, or None."""
+    return next((name for name in CACHE if name in parameters(function)), None)
+
+
+def cache_in(arguments: Mapping[str, Any]) -> Any:
+    """The cache among a call's arguments, under any of its names, or None."""
+    return next((arguments[name] for name in CACHE if arguments.get(name) is not None), None)
+
+
+def cache_of(output: Any) -> Any:
+    """The cache that an output of a model carries, or None. Never reads a deprecated alias."""
+    known = getattr(type(output), "__dataclass_fields__", vars(output))
+    return next((getattr(output, name) for name in CACHE if name in known), None)
+
+
+@dataclass
+class ModelCall:
+    """A call of the model, of its multimodal part or of generate().
+
+    Attributes:
+        arguments: by name, as the caller gave them.
+        cache_name: the name under which the function takes the cache.
+    """
+
+    arguments: dict[str, Any]
+    cache_name: str = CACHE[0]
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModelCall:
+        return cls(named(function, args, kwargs), cache_name(function) or CACHE[0])
+
+    def get(self, name: str) -> Any:
+        return self.arguments.get(name)
+
+    @property
+    def cache(self) -> Any:
+        return cache_in(self.arguments)
+
+    @cache.setter
+    def cache(self, cache: Any) -> None:
+        for name in CACHE:
+            self.arguments.pop(name, None)
+        self.arguments[self.cache_name] = cache
+
+    @property
+    def mask(self) -> Any:
+        return self.get(MASK)
+
+    @mask.setter
+    def mask(self, mask: Tensor) -> None:
+        self.arguments[MASK] = mask
+
+    @property
+    def positions(self) -> Any:
+        return self.get(POSITIONS)
+
+    @property
+    def prompt(self) -> Tensor | None:
+        """Token ids [batch, length], or embeddings [batch, length, d]."""
+        names = ("input_ids", "inputs", "inputs_embeds")
+        return next((value for name in names if (value := self.get(name)) is not None), None)
+
+    @property
+    def encoded_images(self) -> Any:
+        """The image encoder's output, where the images were encoded before this call."""
+        return (self.get(ENCODED) or {}).get("image")
+
+    @property
+    def has_images(self) -> bool:
+        return self.get(PIXELS) is not None or self.encoded_images is not None
+
+    def option(self, name: str, *configs: Any) -> Any:
+        """An option of the call: its argument, or the first configuration that sets it."""
+        given = [self.get(name), *(getattr(config, name, None) for config in configs)]
+        return next((value for value in given if value is not None), None)
+
+
+@dataclass
+class LayerCall:
+    """A call of a decoder layer. ``write`` gives back what the layer was called with, and what was changed since.
+
+    Attributes:
+        states: [batch, length, d].
+        mask: None (causal), [batch, keys], or [batch or 1, 1, length, keys] boolean or additive.
+        positions: LongTensor [batch or 1, length], with a first dimension of 3 or 4 where positions are those of a
+            grid; or None.
+        rotary: cosines and sines, each [batch or 1, length, d], or with a first dimension of 3; or None.
+        cache: of the whole model, or None.
+        rest: all other arguments.
+    """
+
+    states: Tensor
+    mask: Tensor | None
+    positions: Tensor | None
+    rotary: tuple[Tensor, ...] | None
+    cache: Any
+    rest: dict[str, Any] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()
+    cache_name: str = CACHE[0]
+
+    @classmethod
+    def read(cls, layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> LayerCall:
+        """From what a forward pre-hook of ``layer`` is given."""
+        function = forward_of(layer)
+        given = {**dict(zip(parameters(function)[1:], args, strict=False)), **kwargs}
+        rest = {name: value for name, value in given.items() if name not in PER_TOKEN and name not in CACHE}
+        return cls(
+            given[STATES],
+            given.get(MASK),
+            given.get(POSITIONS),
+            given.get(ROTARY),
+            cache_in(given),
+            rest,
+            frozenset(given),
+            cache_name(function) or CACHE[0],
+        )
+
+    def write(self) -> tuple[tuple[Tensor], dict[str, Any]]:
+        """Positional and keyword arguments for the layer; only those that it was called with."""
+        kwargs: dict[str, Any] = dict(self.rest)
+        for name, value in ((MASK, self.mask), (POSITIONS, self.positions), (ROTARY, self.rotary)):
+            if name in self.names:
+                kwargs[name] = value
+        if any(name in self.names for name in CACHE):
+            kwargs[self.cache_name] = self.cache
+        return (self.states,), kwargs
+
+    def alone(self) -> dict[str, Any]:
+        """Keyword arguments to run the layer by itself, on other states, without touching the cache."""
+        kwargs = {**self.write()[1], self.cache_name: None}
+        return kwargs | ({"use_cache": False} if "use_cache" in self.names else {})
+
+    def unknown_per_token(self, length: int) -> list[str]:
+        """Names of arguments besides the known ones that hold something for each of ``length`` tokens."""
+        return sorted(
+            name
+            for name, value in self.rest.items()
+            if isinstance(value, Tensor) and value.ndim >= 2 and length in value.shape[:-1]
+        )
