@@ -42,15 +42,15 @@ CACHE_LAYER_INHERITED = frozenset(
     | {"is_compileable", "is_croppable", "is_sliding", "supports_early_init"}
 )
 
-#: Options of generate() that are refused or looked at.
-GENERATE_OPTIONS = (
-    "use_cache",
-    "prefill_chunk_size",
-    "cache_implementation",
-    "assistant_early_exit",
-    "output_hidden_states",
-    "output_attentions",
-)
+IMAGE_FEATURES, VIDEO_FEATURES = "get_image_features", "get_video_features"  # methods of the multimodal part
+
+# Options of generate(), some of them of a forward call too, that are refused or looked at.
+USE_CACHE = "use_cache"
+PREFILL_CHUNK = "prefill_chunk_size"
+CACHE_KIND = "cache_implementation"
+EARLY_EXIT = "assistant_early_exit"
+PER_LAYER_OUTPUTS = ("output_hidden_states", "output_attentions")
+GENERATE_OPTIONS = (USE_CACHE, PREFILL_CHUNK, CACHE_KIND, EARLY_EXIT, *PER_LAYER_OUTPUTS)
 
 
 def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
@@ -92,6 +92,12 @@ def cache_of(output: Any) -> Any:
     """The cache that an output of a model carries, or None. Never reads a deprecated alias."""
     known = getattr(type(output), "__dataclass_fields__", vars(output))
     return next((getattr(output, name) for name in CACHE if name in known), None)
+
+
+def keep_cache(model: Any, cache: Any = None) -> dict[str, Any]:
+    """Keyword arguments with which a model goes on with a cache, or begins one, and returns it."""
+    name = cache_name(forward_of(model)) or CACHE[0]
+    return {USE_CACHE: True} | ({} if cache is None else {name: cache})
 
 
 @dataclass
@@ -149,6 +155,11 @@ class ModelCall:
     @property
     def has_images(self) -> bool:
         return self.get(PIXELS) is not None or self.encoded_images is not None
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether the call keeps a cache, or leaves it to the model's configuration."""
+        return self.get(USE_CACHE) is not False
 
     def option(self, name: str, *configs: Any) -> Any:
         """An option of the call: its argument, or the first configuration that sets it."""
@@ -209,7 +220,7 @@ class LayerCall:
     def alone(self) -> dict[str, Any]:
         """Keyword arguments to run the layer by itself, on other states, without touching the cache."""
         kwargs = {**self.write()[1], self.cache_name: None}
-        return kwargs | ({"use_cache": False} if "use_cache" in self.names else {})
+        return kwargs | ({USE_CACHE: False} if USE_CACHE in self.names else {})
 
     def unknown_per_token(self, length: int) -> list[str]:
         """Names of arguments besides the known ones that hold something for each of ``length`` tokens."""

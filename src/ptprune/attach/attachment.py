@@ -24,7 +24,7 @@ from ptprune.attach.setup import Setup
 from ptprune.attach.vision import VisionWatch
 from ptprune.attach.wrapping import wrap
 from ptprune.clock import Clock
-from ptprune.conventions import ModelCall
+from ptprune.conventions import IMAGE_FEATURES, VIDEO_FEATURES, ModelCall
 from ptprune.errors import AttachError
 from ptprune.families.base import Model
 from ptprune.families.encoded import EncodedImage, Wanted
@@ -72,9 +72,9 @@ class Attachment:
 
     def _install(self) -> None:
         multimodal = self.setup.family.multimodal(self.model)
-        self._undo.append(wrap(multimodal, "get_image_features", self._vision.get_image_features))
-        if hasattr(multimodal, "get_video_features"):
-            self._undo.append(wrap(multimodal, "get_video_features", self._vision.get_video_features))
+        self._undo.append(wrap(multimodal, IMAGE_FEATURES, self._vision.image_features))
+        if hasattr(multimodal, VIDEO_FEATURES):
+            self._undo.append(wrap(multimodal, VIDEO_FEATURES, self._vision.video_features))
         self._undo.append(wrap(multimodal, "forward", self._forward_multimodal))
         self._undo.append(wrap(self.model, "forward", self._forward))
         self._undo.append(wrap(self.model, "generate", self._generate))

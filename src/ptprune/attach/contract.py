@@ -60,8 +60,8 @@ def _model(model: Model, family: type[Family]) -> list[str]:
     for module in (model, multimodal):
         name, function = type(module).__name__, conventions.forward_of(module)
         found += _lacking(name, function, conventions.MODEL_ARGUMENTS, takes_cache=True)
-    for method in ("get_image_features", *([family.deepstack] if family.deepstack else [])):
-        owner = multimodal if method == "get_image_features" else family.decoder(model)
+    for method in (conventions.IMAGE_FEATURES, *([family.deepstack] if family.deepstack else [])):
+        owner = multimodal if method == conventions.IMAGE_FEATURES else family.decoder(model)
         if not callable(getattr(owner, method, None)):
             found.append(f"{type(owner).__name__} has no method {method}")
     if not callable(getattr(model, "generate", None)):

@@ -131,7 +131,7 @@ class Pass:
     def _unslide(self, call: ModelCall) -> None:
         """Let all layers of the cache hold everything during this prefill."""
         if any(self.setup.windows):
-            if call.cache is None and call.get("use_cache") is not False:
+            if call.cache is None and call.has_cache:
                 call.cache = DynamicCache(config=self.setup.model.config)
             if call.cache is not None:
                 self._slid = unslide(call.cache)

@@ -10,7 +10,7 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ptprune.attach.cache import PrunedLayer
-from ptprune.conventions import ModelCall
+from ptprune.conventions import CACHE_KIND, EARLY_EXIT, PER_LAYER_OUTPUTS, PREFILL_CHUNK, USE_CACHE, ModelCall
 from ptprune.errors import AttachError, Refused
 from ptprune.families.base import Family, Model
 
@@ -64,18 +64,16 @@ def check_generate(call: ModelCall, model: Model, last_layer: int) -> None:
     def option(name: str) -> Any:
         return call.option(name, call.get("generation_config"), getattr(model, "generation_config", None))
 
-    if option("use_cache") is False and last_layer > 0:
+    if option(USE_CACHE) is False and last_layer > 0:
         raise Refused(
             "use_cache=False would let generated tokens see dropped tokens again in the layers before the cut: "
             "leave it on, or prune with layer=0"
         )
-    if option("prefill_chunk_size") is not None:
+    if option(PREFILL_CHUNK) is not None:
         raise Refused("prefill_chunk_size splits the prompt, so its tokens cannot be ranked: leave it unset")
-    if option("cache_implementation") not in (None, "dynamic", "dynamic_full"):
-        raise Refused(
-            f"cache_implementation={option('cache_implementation')!r} is not supported: only a dynamic cache can shrink"
-        )
-    if option("assistant_early_exit") is not None:
+    if (kind := option(CACHE_KIND)) not in (None, "dynamic", "dynamic_full"):
+        raise Refused(f"cache_implementation={kind!r} is not supported: only a dynamic cache can shrink")
+    if option(EARLY_EXIT) is not None:
         raise Refused("assistant_early_exit drafts with the pruned model's own first layers: use another assistant")
     _check_outputs(option)
     check_cache(call.cache)
@@ -95,7 +93,7 @@ def check_forward(call: ModelCall, model: Model, training: bool) -> None:
 
 
 def _check_outputs(option: Callable[[str], Any]) -> None:
-    for name in ("output_hidden_states", "output_attentions"):
+    for name in PER_LAYER_OUTPUTS:
         if option(name):
             raise Refused(
                 f"{name}: layers behind the cut see fewer tokens, so what they return would not fit the prompt: leave "

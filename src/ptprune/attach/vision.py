@@ -38,7 +38,7 @@ class VisionWatch:
         self.family, self.model, self.wanted, self.lap, self.deliver = family, model, wanted, lap, deliver
         self._video = False  # video features are being computed
 
-    def get_image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._video:  # some models encode videos through here
             return original(*args, **kwargs)
         call = named(original, args, kwargs)
@@ -67,7 +67,7 @@ class VisionWatch:
             self.deliver(parts)
         return output
 
-    def get_video_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def video_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         warnings.warn(f"videos are not pruned in {self.family.name}: all their tokens stay", stacklevel=2)
         self._video = True
         try:

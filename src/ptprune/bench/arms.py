@@ -11,6 +11,7 @@ import torch
 from ptprune.bench.models import Subject
 from ptprune.bench.timing import clock_for, wait_for
 from ptprune.cli.measuring import vision_lap
+from ptprune.conventions import cache_of, keep_cache
 from ptprune.errors import BrokenPass
 from ptprune.pruner import TokenPruner
 
@@ -75,14 +76,14 @@ def run_arm(subject: Subject, arm: Arm, new_tokens: int, device: str) -> Sample:
         torch.cuda.reset_peak_memory_stats(device)
     with around:
         with clock.lap("prefill"):
-            output = model(**inputs, use_cache=True, logits_to_keep=1)
+            output = model(**inputs, **keep_cache(model), logits_to_keep=1)
             token = output.logits[:, -1:].argmax(-1)
-        cache = output.past_key_values
+        cache = cache_of(output)
         kv = tuple((layer.keys.shape[2], layer.keys.nbytes + layer.values.nbytes) for layer in cache.layers)
         with clock.lap("decode"):
             for _ in range(new_tokens - 1):
-                output = model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                cache, token = output.past_key_values, output.logits[:, -1:].argmax(-1)
+                output = model(input_ids=token, **keep_cache(model, cache), logits_to_keep=1)
+                cache, token = cache_of(output), output.logits[:, -1:].argmax(-1)
         clock.settle()
     vision, select, prefill = (clock.seconds[lap] for lap in ("vision", "select", "prefill"))
     return Sample(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptprune.conventions import MASK
 from ptprune.cost import Prompt
 from ptprune.errors import SettingError
 from ptprune.shapes import ModelShape, TextShape, VisionShape
@@ -212,7 +213,7 @@ def _checkpoint(setup: Setup) -> Subject:
         " ".join(["word"] * setup.text_tokens),
         _tile_options(family_of(model).name, processor, setup.tiles),
     )
-    inputs.pop("attention_mask", None)  # nothing is padded
+    inputs.pop(MASK, None)  # nothing is padded
     dtype = getattr(torch, setup.dtype)
     inputs = {
         name: value.to(setup.device, dtype if value.is_floating_point() else value.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from ptprune.attach.wrapping import wrap
 from ptprune.clock import Clock
+from ptprune.conventions import IMAGE_FEATURES, cache_of
 from ptprune.families import family_of
 
 
@@ -47,8 +48,8 @@ class PhaseMeter:
     def _stop(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         self._lap.close()
         if not self.passes:
-            self.kv_bytes = cache_bytes(output.past_key_values)
-            self.full_kv_bytes = full_cache_bytes(output.past_key_values, self.model.config)
+            self.kv_bytes = cache_bytes(cache_of(output))
+            self.full_kv_bytes = full_cache_bytes(cache_of(output), self.model.config)
         self.passes += 1
 
 
@@ -75,19 +76,13 @@ def full_cache_bytes(cache: Any, config: Any) -> int:
 @contextmanager
 def vision_lap(model: Any, clock: Clock) -> Iterator[None]:
     """Time the unpruned model's vision side at the very place where a pruner times its own."""
-    owner = family_of(model).multimodal(model)
-    original, own = owner.get_image_features, owner.__dict__.get("get_image_features")
 
-    @functools.wraps(original)  # generate() reads the signature
-    def timed(*args: Any, **kwargs: Any) -> Any:
+    def timed(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with clock.lap("vision"):
             return original(*args, **kwargs)
 
-    owner.get_image_features = timed
+    unwrap = wrap(family_of(model).multimodal(model), IMAGE_FEATURES, timed)
     try:
         yield
     finally:
-        if own is None:
-            del owner.get_image_features
-        else:
-            owner.get_image_features = own
+        unwrap()
