@@ -53,20 +53,26 @@ PER_LAYER_OUTPUTS = ("output_hidden_states", "output_attentions")
 GENERATE_OPTIONS = (USE_CACHE, PREFILL_CHUNK, CACHE_KIND, EARLY_EXIT, *PER_LAYER_OUTPUTS)
 
 
-def parameters(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Names of a function's parameters in order, ``self`` included; those of the function that a decorator wraps."""
-    function = inspect.unwrap(function)
-    return _parameters(getattr(function, "__func__", function))  # a cached method would keep its model alive
+def arguments_of(module: Any) -> tuple[str, ...]:
+    """Names of the arguments of a module's forward, in order.
+
+    A forward that hands on whatever it is given takes what that of its base class takes. The class is asked: the
+    instance may carry a wrapper of accelerate's or ours.
+    """
+    kind: Any = type(module)
+    return _arguments_of(kind)
 
 
 @lru_cache(maxsize=256)
-def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
-    return tuple(inspect.signature(function).parameters)
-
-
-def forward_of(module: Any) -> Callable[..., Any]:
-    """The forward function of a module's class: instances may carry a wrapper of accelerate's or ours."""
-    return type(module).forward
+def _arguments_of(kind: Any) -> tuple[str, ...]:
+    names: dict[str, None] = {}
+    for base in kind.__mro__:
+        if (function := base.__dict__.get("forward")) is not None:
+            found = list(inspect.signature(function).parameters.values())[1:]
+            names |= {one.name: None for one in found if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
+            if not any(one.kind == one.VAR_KEYWORD for one in found):
+                break
+    return tuple(names)
 
 
 def named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,9 +84,9 @@ def named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[s
     return {**arguments, **more}
 
 
-def cache_name(function: Callable[..., Any]) -> str | None:
-    """The name under which a function takes the cache, or None."""
-    return next((name for name in CACHE if name in parameters(function)), None)
+def cache_name(module: Any) -> str | None:
+    """The name under which a module takes the cache, or None."""
+    return next((name for name in CACHE if name in arguments_of(module)), None)
 
 
 def cache_in(arguments: Mapping[str, Any]) -> Any:
@@ -96,7 +102,7 @@ def cache_of(output: Any) -> Any:
 
 def keep_cache(model: Any, cache: Any = None) -> dict[str, Any]:
     """Keyword arguments with which a model goes on with a cache, or begins one, and returns it."""
-    name = cache_name(forward_of(model)) or CACHE[0]
+    name = cache_name(model) or CACHE[0]
     return {USE_CACHE: True} | ({} if cache is None else {name: cache})
 
 
@@ -106,15 +112,18 @@ class ModelCall:
 
     Attributes:
         arguments: by name, as the caller gave them.
-        cache_name: the name under which the function takes the cache.
+        cache_name: the name under which a cache is handed on.
     """
 
     arguments: dict[str, Any]
     cache_name: str = CACHE[0]
 
     @classmethod
-    def of(cls, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModelCall:
-        return cls(named(function, args, kwargs), cache_name(function) or CACHE[0])
+    def of(
+        cls, module: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> ModelCall:
+        """A call of ``function``, a method of ``module``."""
+        return cls(named(function, args, kwargs), cache_name(module) or CACHE[0])
 
     def get(self, name: str) -> Any:
         return self.arguments.get(name)
@@ -193,8 +202,7 @@ class LayerCall:
     @classmethod
     def read(cls, layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> LayerCall:
         """From what a forward pre-hook of ``layer`` is given."""
-        function = forward_of(layer)
-        given = {**dict(zip(parameters(function)[1:], args, strict=False)), **kwargs}
+        given = {**dict(zip(arguments_of(layer), args, strict=False)), **kwargs}
         rest = {name: value for name, value in given.items() if name not in PER_TOKEN and name not in CACHE}
         return cls(
             given[STATES],
@@ -204,7 +212,7 @@ class LayerCall:
             cache_in(given),
             rest,
             frozenset(given),
-            cache_name(function) or CACHE[0],
+            cache_name(layer) or CACHE[0],
         )
 
     def write(self) -> tuple[tuple[Tensor], dict[str, Any]]:

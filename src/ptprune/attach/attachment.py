@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
-import torch
 from torch import nn
 
 from ptprune.attach import refusals
+from ptprune.attach.compiled import check_not_compiling
 from ptprune.attach.forward import Pass
 from ptprune.attach.generation import Generation
 from ptprune.attach.method import Method
@@ -31,7 +31,7 @@ from ptprune.families.encoded import EncodedImage, Wanted
 
 # Weak on both sides: an attachment lives in its model's wrappers, and dies with the model.
 _attached: WeakKeyDictionary[nn.Module, ReferenceType[Attachment]] = WeakKeyDictionary()
-_placing = threading.Lock()
+_placing = threading.RLock()
 
 
 class Attachment:
@@ -53,6 +53,7 @@ class Attachment:
         self.setup = Setup.of(pruner, model, clock)
         self.pruner, self.model = pruner, model
         self.entries = 1
+        self._multimodal = self.setup.family.multimodal(model)
         wanted = Wanted(self.setup.needs, pruner.window)
         self._vision = VisionWatch(self.setup.family, model, wanted, self.setup.lap, self._receive_images)
         self._lock = threading.RLock()
@@ -71,7 +72,7 @@ class Attachment:
             _attached[model] = ref(self)
 
     def _install(self) -> None:
-        multimodal = self.setup.family.multimodal(self.model)
+        multimodal = self._multimodal
         self._undo.append(wrap(multimodal, IMAGE_FEATURES, self._vision.image_features))
         if hasattr(multimodal, VIDEO_FEATURES):
             self._undo.append(wrap(multimodal, VIDEO_FEATURES, self._vision.video_features))
@@ -105,7 +106,7 @@ class Attachment:
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
-        refuse_compiled()
+        check_not_compiling()
         with self._lock:
             self._depth += 1
             try:
@@ -114,7 +115,7 @@ class Attachment:
                 self._depth -= 1
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call = ModelCall.of(original, args, kwargs)
+        call = ModelCall.of(self.model, original, args, kwargs)
         if call.has_images:
             refusals.check_generate(call, self.model, self.setup.cut_layers[-1])
             refusals.check_mask(call.mask)
@@ -128,14 +129,14 @@ class Attachment:
                 self._generation = outer
 
     def _forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call = ModelCall.of(original, args, kwargs)
+        call = ModelCall.of(self.model, original, args, kwargs)
         if call.has_images:
             refusals.check_forward(call, self.model, self.model.training)
         with self._one_at_a_time():
             return original(*args, **kwargs)
 
     def _forward_multimodal(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call = ModelCall.of(original, args, kwargs)
+        call = ModelCall.of(self._multimodal, original, args, kwargs)
         if not Pass.is_needed(call):
             return original(*args, **kwargs)
         with self._one_at_a_time():
@@ -168,13 +169,7 @@ def join(pruner: Method, model: Model, clock: Clock | None = None) -> Attachment
         if active is not None and active.pruner is pruner:
             active.entries += 1
             return active
-    return Attachment(pruner, model, clock)
-
-
-def refuse_compiled() -> None:
-    """Raises AttachError where the model was compiled after the pruner was attached."""
-    if torch.compiler.is_compiling():
-        raise AttachError("the model is being compiled while a pruner is attached: detach it, or do not compile")
+        return Attachment(pruner, model, clock)
 
 
 def attachment_of(model: Model) -> Attachment | None:

@@ -16,6 +16,7 @@ from transformers import Cache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
 from ptprune import conventions
+from ptprune.attach.rows import EAGER
 from ptprune.errors import UnknownTransformers
 from ptprune.families.base import Family, Model
 
@@ -45,12 +46,13 @@ def check_contract(model: Model, family: type[Family], windows: Sequence[int | N
         )
 
 
-def _lacking(what: str, function: Any, needed: Iterable[str], takes_cache: bool) -> list[str]:
-    """What a function's signature lacks, in words."""
-    lacking = sorted(set(needed) - set(conventions.parameters(function)))
-    found = [f"{what} takes no argument {name!r}" for name in lacking]
-    if takes_cache and conventions.cache_name(function) is None:
-        found.append(f"{what} takes the cache under none of the names {', '.join(conventions.CACHE)}")
+def _lacking(module: Any, needed: Iterable[str]) -> list[str]:
+    """What a module's forward does not take, in words; the cache counts too."""
+    name = type(module).__name__
+    lacking = sorted(set(needed) - set(conventions.arguments_of(module)))
+    found = [f"{name} takes no argument {argument!r}" for argument in lacking]
+    if conventions.cache_name(module) is None:
+        found.append(f"{name} takes the cache under none of the names {', '.join(conventions.CACHE)}")
     return found
 
 
@@ -58,8 +60,7 @@ def _model(model: Model, family: type[Family]) -> list[str]:
     multimodal = family.multimodal(model)
     found = []
     for module in (model, multimodal):
-        name, function = type(module).__name__, conventions.forward_of(module)
-        found += _lacking(name, function, conventions.MODEL_ARGUMENTS, takes_cache=True)
+        found += _lacking(module, conventions.MODEL_ARGUMENTS)
     for method in (conventions.IMAGE_FEATURES, *([family.deepstack] if family.deepstack else [])):
         owner = multimodal if method == conventions.IMAGE_FEATURES else family.decoder(model)
         if not callable(getattr(owner, method, None)):
@@ -70,10 +71,9 @@ def _model(model: Model, family: type[Family]) -> list[str]:
 
 
 def _decoder(decoder: Any) -> list[str]:
-    name = type(decoder).__name__
-    found = _lacking(name, conventions.forward_of(decoder), conventions.DECODER_ARGUMENTS, takes_cache=True)
+    found = _lacking(decoder, conventions.DECODER_ARGUMENTS)
     if not callable(getattr(decoder, "rotary_emb", None)):
-        found.append(f"{name} has no rotary_emb")
+        found.append(f"{type(decoder).__name__} has no rotary_emb")
     return found
 
 
@@ -82,19 +82,19 @@ def _layers(model: Model, family: type[Family], windows: Sequence[int | None]) -
     if len(layers) != len(windows):
         found.append(f"the configuration tells of {len(windows)} language model layers, the model has {len(layers)}")
     for index, layer in enumerate(layers):
-        name, function = type(layer).__name__, conventions.forward_of(layer)
-        found += _lacking(name, function, conventions.LAYER_ARGUMENTS, takes_cache=True)
+        found += _lacking(layer, conventions.LAYER_ARGUMENTS)
         try:
             attention = family.text_attention(model, index)
         except AttributeError:
-            found.append(f"{name} {index} has no attention module where {family.name} has it")
+            found.append(f"{type(layer).__name__} {index} has no attention module where {family.name} has it")
             continue
-        name = type(attention).__name__
-        found += _lacking(name, conventions.forward_of(attention), conventions.ATTENTION_ARGUMENTS, takes_cache=True)
+        found += _lacking(attention, conventions.ATTENTION_ARGUMENTS)
         found += _attention(attention)
         own = getattr(attention, "sliding_window", None)
         if index < len(windows) and own is not None and own != windows[index]:
-            found.append(f"{name} {index} has a sliding window of {own}, the configuration {windows[index]}")
+            found.append(
+                f"{type(attention).__name__} {index} has a sliding window of {own}, the configuration {windows[index]}"
+            )
     return found
 
 
@@ -103,10 +103,8 @@ def _attention(attention: Any) -> list[str]:
     name, found = type(attention).__name__, []
     if getattr(attention, "config", None) is None:
         found.append(f"{name} has no config, which names its attention implementation")
-    if not hasattr(sys.modules[type(attention).__module__], "eager_attention_forward") and not any(
-        hasattr(sys.modules[kind.__module__], "eager_attention_forward") for kind in type(attention).__mro__
-    ):
-        found.append(f"{name} has no eager_attention_forward beside it")
+    if not any(hasattr(sys.modules[kind.__module__], EAGER) for kind in type(attention).__mro__):
+        found.append(f"{name} has no {EAGER} beside it")
     # what the class or one it derives from looks up; a pass itself tells whether it went there, see ``forward``
     looked_up = {
         word

@@ -26,6 +26,7 @@ from transformers import DynamicCache
 
 from ptprune.attach import refusals
 from ptprune.attach.cache import PrunedLayer, gather_new, key_columns, key_mask, mark_pruned, pruned, removed
+from ptprune.attach.compiled import check_parts
 from ptprune.attach.cut import Cut, Once, cut_features, cut_layer_call
 from ptprune.attach.generation import Generation
 from ptprune.attach.instruction import InstructionScores
@@ -38,6 +39,7 @@ from ptprune.attach.wrapping import wrap
 from ptprune.conventions import LayerCall, ModelCall, cache_of
 from ptprune.errors import BrokenPass, Refused
 from ptprune.families.encoded import EncodedImage
+from ptprune.report import PruningReport
 from ptprune.scores.evidence import EMBEDDINGS, INSTRUCTION_ROWS
 
 
@@ -55,6 +57,7 @@ class Pass:
         self._slid: list[Any] = []
         self._next_layer = 0  # of those that are hooked in a prefill
         self._once = Once()
+        self._write_report: Callable[[], PruningReport] | None = None
         self._undo = ExitStack()
 
     @staticmethod
@@ -176,6 +179,8 @@ class Pass:
     def _hook_prefill(self, cache: Any) -> None:
         setup = self.setup
         decoder, first = setup.family.decoder(setup.model), setup.cut_layers[0]
+        check_parts((f"layers.{index}", layer) for index, layer in enumerate(setup.layers))
+        check_parts([(type(decoder).__name__, decoder)])
         if EMBEDDINGS & setup.needs:
             hook = setup.layers[0].register_forward_pre_hook(self._before_first_layer, with_kwargs=True)
             self._undo.callback(hook.remove)
@@ -274,7 +279,7 @@ class Pass:
         assert self.prompt is not None
         copies = stage.copies
         images = [replace(layout, sample=layout.sample // copies) for layout in layouts]
-        setup.pruner.record(functools.partial(write_report, images, selections, self.prompt.valid[::copies]))
+        self._write_report = functools.partial(write_report, images, selections, self.prompt.valid[::copies])
 
     def _restrict(self, call: LayerCall, index: int, cut: Cut | None) -> LayerCall:
         """Sliding windows over a cache that was pruned before this pass."""
@@ -324,6 +329,8 @@ class Pass:
         """Forward hook of the language model."""
         cut, cache = self.cut, cache_of(output)
         self._check_end(output.last_hidden_state, cache)
+        if self._write_report is not None:
+            self.setup.pruner.record(self._write_report)
         if cut is None:
             slide(cache, self._slid)
             return None

@@ -10,8 +10,9 @@ from transformers import Cache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ptprune.attach.cache import PrunedLayer
+from ptprune.attach.compiled import check_not_compiled
 from ptprune.conventions import CACHE_KIND, EARLY_EXIT, PER_LAYER_OUTPUTS, PREFILL_CHUNK, USE_CACHE, ModelCall
-from ptprune.errors import AttachError, Refused
+from ptprune.errors import Refused
 from ptprune.families.base import Family, Model
 
 
@@ -23,12 +24,7 @@ def check_model(model: Model, family: type[Family], layers: Sequence[int], posit
         Refused: on an attention implementation without tensor masks, ``layers`` to drop tokens before that do not
             increase or lie beyond the model, or compact positions where positions are those of a grid.
     """
-    for name, module in model.named_modules():
-        if getattr(module, "_compiled_call_impl", None) is not None or type(module).__name__ == "OptimizedModule":
-            raise AttachError(
-                f"{name or type(model).__name__} is compiled: hooks do not run inside a compiled graph. Attach to a "
-                "model that is not compiled"
-            )
+    check_not_compiled(model)
     check_attention(str(model.config.get_text_config()._attn_implementation))
     num_layers = len(family.decoder(model).layers)
     if layers and layers[-1] >= num_layers:

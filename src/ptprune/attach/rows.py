@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ptprune.errors import BrokenPass, UnknownTransformers
 
 IMPLEMENTATION = "ptprune_rows"
+EAGER = "eager_attention_forward"  # in the file of each model
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +145,7 @@ def _show_and_attend(
 def _eager(module: Any) -> Callable[..., Any]:
     """The eager attention function of the file that a module's class, or one it derives from, is written in."""
     files = (sys.modules[kind.__module__] for kind in type(module).__mro__)
-    return next(found for file in files if (found := getattr(file, "eager_attention_forward", None)) is not None)
+    return next(found for file in files if (found := getattr(file, EAGER, None)) is not None)
 
 
 AttentionInterface.register(IMPLEMENTATION, _show_and_attend)
