@@ -15,6 +15,8 @@ from ptprune import PyramidTokenPruning
 from ptprune.errors import BrokenPass, UnknownTransformers
 from tests.attach.test_lifecycle import traces
 from tests.internvl import batch, prompt, tiny_internvl
+from tests.oracle import scored_vision_attention
+from tests.zoo import ZOO
 
 INPUTS = batch(prompt([5, 6], 5, [7, 8, 9]))  # without padding there is no mask whose shape could fail to fit
 
@@ -216,6 +218,24 @@ def test_a_pass_that_goes_another_way_returns_nothing(change, says, generate):
     assert isinstance(broken.value, BrokenPass) or "must match" in says
     assert traces(model) == before
     assert pruner.report is None
+
+
+@pytest.mark.parametrize("name", ["internvl", "llava-next", "qwen2-vl", "gemma3"])
+@torch.no_grad()
+def test_an_encoder_that_attends_twice_is_noticed(name):
+    """Tokens would be ranked by sums over patches of two calls."""
+    model = ZOO[name].build()
+    inputs = ZOO[name].inputs(ZOO[name].prompts["one picture"])
+    attention = scored_vision_attention(model)
+
+    def again(self, *args, **kwargs):
+        kind.forward(self, *args, **kwargs)
+        return kind.forward(self, *args, **kwargs)
+
+    kind = type(attention)
+    attention.__class__ = type("Twice", (kind,), {"forward": again})
+    with PyramidTokenPruning()(model), pytest.raises(BrokenPass, match="patches"):
+        model(**inputs)
 
 
 class CopyingCache(DynamicCache):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import logging
 import pickle
+import warnings
 import weakref
 from dataclasses import asdict, replace
 
@@ -16,6 +18,7 @@ from ptprune import PyramidTokenPruning, RandomPruning
 from ptprune.conventions import named
 from tests.internvl import IMAGE, batch, prompt, tiny_internvl
 from tests.oracle import blocked
+from tests.zoo import ZOO
 
 INPUTS = batch(prompt([5, 6], 5, [7, 8, 9]), prompt([5], 2, [7]))
 
@@ -289,3 +292,19 @@ def test_a_report_of_plain_types():
     assert str(pruner.report) == "28 -> 14 visual tokens, 7 regions, KV cache -37%"
     assert sum(pruner.report.kept_mask[0].tolist()) == 17
     assert int((INPUTS["input_ids"] == IMAGE).sum()) == 28
+
+
+@pytest.mark.parametrize("name", ZOO)
+@torch.no_grad()
+def test_no_deprecated_name_is_used(name, caplog, monkeypatch):
+    """Neither by a prefill, nor by decoding, nor by reading what came out."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    model = ZOO[name].build()
+    inputs = ZOO[name].inputs(ZOO[name].prompts["one picture"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*deprecated.*")
+        warnings.filterwarnings("ignore", message=".*__array__.*")
+        with PyramidTokenPruning()(model):
+            model.generate(**inputs, max_new_tokens=3)
+            model(**inputs)
+    assert not [record for record in caplog.records if "deprecated" in record.getMessage()]

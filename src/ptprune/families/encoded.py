@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ptprune.errors import BrokenPass
 from ptprune.layout import Place, Region, even_place
 
 PREVIEW = 12  # pixels a side: enough to tell a 3x4 grid of tiles from a 4x3 one, nothing to store
@@ -61,6 +62,20 @@ class EncodedImage:
     @property
     def num_placeholders(self) -> int:
         return len(self.region_of)
+
+
+def check_patches(attention: Mapping[str, Tensor], expected: int) -> None:
+    """The vision encoder's attention must have been seen for every patch, and once.
+
+    Args:
+        attention: name in ``ImageEvidence`` -> FloatTensor [patches of all images].
+
+    Raises:
+        BrokenPass: naming both numbers.
+    """
+    for values in attention.values():
+        if len(values) != expected:
+            raise BrokenPass(f"attention of {len(values)} patches was seen where the vision encoder has {expected}")
 
 
 def whole_picture() -> list[Place]:

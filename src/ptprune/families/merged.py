@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 
 from ptprune.families.base import Family, Model
-from ptprune.families.encoded import EncodedImage, Wanted, whole_picture
+from ptprune.families.encoded import EncodedImage, Wanted, check_patches, whole_picture
 from ptprune.families.vision import feature_layer, layer_behind
 from ptprune.layout import THUMBNAIL, Place, Region
 
@@ -54,6 +54,7 @@ class MergedFamily(Family):
         side = model.config.vision_config.image_size // model.config.vision_config.patch_size
         tile_grids = cls.tile_grids(model, call, sizes)
         counts = [1 if grid is None else 1 + grid[0] * grid[1] for grid in tile_grids]
+        check_patches(attention, sum(counts) * side**2)
 
         values = {name: patches.view(-1, side * side, 1) for name, patches in attention.items()}
         features: list[Any] = [None] * len(counts)

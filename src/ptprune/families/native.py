@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ptprune.families.base import Family, Model
-from ptprune.families.encoded import EncodedImage, Wanted
+from ptprune.families.encoded import EncodedImage, Wanted, check_patches
 from ptprune.layout import Place, Region
 
 
@@ -40,6 +40,7 @@ class NativeFamily(Family):
         merge = model.model.visual.spatial_merge_size
         grids = [(t * h // merge, w // merge) for t, h, w in call["image_grid_thw"].tolist()]
         sizes = [rows * columns for rows, columns in grids]
+        check_patches(attention, sum(sizes) * merge**2)
 
         def pool(patches: Tensor) -> tuple[Tensor, ...]:
             tokens = patches.view(sum(sizes), -1, patches.shape[-1]).mean(dim=1)

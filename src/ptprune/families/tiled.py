@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ptprune.errors import BrokenPass
 from ptprune.families.base import INSTRUCTION, Family, Model
 from ptprune.families.encoded import EncodedImage, Wanted, whole_picture
 from ptprune.layout import Region
@@ -94,7 +95,14 @@ def pool_to(side: int, values: Tensor) -> Tensor:
 
     Returns:
         [tiles, side**2, d], tokens row-major.
+
+    Raises:
+        BrokenPass: where the patches do not make such blocks.
     """
     patches = round(values.shape[1] ** 0.5)
+    if patches**2 != values.shape[1] or patches % side:
+        raise BrokenPass(
+            f"attention or features of {values.shape[1]} patches do not make a tile of {side}x{side} tokens"
+        )
     grid = values.unflatten(1, (patches, patches)).permute(0, 3, 1, 2)
     return F.avg_pool2d(grid, patches // side).flatten(2).transpose(1, 2)
