@@ -17,6 +17,7 @@ from ptprune.cli import app
 from ptprune.scores import TOKEN_SCORES
 from ptprune.shapes import SHAPES
 from tests.internvl import batch, prompt, tiny_internvl
+from tests.zoo import ZOO
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -59,6 +60,30 @@ def test_the_methods_of_the_guide_prune(monkeypatch: pytest.MonkeyPatch) -> None
         with pruner(model):
             model(**inputs)
         assert pruner.report.visual_tokens == (20, kept)
+
+
+@torch.no_grad()
+def test_the_examples_for_programs_run(capsys: pytest.CaptureFixture[str]) -> None:
+    specimen = ZOO["smolvlm"]
+    model, inputs = specimen.build(), specimen.inputs(specimen.prompts["one picture"])
+    stock = model.generate(**inputs, max_new_tokens=8)
+    names: dict[str, Any] = {"model": model, "inputs": inputs, "tokenizer": specimen.processor.tokenizer}
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs/programs.md").read_text(), flags=re.DOTALL)
+    pruned = None
+    for example in code:
+        exec(example, names)
+        for output, report in names.pop("answers", []):
+            pruned = output if pruned is None else pruned
+            assert torch.equal(output, pruned)
+            before, after = report.visual_tokens
+            assert after == round(before / 2)
+    assert pruned is not None
+    assert not torch.equal(pruned, stock)
+    assert names["text"] == names["tokenizer"].decode(pruned[0, inputs["input_ids"].shape[1] :])
+    assert torch.equal(names["twin"].generate(**inputs, max_new_tokens=8), stock)
+    said = capsys.readouterr().out
+    assert "labels" in said
+    assert "detach it before you copy" in said
 
 
 def test_known_shapes_are_listed() -> None:
