@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,14 @@ from torch import Tensor
 
 from ptprune.errors import MethodError
 from ptprune.selection import Selection
+from ptprune.settings import plain
 
 if TYPE_CHECKING:
     from ptprune.scores.evidence import ImageEvidence
 
 
 def check_selection(method: str, selection: Any, image: ImageEvidence) -> Selection:
-    """What a method's ``select`` returned, if it is a choice of this image's tokens.
+    """What a method's ``select`` returned, its saliency as plain numbers, if it is a choice of this image's tokens.
 
     One value is read from the device.
 
@@ -48,6 +50,8 @@ def check_selection(method: str, selection: Any, image: ImageEvidence) -> Select
         right = isinstance(scores, Tensor) and scores.is_floating_point() and scores.shape == (tokens,)
         expect(right, f"scores[{name!r}] as a FloatTensor [{tokens}]", scores)
     _check_indices(method, kept, tokens)
+    if saliency is not None:  # NumPy's numbers have no place in the report's JSON
+        return replace(selection, saliency=[plain(value) for value in saliency])
     return selection
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -103,11 +104,16 @@ def test_a_methods_wrong_answer(answer, message):
         Selection(kept(0)),
         Selection(kept(*range(8))),
         Selection(kept(1, 7), [0.5, None], {"mine": torch.zeros(8).half()}, torch.zeros(2, 6).bfloat16()),
-        Selection(kept(1, 7), (np.float32(0.5), 1)),
+        Selection(kept(1, 7), (np.float32(0.5), np.int64(1))),
     ],
 )
 def test_a_right_answer_passes_as_it_is(answer):
-    assert checked(answer, **STATES) is answer
+    passed = checked(answer, **STATES)
+    for name in ("kept", "states", "scores"):
+        assert getattr(passed, name) is getattr(answer, name)
+    if answer.saliency is not None:
+        assert passed.saliency == list(answer.saliency)
+        json.dumps(passed.saliency)
 
 
 def test_states_without_evidence_that_tells_their_length():
@@ -207,6 +213,14 @@ def test_the_packages_own_scores_blame_the_model(level, name, evidence):
 def test_right_scores_of_every_precision(registered, level, length, dtype):
     pruner = registered(level, torch.linspace(0, 1, length).to(dtype))
     assert len(pruner.checked_select(image(**EVIDENCE)).kept) == 4
+
+
+def test_scores_are_looked_at_once(monkeypatch):
+    """Each look waits for the device."""
+    looked = []
+    monkeypatch.setattr(torch, "isfinite", lambda x, look=torch.isfinite: looked.append(len(x)) or look(x))
+    PyramidTokenPruning(region="attention-mass").checked_select(image(**EVIDENCE))
+    assert looked.count(8) == 2, "token and instruction"
 
 
 @torch.no_grad()
