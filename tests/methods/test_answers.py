@@ -81,6 +81,8 @@ SCORES = "must return scores['mine'] as a FloatTensor [8], got "
         (Selection(kept(1, 2), torch.ones(2)), SALIENCY + "Tensor [2]"),
         (Selection(kept(1, 2), ["a", "b"]), SALIENCY),
         (Selection(kept(1), "ab"), SALIENCY),
+        (Selection(kept(1), 0.5), SALIENCY + "float"),
+        (Selection(kept(1), np.ones(2)), SALIENCY + "ndarray"),
         (Selection(kept(1, 2), states=torch.zeros(1, 6)), STATE + "Tensor [1, 6]"),
         (Selection(kept(1, 2), states=torch.zeros(2, 5)), STATE + "Tensor [2, 5]"),
         (Selection(kept(1, 2), states=torch.zeros(2)), STATE + "Tensor [2]"),
