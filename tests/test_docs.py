@@ -60,6 +60,9 @@ def test_the_methods_of_the_guide_prune(monkeypatch: pytest.MonkeyPatch) -> None
         with pruner(model):
             model(**inputs)
         assert pruner.report.visual_tokens == (20, kept)
+    with pytest.raises(ValueError, match="neighbours must be a whole number from 1, got 0"):
+        guide.LoudestNeighbours().neighbours = 0
+    assert guide.LoudestNeighbours().layer == 1
 
 
 @torch.no_grad()

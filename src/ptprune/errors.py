@@ -15,6 +15,10 @@ class SettingError(PtpruneError, ValueError):
     """A setting has a value that it cannot have. The message names the setting, the value and what is allowed."""
 
 
+class UnknownSetting(SettingError, AttributeError):
+    """No setting has that name. The message names the settings that are spelt alike."""
+
+
 class UnsupportedModel(PtpruneError, TypeError):
     """No supported model family, or a variant of one that cannot be pruned right."""
 
@@ -24,7 +28,7 @@ class Refused(PtpruneError, ValueError):
 
 
 class MethodError(PtpruneError, ValueError):
-    """A method or a score returned something other than what it has to return."""
+    """A method or a score is not written, or did not answer, as it has to. The message names it and what was wanted."""
 
 
 class AttachError(PtpruneError, RuntimeError):

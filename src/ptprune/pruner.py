@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from ptprune.answers import check_selection
 from ptprune.attach.attachment import Attachment, join
-from ptprune.errors import MethodError, SettingError
+from ptprune.errors import MethodError
 from ptprune.report import PruningReport, ReportLog
-from ptprune.scores.evidence import ImageEvidence
+from ptprune.scores.evidence import ImageEvidence, wrong_needs
 from ptprune.selection import Selection
+from ptprune.settings import RATIO, Settings, one_of, setting, whole
 
 if TYPE_CHECKING:
     from ptprune.clock import Clock
@@ -25,7 +27,7 @@ _collecting: ContextVar[tuple[tuple[TokenPruner, ReportLog], ...]] = ContextVar(
 
 
 @dataclass(kw_only=True)
-class TokenPruner:
+class TokenPruner(Settings):
     """Base of every method that drops visual tokens. A method overrides ``select``.
 
     Attributes:
@@ -37,34 +39,16 @@ class TokenPruner:
             whole image is cut into the fewest windows of at most this size. None: the whole image is one region.
     """
 
-    keep_ratio: float = 0.5
-    keep_tokens: int | None = None
-    layer: int = 2
-    positions: str = "original"
-    window: int | None = 16
+    keep_ratio: float = setting(0.5, RATIO)
+    keep_tokens: int | None = setting(None, whole(1, optional=True))
+    layer: int = setting(2, whole(0))
+    positions: str = setting("original", one_of("original", "compact"))
+    window: int | None = setting(16, whole(1, optional=True))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._attachments: list[Attachment] = []
         self._last = ReportLog()
-        self._require(
-            isinstance(self.keep_ratio, int | float) and 0 < self.keep_ratio <= 1, "keep_ratio", "over 0 and at most 1"
-        )
-        self._require(
-            self.keep_tokens is None or (isinstance(self.keep_tokens, int) and self.keep_tokens >= 1),
-            "keep_tokens",
-            "None or a whole number from 1",
-        )
-        self._require(isinstance(self.layer, int) and self.layer >= 0, "layer", "a whole number from 0")
-        self._require(
-            self.window is None or (isinstance(self.window, int) and self.window >= 1),
-            "window",
-            "None or a whole number from 1",
-        )
-        self._require(self.positions in ("original", "compact"), "positions", "'original' or 'compact'")
-
-    def _require(self, holds: bool, name: str, allowed: str) -> None:
-        if not holds:
-            raise SettingError(f"{name} must be {allowed}, got {getattr(self, name)!r}")
 
     def cut_layers(self, num_layers: int) -> tuple[int, ...]:
         """The layers of a language model of ``num_layers`` before which tokens are dropped, increasing; ``select`` is
@@ -79,6 +63,18 @@ class TokenPruner:
     def select(self, image: ImageEvidence) -> Selection:
         """Choose the tokens of one image that stay: scores in, indices out."""
         raise NotImplementedError(f"{type(self).__name__} does not say which tokens to keep")
+
+    def check_needs(self) -> None:
+        """Refuse ``needs`` that name anything but evidence.
+
+        Raises:
+            MethodError: naming the class, the unknown names, those spelt alike, and all that there are.
+        """
+        needs: object = self.needs
+        if not isinstance(needs, Set):
+            raise MethodError(f"{type(self).__name__}.needs must be a set of names, got {needs!r}")
+        if (wrong := wrong_needs(needs)) is not None:
+            raise MethodError(f"{type(self).__name__}.needs names unknown evidence: {wrong}")
 
     def num_kept(self, num_tokens: int) -> int:
         """How many of an image's ``num_tokens`` stay: ``max(1, round(keep_ratio * num_tokens))``, Python's round."""
@@ -124,17 +120,17 @@ class TokenPruner:
             self._attachments.pop()
 
     def checked_select(self, image: ImageEvidence) -> Selection:
-        """``select``, and a clear error where a method's answer is not a set of this image's tokens."""
+        """``select``, without gradients, its answer checked.
+
+        Raises:
+            MethodError: where the answer is not a choice of this image's tokens; names the method and what is wrong.
+        """
         with torch.no_grad():
-            selection = self.select(image)
-        kept, number = selection.kept, image.layout.num_tokens
-        if kept.ndim != 1 or kept.dtype != torch.long or not len(kept):
-            raise MethodError(f"{type(self).__name__}.select must return a LongTensor of at least one token")
-        if selection.states is not None and len(selection.states) != len(kept):
-            raise MethodError(f"{type(self).__name__}.select must return one hidden state a kept token, or none")
-        if int(kept[0]) < 0 or int(kept[-1]) >= number or bool((kept[1:] <= kept[:-1]).any()):
-            raise MethodError(f"{type(self).__name__}.select must return sorted unique indices below {number}")
-        return selection
+            return check_selection(type(self).__name__, self.select(image), image)
+
+    def hold(self, models: int) -> None:
+        """So many models more, or fewer, work with these settings now, which cannot be changed meanwhile."""
+        self._in_use += models
 
     def forget(self) -> None:
         """A call with pictures begins: the last report is not about it."""
@@ -166,11 +162,3 @@ class TokenPruner:
             yield collected
         finally:
             _collecting.reset(token)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles carry the settings, never a model."""
-        return {setting.name: getattr(self, setting.name) for setting in fields(self)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.__post_init__()

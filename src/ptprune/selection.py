@@ -36,18 +36,25 @@ def minmax(scores: Tensor) -> Tensor:
     return torch.where(spread > 0, (scores - low) / spread, torch.zeros_like(scores))
 
 
-def fuse(token: Tensor, instruction: Tensor | None, alpha: float, normalize_instruction: bool = True) -> Tensor:
+def fuse(
+    token: Tensor,
+    instruction: Tensor | None,
+    alpha: float,
+    normalize_instruction: bool = True,
+    known_finite: bool = False,
+) -> Tensor:
     """``(1 - alpha) * minmax(token) + alpha * minmax(instruction)`` over one image's tokens.
 
     Args:
         token, instruction: FloatTensor [num_tokens]; without ``instruction`` the token level decides alone.
         alpha: weight of the instruction level; 0.5 in the paper.
         normalize_instruction: False adds the raw instruction score, which is small (about 1e-3) and hardly counts.
+        known_finite: the scores were checked, and are not read from their device once more.
 
     Raises:
         Refused: on scores that are not finite.
     """
-    for name, scores in (("token", token), ("instruction", instruction)):
+    for name, scores in () if known_finite else (("token", token), ("instruction", instruction)):
         if scores is not None and not bool(torch.isfinite(scores).all()):
             raise Refused(f"the {name} scores hold NaN or infinite values: the model's activations overflowed")
     if instruction is None:

@@ -70,6 +70,7 @@ class Attachment:
                 self._uninstall()
                 raise
             _attached[model] = ref(self)
+            pruner.hold(1)
 
     def _install(self) -> None:
         multimodal = self._multimodal
@@ -101,6 +102,7 @@ class Attachment:
             self.entries -= 1
             if self.entries <= 0:  # or somebody came in meanwhile
                 self._uninstall()
+                self.pruner.hold(-1)
                 if attachment_of(self.model) is self:
                     del _attached[self.model]
 

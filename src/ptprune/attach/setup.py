@@ -40,11 +40,13 @@ class Setup:
         """Check all that can be checked before a call.
 
         Raises:
+            MethodError: on a method that needs something unknown.
             UnsupportedModel: on a model of no supported family.
             AttachError: on a compiled model.
             Refused: on a model that this pruner's settings do not fit.
             UnknownTransformers: where the installed transformers is not as the hooks know it.
         """
+        pruner.check_needs()
         family = family_of(model)
         family.check(model)
         layers = family.decoder(model).layers

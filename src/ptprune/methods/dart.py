@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
+from ptprune.settings import setting, whole
 
 
 @dataclass(kw_only=True)
@@ -29,11 +30,7 @@ class DART(TokenPruner):
         pivots: number of pivot tokens, at most the number kept.
     """
 
-    pivots: int = 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(isinstance(self.pivots, int) and self.pivots >= 1, "pivots", "a whole number from 1")
+    pivots: int = setting(8, whole(1))
 
     @property
     def needs(self) -> frozenset[str]:

@@ -13,6 +13,7 @@ from ptprune.methods.thumbnail import attention_shares, seen_from_thumbnail
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection, keep_top
+from ptprune.settings import POSITIVE, setting
 
 
 @dataclass(kw_only=True)
@@ -37,13 +38,7 @@ class GlobalCom2(TokenPruner):
     """
 
     layer: int = 0
-    temperature: float = 10.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(
-            isinstance(self.temperature, int | float) and 0 < self.temperature < float("inf"), "temperature", "over 0"
-        )
+    temperature: float = setting(10.0, POSITIVE)
 
     @property
     def needs(self) -> frozenset[str]:

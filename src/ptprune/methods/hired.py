@@ -9,6 +9,7 @@ from ptprune.methods.thumbnail import attention_shares
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection, keep_top
+from ptprune.settings import SHARE, setting
 
 
 @dataclass(kw_only=True)
@@ -31,11 +32,7 @@ class HiRED(TokenPruner):
     """
 
     layer: int = 0
-    alpha: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(isinstance(self.alpha, int | float) and 0 <= self.alpha <= 1, "alpha", "between 0 and 1")
+    alpha: float = setting(0.5, SHARE)
 
     @property
     def needs(self) -> frozenset[str]:

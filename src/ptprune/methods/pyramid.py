@@ -13,6 +13,18 @@ from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES, Imag
 from ptprune.scores.region import region_weights
 from ptprune.scores.registry import ScoreRegistry
 from ptprune.selection import Selection, fuse, keep_best, keep_top
+from ptprune.settings import FLAG, POSITIVE, SHARE, Rule, number, one_of, ratios, setting
+
+
+def score_of(registry: ScoreRegistry) -> Rule:
+    """A rule for the names of a level's scores, those of users included, and of what stands for none of them."""
+
+    def names() -> tuple[str, ...]:
+        return *registry.names, *registry.reserved
+
+    return Rule(
+        lambda: f"one of {', '.join(map(repr, names()))}", lambda value: isinstance(value, str) and value in names()
+    )
 
 
 @dataclass(kw_only=True)
@@ -38,45 +50,18 @@ class PyramidTokenPruning(TokenPruner):
         normalize_instruction: whether the instruction score is scaled to 0..1 before it is fused.
     """
 
-    coverage: float | None = None
-    region: str = "cls-similarity"
-    token: str = "cls-attention"
-    instruction: str = "attention"
-    alpha: float = 0.5
-    temperature: float = 1.0
-    thumbnail: str = "ratio"
-    normalize_instruction: bool = True
-    ranking: str = "tile"
-    coverage_bounds: tuple[float, float] = (0.0, 1.0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(
-            self.coverage is None or (isinstance(self.coverage, int | float) and 0 < self.coverage <= 1),
-            "coverage",
-            "None or over 0 and at most 1",
-        )
-        self._require(isinstance(self.alpha, int | float) and 0 <= self.alpha <= 1, "alpha", "between 0 and 1")
-        self._require(
-            isinstance(self.temperature, int | float) and 0 < self.temperature < float("inf"), "temperature", "over 0"
-        )
-        self._require(self.thumbnail in ("ratio", "whole", "region"), "thumbnail", "'ratio', 'whole' or 'region'")
-        self._require(self.ranking in ("tile", "image"), "ranking", "'tile' or 'image'")
-        bounds = self.coverage_bounds
-        self._require(
-            isinstance(bounds, tuple | list) and len(bounds) == 2 and 0 <= bounds[0] <= bounds[1] <= 1,
-            "coverage_bounds",
-            "two ratios between 0 and 1, the smaller one first",
-        )
-        self._require(isinstance(self.normalize_instruction, bool), "normalize_instruction", "True or False")
-        self._require_score("region", REGION_SCORES)
-        self._require_score("token", TOKEN_SCORES)
-        if self.instruction != "none":
-            self._require_score("instruction", INSTRUCTION_SCORES, "none")
-
-    def _require_score(self, level: str, registry: ScoreRegistry, *more: str) -> None:
-        names = ", ".join(repr(name) for name in (*registry.names, *more))
-        self._require(getattr(self, level) in registry, level, f"one of {names}")
+    coverage: float | None = setting(None, number("over 0 and at most 1", lambda share: 0 < share <= 1, optional=True))
+    region: str = setting("cls-similarity", score_of(REGION_SCORES))
+    token: str = setting("cls-attention", score_of(TOKEN_SCORES))
+    instruction: str = setting("attention", score_of(INSTRUCTION_SCORES))
+    alpha: float = setting(0.5, SHARE)
+    temperature: float = setting(1.0, POSITIVE)
+    thumbnail: str = setting("ratio", one_of("ratio", "whole", "region"))
+    normalize_instruction: bool = setting(True, FLAG)
+    ranking: str = setting("tile", one_of("tile", "image"))
+    coverage_bounds: tuple[float, float] = setting(
+        (0.0, 1.0), ratios("two ratios between 0 and 1, the smaller one first")
+    )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -91,12 +76,13 @@ class PyramidTokenPruning(TokenPruner):
     def select(self, image: ImageEvidence) -> Selection:
         token = TOKEN_SCORES[self.token].compute(image)
         instruction = INSTRUCTION_SCORES[self.instruction].compute(image) if self.guided else None
-        fused = fuse(token, instruction, self.alpha, self.normalize_instruction)
+        fused = fuse(token, instruction, self.alpha, self.normalize_instruction, known_finite=True)
         total = self.num_kept(image.layout.num_tokens) if self.coverage is None else self._covering(fused)
 
         saliency = None
         if len(image.layout.regions) > 1:
-            saliency = REGION_SCORES[self.region].compute(image)
+            # to the CPU at once: a few numbers, which budgets and the report read anyway
+            saliency = REGION_SCORES[self.region].compute(image).cpu()
         region_of = image.layout.region_of.to(image.device)
         if self.ranking == "image":
             weighted = fused if saliency is None else self._weighted(image, fused, saliency)
@@ -119,7 +105,7 @@ class PyramidTokenPruning(TokenPruner):
         if thumbnail is not None and self.thumbnail != "region":
             tiles[thumbnail] = False
         weights = torch.ones(len(saliency), dtype=torch.float64)
-        weights[tiles] = region_weights(saliency.cpu()[tiles], self.temperature) * int(tiles.sum())
+        weights[tiles] = region_weights(saliency[tiles], self.temperature) * int(tiles.sum())
         weighted = fused * weights.to(fused)[region_of]
         if thumbnail is not None and self.thumbnail == "whole":
             weighted = weighted.masked_fill(region_of == thumbnail, torch.inf)

@@ -8,6 +8,7 @@ from ptprune.errors import SettingError
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection, keep_best
+from ptprune.settings import setting, whole
 
 
 @dataclass(kw_only=True)
@@ -27,12 +28,8 @@ class PyramidDrop(TokenPruner):
         stages: how many, the first one unpruned; the later ones share the layers from ``layer`` on.
     """
 
-    stages: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(isinstance(self.stages, int) and self.stages >= 2, "stages", "a whole number from 2")
-        self._require(self.layer >= 1, "layer", "a whole number from 1 (tokens rank by the attention before)")
+    layer: int = setting(2, whole(1, because="tokens rank by the attention before"))
+    stages: int = setting(4, whole(2))
 
     def cut_layers(self, num_layers: int) -> tuple[int, ...]:
         left, cuts = num_layers - self.layer, self.stages - 1

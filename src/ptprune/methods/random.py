@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
+from ptprune.settings import Rule, is_whole, setting
+
+
+def _is_seed(value: Any) -> bool:
+    """What torch's generators take."""
+    return is_whole(value) and -(2**63) <= value < 2**64
 
 
 @dataclass(kw_only=True)
@@ -19,7 +26,7 @@ class RandomPruning(TokenPruner):
         seed: of the generator, which is set anew for every image.
     """
 
-    seed: int = 0
+    seed: int = setting(0, Rule("a whole number of 64 bits", _is_seed))
 
     def select(self, image: ImageEvidence) -> Selection:
         number = image.layout.num_tokens

@@ -11,6 +11,9 @@ from torch import Tensor
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection, keep_best
+from ptprune.settings import SHARE, Rule, is_whole, setting
+
+BEFORE_ALL = Rule("0 (tokens are merged before the language model)", lambda layer: is_whole(layer) and layer == 0)
 
 
 @dataclass(kw_only=True)
@@ -31,14 +34,8 @@ class VisionZip(TokenPruner):
         contextual_ratio: share of the kept tokens that are averages.
     """
 
-    layer: int = 0
-    contextual_ratio: float = 10 / 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        ratio = self.contextual_ratio
-        self._require(isinstance(ratio, int | float) and 0 <= ratio <= 1, "contextual_ratio", "between 0 and 1")
-        self._require(self.layer == 0, "layer", "0 (tokens are merged before the language model)")
+    layer: int = setting(0, BEFORE_ALL)
+    contextual_ratio: float = setting(10 / 64, SHARE)
 
     @property
     def needs(self) -> frozenset[str]:

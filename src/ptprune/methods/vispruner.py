@@ -11,6 +11,7 @@ from torch import Tensor
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
+from ptprune.settings import SHARE, setting
 
 STEP = 8  # duplicates removed at a time, as theirs
 
@@ -33,12 +34,7 @@ class VisPruner(TokenPruner):
     """
 
     layer: int = 0
-    important_ratio: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        ratio = self.important_ratio
-        self._require(isinstance(ratio, int | float) and 0 <= ratio <= 1, "important_ratio", "between 0 and 1")
+    important_ratio: float = setting(0.5, SHARE)
 
     @property
     def needs(self) -> frozenset[str]:

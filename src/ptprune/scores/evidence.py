@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,3 +84,18 @@ class ImageEvidence:
         if value is None:
             raise Refused(f"{name} was not computed for this image: name it in the method's `needs`")
         return value
+
+
+NAMES = tuple(each.name for each in fields(ImageEvidence) if each.default is None)
+"""What a method or a score can need."""
+
+
+def wrong_needs(needs: Any) -> str | None:
+    """What is wrong with a collection of needs, in words; None where nothing is."""
+    if isinstance(needs, str) or not isinstance(needs, Collection):
+        return f"write a collection of names such as ('cls_attention',), got {needs!r}"
+    if not (unknown := [need for need in needs if need not in NAMES]):
+        return None
+    close = sorted({match for need in unknown for match in get_close_matches(str(need), NAMES)})
+    likely = f" (did you mean {', '.join(map(repr, close))}?)" if close else ""
+    return f"{', '.join(map(repr, unknown))}{likely}; there are {', '.join(NAMES)}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.registry import ScoreRegistry
 
-INSTRUCTION_SCORES = ScoreRegistry("instruction")
+INSTRUCTION_SCORES = ScoreRegistry("instruction", reserved=("none",))
 
 # Attention rows held at a time: bounds the memory at batch x heads x 64 x sequence whatever the question's length.
 ROWS_AT_A_TIME = 64

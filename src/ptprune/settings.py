@@ -1,0 +1,250 @@
+"""What the settings of a pruner may be and when they may change: one mechanism for every method.
+
+A dataclass field that is made with ``setting`` carries a ``Rule``; ``Settings`` applies it whenever the field is set.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
+from inspect import isfunction, ismemberdescriptor
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ptprune.errors import AttachError, MethodError, SettingError, UnknownSetting
+
+_RULE = "ptprune.rule"  # key in a field's metadata
+
+
+def plain(value: Any) -> Any:
+    """NumPy's numbers and strings as Python's, so that equality, JSON and pickles are plain; all else as it is."""
+    for numpy_type, python_type in ((np.bool_, bool), (np.integer, int), (np.floating, float), (np.str_, str)):
+        if isinstance(value, numpy_type):
+            return python_type(value)
+    return value
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a setting may be.
+
+    Attributes:
+        allowed: what the values are, in words that follow "must be"; a function where that changes.
+        holds: whether a value, made plain, is one of them; called with anything.
+        normal: what is stored of a value.
+    """
+
+    allowed: str | Callable[[], str]
+    holds: Callable[[Any], bool]
+    normal: Callable[[Any], Any] = plain
+
+    def apply(self, name: str, value: Any) -> Any:
+        """The value as it is stored.
+
+        Raises:
+            SettingError: naming the setting, the value and what is allowed.
+        """
+        stored = self.normal(value)
+        if not self.holds(stored):
+            allowed = self.allowed if isinstance(self.allowed, str) else self.allowed()
+            raise SettingError(f"{name} must be {allowed}, got {_shown(value)}")
+        return stored
+
+
+ANYTHING = Rule("anything", lambda _: True)  # for fields of users' methods that have no rule
+
+
+def _shown(value: Any) -> str:
+    """A value in an error message; of arrays and booleans also why they are no numbers."""
+    if isinstance(value, bool | np.bool_):
+        return f"{value!r}, a truth value"
+    if isinstance(value, np.ndarray | Tensor):
+        kind = "Tensor" if isinstance(value, Tensor) else "NumPy array"
+        return f"a {kind} {list(value.shape)}: give a plain number, such as .item() returns"
+    return repr(value)
+
+
+def setting(default: Any, rule: Rule) -> Any:
+    """A dataclass field with a rule. A subclass that overrides the default inherits the rule."""
+    return field(default=default, metadata={_RULE: rule})
+
+
+def is_number(value: Any) -> bool:
+    """Whether a plain value is a number; a boolean is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a plain value is a whole number; a boolean is not, nor is 2.0."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _or_none(rule: Rule, optional: bool) -> Rule:
+    return Rule(f"None or {rule.allowed}", lambda value: value is None or rule.holds(value)) if optional else rule
+
+
+def number(allowed: str, holds: Callable[[float], bool], *, optional: bool = False) -> Rule:
+    """A rule for numbers.
+
+    Args:
+        holds: whether a number is in the range that ``allowed`` tells; must be False for NaN.
+        optional: whether None is allowed too.
+    """
+    return _or_none(Rule(allowed, lambda value: is_number(value) and holds(value)), optional)
+
+
+def whole(smallest: int, *, because: str = "", optional: bool = False) -> Rule:
+    """A rule for whole numbers from ``smallest``; ``because`` tells users why no smaller one will do."""
+    allowed = f"a whole number from {smallest}" + (f" ({because})" if because else "")
+    rule = Rule(allowed, lambda value: is_whole(value) and value >= smallest)
+    return _or_none(rule, optional)
+
+
+def one_of(*names: str) -> Rule:
+    """A rule for one of a few names."""
+    *most, last = map(repr, names)
+    return Rule(f"{', '.join(most)} or {last}", lambda value: isinstance(value, str) and value in names)
+
+
+def ratios(allowed: str) -> Rule:
+    """A rule for two ratios, the smaller one first; stored as a tuple, which nobody can change in place."""
+    return Rule(
+        allowed,
+        lambda pair: (
+            isinstance(pair, tuple) and len(pair) == 2 and all(map(is_number, pair)) and 0 <= pair[0] <= pair[1] <= 1
+        ),
+        lambda pair: tuple(map(plain, pair)) if isinstance(pair, tuple | list) else pair,
+    )
+
+
+RATIO = number("over 0 and at most 1", lambda value: 0 < value <= 1)
+SHARE = number("between 0 and 1", lambda value: 0 <= value <= 1)
+POSITIVE = number("over 0 and finite", lambda value: 0 < value < float("inf"))
+FLAG = Rule("True or False", lambda value: isinstance(value, bool))
+
+
+class Settings:
+    """Mixin of a dataclass whose fields are settings, checked whenever they are set.
+
+    A value can be set where a copy with that value can be made: besides the field's rule, the checks of every
+    ``__post_init__`` hold. What is refused leaves the old value. While ``_in_use`` is over 0, no field can be set.
+    """
+
+    _in_use = 0  # how many models work with these settings now
+    _trial = False  # whether this is a copy to try a value on
+    _own_code = False  # whether code of the class runs, which may give itself any attribute
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("__init__", "__post_init__", "select"):
+            if isfunction(function := cls.__dict__.get(name)):
+                setattr(cls, name, _as_own_code(function))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field, or an attribute that there is, or a name with a leading underscore.
+
+        Raises:
+            SettingError: on a value that the field cannot have.
+            UnknownSetting: on a name that nothing reads.
+            AttachError: while the settings are in use.
+        """
+        rules = self._rules()
+        if name in rules:
+            self._refuse_in_use(name, "changed")
+            value = rules[name].apply(name, value)
+            # a field without a value is being initialised, and ``__post_init__`` is still to come
+            if name in vars(self) and not self._trial:
+                value = getattr(self._tried(name, value), name)
+        elif not (name.startswith("_") or self._own_code or hasattr(type(self), name) or name in vars(self)):
+            raise UnknownSetting(f"{type(self).__name__} has no setting {name!r}{_hint(name, rules)}")
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self._rules():
+            self._refuse_in_use(name, "deleted")
+            raise SettingError(f"{name} cannot be deleted, which would leave the class's default: set it")
+        super().__delattr__(name)
+
+    def _refuse_in_use(self, name: str, how: str) -> None:
+        if self._in_use > 0:
+            raise AttachError(f"{name} cannot be {how} while the pruner is attached: detach it first")
+
+    def _tried(self, name: str, value: Any) -> Settings:
+        """A copy with that value, made as all copies are."""
+        twin = type(self).__new__(type(self))
+        twin._trial = True
+        twin.__setstate__({**self.__getstate__(), name: value})
+        return twin
+
+    def _require(self, holds: bool, name: str, allowed: str) -> None:
+        """For ``__post_init__``: a rule that no field can have alone, or that is easier written this way.
+
+        Raises:
+            SettingError: where it does not hold.
+        """
+        if not holds:
+            raise SettingError(f"{name} must be {allowed}, got {_shown(getattr(self, name))}")
+
+    def __post_init__(self) -> None:
+        """Checks that involve several fields."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles carry the settings, never a model."""
+        return {name: getattr(self, name) for name in self._rules()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+        self.__post_init__()
+
+    @classmethod
+    def _rules(cls) -> Mapping[str, Rule]:
+        """The rule of every field; the nearest class on the way up that gives it one decides."""
+        if "_own_rules" not in cls.__dict__:
+            _check_declarations(cls)
+            tables = [base.__dict__.get("__dataclass_fields__", {}) for base in cls.__mro__]
+            rules: dict[str, Rule] = {}
+            for each in fields(cls):  # type: ignore[arg-type]  # its subclasses are dataclasses
+                found = (table[each.name].metadata.get(_RULE) for table in tables if each.name in table)
+                rules[each.name] = next((rule for rule in found if rule is not None), ANYTHING)
+            cls._own_rules = rules  # type: ignore[attr-defined]
+        return cls._own_rules  # type: ignore[attr-defined]
+
+
+def _hint(name: str, known: Mapping[str, Any]) -> str:
+    if close := get_close_matches(name, known):
+        return f": did you mean {' or '.join(map(repr, close))}?"
+    return f", only {', '.join(known)}. Declare attributes of your own in the class, or begin them with an underscore"
+
+
+def _as_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a class, inside which ``self`` may get attributes that are no settings."""
+
+    @functools.wraps(function)
+    def call(self: Settings, *args: Any, **kwargs: Any) -> Any:
+        before, self._own_code = self._own_code, True
+        try:
+            return function(self, *args, **kwargs)
+        finally:
+            self._own_code = before
+
+    return call
+
+
+def _check_declarations(cls: type[Any]) -> None:
+    """Refuse a default that the class states but ``@dataclass`` did not take: it would be ignored without a word.
+
+    Raises:
+        MethodError: naming the class and the setting.
+    """
+    for each in fields(cls):
+        stated = getattr(cls, each.name, MISSING)
+        if each.default is not MISSING and stated is not each.default and not ismemberdescriptor(stated):
+            raise MethodError(
+                f"{cls.__name__}.{each.name} is no default that @dataclass knows, and would be ignored: write "
+                f"`{each.name}: <type> = ...` in a class under @dataclass(kw_only=True)"
+            )
