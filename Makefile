@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 # vLLM pins its own transformers: an environment of its own.
 VLLM_VENV ?= .venv-vllm
+# The oldest accepted and the newest published versions of everything.
+OLDEST_VENV ?= .venv-oldest
+NEWEST_VENV ?= .venv-newest
 # lmms-eval and what it draws in live apart: nothing else here needs them.
 EVAL_VENV ?= .venv-eval
 # CPU torch for people on Linux, where PyPI's wheel is the CUDA build (2 GB more). Out of reach: the usual index serves.
@@ -12,6 +15,9 @@ BIN := $(VENV)/bin
 PIP := python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
+OLDEST_TORCH := $(shell grep '^torch==' constraints-oldest.txt)
+# What depends on other people's versions: exactness, families, refusals, the command line.
+VERSION_TESTS := tests/attach tests/methods tests/cli tests/verification tests/test_zoo.py tests/test_conventions.py
 
 VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
 VLLM_CONSTRAINTS := integration/vllm/constraints.txt
@@ -21,15 +27,18 @@ TORCHVISION := $(shell grep '^torchvision==' $(VLLM_CONSTRAINTS))
 QUESTION = $(shell cat examples/question.txt)
 RESULTS = $(sort $(wildcard benchmarks/results/accuracy-*.json benchmarks/results/speed-*.json)) benchmarks/published.json
 
-.PHONY: help demo test test-eval test-vllm lint check results clean
+.PHONY: help demo test test-oldest test-newest test-eval test-vllm lint check results versions clean
 
 help:
 	@echo "make demo    answer a question about examples/scene.png, with and without pruning; writes demo/overlay.png"
 	@echo "make test    the test suite"
+	@echo "make test-oldest  what depends on versions, with the oldest that are accepted (6 GB)"
+	@echo "make test-newest  the same with the newest that are published (6 GB)"
 	@echo "make test-eval  ptprune eval with lmms-eval, in an environment of its own (2.5 GB)"
 	@echo "make test-vllm  the vLLM plugin with the real engine on the CPU, in an environment of its own (3.5 GB)"
 	@echo "make lint    ruff and mypy"
 	@echo "make check   lint and test"
+	@echo "make versions     README's table of tested versions, from the environments that are there"
 	@echo "make results docs/results.md and its plots, from the files in benchmarks/"
 
 demo: $(INSTALLED)
@@ -38,6 +47,15 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
+
+test-oldest: $(OLDEST_VENV)/.installed
+	$(OLDEST_VENV)/bin/python tools/versions.py
+	$(OLDEST_VENV)/bin/python -m pytest -n auto --maxprocesses 8 $(VERSION_TESTS)
+
+# Resolved anew each time: what is newest changes.
+test-newest: newest
+	$(NEWEST_VENV)/bin/python tools/versions.py
+	$(NEWEST_VENV)/bin/python -m pytest -n auto --maxprocesses 8 $(VERSION_TESTS)
 
 # Where there is no wheel of vLLM for this machine and Python, say so and leave it at that.
 test-vllm: $(VLLM_VENV)/bin/python
@@ -61,23 +79,36 @@ check: lint test
 results: $(INSTALLED)
 	$(BIN)/ptprune bench report $(RESULTS) --out docs/results.md
 
-# torch goes first and alone: once it is there, nothing later draws in another build of it.
+versions: $(INSTALLED)
+	$(BIN)/python tools/versions.py --write README.md $(VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(EVAL_VENV) $(VLLM_VENV)
+
+# torch goes first and alone: once it is there, nothing later draws in another build of it. $(1) environment, $(2) torch
 define install_torch
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 	$(1)/bin/python -c "import torch" 2>/dev/null \
-	  || $(1)/bin/$(PIP) install --quiet --no-deps --retries 0 --timeout 10 --index-url $(TORCH_INDEX) $(TORCH) 2>/dev/null \
-	  || $(1)/bin/$(PIP) install $(TORCH)
+	  || $(1)/bin/$(PIP) install --quiet --no-deps --retries 0 --timeout 10 --index-url $(TORCH_INDEX) $(2) 2>/dev/null \
+	  || $(1)/bin/$(PIP) install --quiet $(2)
 endef
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(call install_torch,$(VENV))
+	$(call install_torch,$(VENV),$(TORCH))
 	$(BIN)/$(PIP) install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
+
+$(OLDEST_VENV)/.installed: pyproject.toml constraints-oldest.txt
+	$(call install_torch,$(OLDEST_VENV),$(OLDEST_TORCH))
+	$(OLDEST_VENV)/bin/$(PIP) install --quiet -c constraints-oldest.txt -e '.[dev]'
+	@touch $@
+
+.PHONY: newest
+newest:
+	$(call install_torch,$(NEWEST_VENV),torch)
+	$(NEWEST_VENV)/bin/$(PIP) install --quiet --upgrade --upgrade-strategy eager -e '.[dev]'
 
 # PyPI's torchvision is linked to CUDA and cannot be imported beside a CPU torch, nor can timm, which imports it.
 # lmms-eval asks for both; only models that are not used here need them.
 $(EVAL_VENV)/.installed: pyproject.toml constraints.txt
-	$(call install_torch,$(EVAL_VENV))
+	$(call install_torch,$(EVAL_VENV),$(TORCH))
 	$(EVAL_VENV)/bin/$(PIP) install --quiet -c constraints.txt -e '.[eval]' pytest pytest-xdist
 	$(EVAL_VENV)/bin/python -c "import torchvision" 2>/dev/null \
 	  || $(EVAL_VENV)/bin/$(PIP) uninstall --quiet --yes torchvision timm
@@ -99,4 +130,4 @@ $(VLLM_VENV)/.installed: pyproject.toml $(VLLM_CONSTRAINTS) integration/vllm/tor
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(EVAL_VENV) $(VLLM_VENV) demo build dist
+	rm -rf $(VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(EVAL_VENV) $(VLLM_VENV) demo build dist

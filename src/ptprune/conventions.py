@@ -24,13 +24,15 @@ POSITIONS = "position_ids"
 ROTARY = "position_embeddings"  # a tuple: cosines and sines
 STATES = "hidden_states"
 PER_TOKEN = (STATES, MASK, POSITIONS, ROTARY)  # arguments of a decoder layer that hold something for every token
-ENCODED = "mm_encoder_outputs"  # modality -> output of its encoder, where generate() encodes before it calls the model
+# Modality -> output of its encoder: newer versions of generate() encode before they call the model. Pictures that were
+# encoded and do not arrive under this name are noticed, see `attach.generation`.
+ENCODED = "mm_encoder_outputs"
 PIXELS = "pixel_values"
 
 LAYER_ARGUMENTS = frozenset({STATES, MASK, ROTARY})  # Cohere2's layers take position ids in their **kwargs
 ATTENTION_ARGUMENTS = frozenset({STATES})
 DECODER_ARGUMENTS = frozenset({MASK, POSITIONS, "inputs_embeds"})
-MODEL_ARGUMENTS = frozenset({"input_ids", "inputs_embeds", MASK, POSITIONS, ENCODED, PIXELS})
+MODEL_ARGUMENTS = frozenset({"input_ids", "inputs_embeds", MASK, POSITIONS, PIXELS})
 
 #: What ``PrunedLayer`` overrides of a layer of a cache, and what it inherits and answers for.
 CACHE_LAYER_OVERRIDDEN = frozenset(

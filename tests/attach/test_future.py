@@ -220,6 +220,25 @@ def test_a_pass_that_goes_another_way_returns_nothing(change, says, generate):
     assert pruner.report is None
 
 
+@torch.no_grad()
+def test_pictures_that_arrive_under_another_name_are_noticed():
+    """generate() encodes them first: the model sees no pixels, and nothing that is known to hold pictures."""
+    model = tiny_internvl()
+    inner = type(model.model)
+
+    class Renamed(inner):
+        def __call__(self, *args, **kwargs):
+            for name in ("mm_encoder_outputs", "pixel_values"):
+                kwargs.pop(name, None)
+            return super().__call__(*args, **kwargs)
+
+    model.model.__class__ = Renamed
+    model.model.get_image_features(INPUTS["pixel_values"], return_dict=True)
+    pruner = PyramidTokenPruning()
+    with pruner(model), pytest.raises(BrokenPass, match="encoded the pictures, but the model was called without them"):
+        model.generate(**INPUTS, max_new_tokens=2)
+
+
 @pytest.mark.parametrize("name", ["internvl", "llava-next", "qwen2-vl", "gemma3"])
 @torch.no_grad()
 def test_an_encoder_that_attends_twice_is_noticed(name):

@@ -139,6 +139,8 @@ class Attachment:
 
     def _forward_multimodal(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         call = ModelCall.of(self._multimodal, original, args, kwargs)
+        if self._generation is not None:
+            self._generation.check_arrival(call.has_images)
         if not Pass.is_needed(call):
             return original(*args, **kwargs)
         with self._one_at_a_time():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ptprune.conventions import ModelCall
+from ptprune.errors import BrokenPass
 from ptprune.families.encoded import EncodedImage
 from ptprune.selection import Selection
 
@@ -18,12 +19,14 @@ class Generation:
         sliced: whether generate() will cut from them what the cache has seen.
         parts: what the vision side left behind; kept here too because accelerate, where it moves the encoder's output
             between devices, copies it and loses the attribute that carries them.
+        arrived: whether a forward pass was given the images since they were encoded.
         selections: what the first forward pass chose.
     """
 
     prompt_length: int
     sliced: bool
     parts: list[EncodedImage] | None = None
+    arrived: bool = False
     selections: list[Selection] | None = None
 
     @classmethod
@@ -38,3 +41,13 @@ class Generation:
     def prompt_columns(self, length: int, seen: int) -> int:
         """How many of the ``length`` new columns of a forward pass are prompt; assisted decoding appends drafts."""
         return min(length, self.prompt_length - (seen if self.sliced else 0))
+
+    def check_arrival(self, has_images: bool) -> None:
+        """Images that were encoded for this call must come with its first forward pass.
+
+        Raises:
+            BrokenPass: where they do not, under any name that is known: the prompt would pass unpruned.
+        """
+        if self.parts is not None and not self.arrived and not has_images:
+            raise BrokenPass("generate() encoded the pictures, but the model was called without them")
+        self.arrived |= has_images
