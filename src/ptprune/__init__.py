@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from ptprune.methods import METHODS, PyramidTokenPruning, RandomPruning
     from ptprune.pruner import TokenPruner
     from ptprune.report import ImageReport, PruningReport, RegionReport
+    from ptprune.verification import verify
 
 __version__ = "0.1.0.dev0"
 
@@ -19,13 +20,14 @@ __all__ = [
     "RegionReport",
     "TokenPruner",
     "__version__",
+    "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use: torch and transformers take seconds, which ``ptprune --help`` need not wait for."""
     if name in __all__:
-        for module in ("methods", "pruner", "report"):
+        for module in ("methods", "pruner", "report", "verification"):
             if hasattr(found := import_module(f"ptprune.{module}"), name):
                 return getattr(found, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@ from ptprune.cli.items import items
 from ptprune.cli.methods import methods
 from ptprune.cli.models import models
 from ptprune.cli.run import run
+from ptprune.cli.verify import verify
 from ptprune.errors import BrokenPass, PtpruneError
 
 app = typer.Typer(
@@ -20,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, models, methods, cost, items, eval):
+for command in (run, verify, models, methods, cost, items, eval):
     app.command()(command)
 app.add_typer(bench)
 

@@ -133,8 +133,13 @@ def load_processor(directory: Path, model: str) -> Any:
         return processors.load_processor(directory)
 
 
-def load_model(directory: Path, model: str, device: torch.device, dtype: str) -> PreTrainedModel:
+def load_model(
+    directory: Path, model: str, device: torch.device, dtype: str, attention: str | None = None
+) -> PreTrainedModel:
     """The checkpoint's model, in evaluation mode on its device.
+
+    Args:
+        attention: attention implementation; None: the model's own choice.
 
     Raises:
         UserError: for files that are missing or cannot be read.
@@ -143,7 +148,7 @@ def load_model(directory: Path, model: str, device: torch.device, dtype: str) ->
 
     with _complete(model):
         outcome: Any = AutoModelForImageTextToText.from_pretrained(
-            directory, dtype=dtype, local_files_only=True, output_loading_info=True
+            directory, dtype=dtype, local_files_only=True, output_loading_info=True, attn_implementation=attention
         )
     loaded, notes = outcome
     if missing := sorted(notes["missing_keys"]):  # the loader filled them with random numbers
