@@ -126,10 +126,7 @@ class Examination:
             report = _report_of(pruner)
             turn = grown(inputs, follow_up(self.processor, first.sequences))
             text = {name: value for name, value in turn.items() if name in (IDS, MASK) or name.endswith("type_ids")}
-            cache = {
-                name: part for name, part in keep_cache(self.model, cache_of(first)).items() if name != "use_cache"
-            }
-            second = self._generate(text, **cache)
+            second = self._generate(text, **keep_cache(self.model, cache_of(first)))
         whole = grown(inputs, second.sequences)
         return self._follow(whole, report, layer, turn[IDS].shape[1], second)
 
