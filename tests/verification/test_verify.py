@@ -7,7 +7,7 @@ import torch
 
 import ptprune
 from ptprune import PyramidTokenPruning
-from ptprune.attach import forward
+from ptprune.attach import layers
 from ptprune.attach.cut import Cut
 from ptprune.attach.forward import Pass
 from ptprune.errors import Refused, UnsupportedModel
@@ -82,19 +82,19 @@ def one_more(monkeypatch):
 
 
 def uncut_cache(monkeypatch):
-    monkeypatch.setattr(forward, "gather_new", lambda layer, past, index: None)
-    monkeypatch.setattr(Pass, "_check_end", lambda *_: None)
+    monkeypatch.setattr(layers, "gather_new", lambda layer, past, index: None)
+    monkeypatch.setattr(layers, "check_end", lambda *_: None)
 
 
 def shifted_positions(monkeypatch):
-    real = forward.cut_layer_call
+    real = layers.cut_layer_call
 
     def wrong(cut, call, *rest):
         call = real(cut, call, *rest)
         call.rotary = tuple(part.roll(1, dims=1) for part in call.rotary)
         return call
 
-    monkeypatch.setattr(forward, "cut_layer_call", wrong)
+    monkeypatch.setattr(layers, "cut_layer_call", wrong)
 
 
 def left_hook(monkeypatch):

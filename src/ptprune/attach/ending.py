@@ -1,0 +1,60 @@
+"""How a pass ends: every layer was passed, every cache layer holds what it has to, and how far positions moved."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptprune.attach.cut import Cut, Once
+from ptprune.attach.prompt import Prompt
+from ptprune.attach.setup import Setup
+from ptprune.errors import BrokenPass
+
+
+def check_end(setup: Setup, prompt: Prompt, next_layer: int, length: int, states: Tensor, cache: Any) -> None:
+    """Every layer was passed, and every cache layer holds exactly what was there before and what was kept.
+
+    Args:
+        next_layer: the layer that would have to be next.
+        length: columns that the cuts left.
+        states: [batch, columns, d], what the language model returned.
+
+    Raises:
+        BrokenPass: where it is otherwise.
+    """
+    layers = len(setup.layers)
+    if next_layer != layers:
+        raise BrokenPass(f"only {next_layer} of {layers} language model layers were called through their hooks")
+    if states.shape[1] != length:
+        raise BrokenPass(f"the language model returned {states.shape[1]} hidden states, not {length}")
+    if cache is None:
+        return
+    held = prompt.key_valid.shape[1] - prompt.length + length
+    found = [layer.keys.shape[2] if layer.keys is not None else 0 for layer in cache.layers]
+    if len(found) != layers or any(number != held for number in found):
+        raise BrokenPass(
+            f"the cache's {len(found)} layers hold {sorted({*found})} tokens; each of {layers} has to hold {held}"
+        )
+
+
+def shifts(cache: Any, cuts: Sequence[tuple[int, Cut]], compact: bool, once: Once) -> list[Tensor]:
+    """For each layer a LongTensor [batch]: how far its position ids lie behind the original ones after this pass.
+
+    Args:
+        cuts: of this pass, at least one: from which layer on, and all that was dropped up to it.
+        once: shares one tensor between many layers.
+    """
+    index = cuts[0][1].index
+    none = torch.zeros(len(index), dtype=torch.long, device=index.device)
+    before = [getattr(layer, "shift", none) for layer in cache.layers]
+    after = list(before)
+    for first, cut in cuts if compact else ():
+        dropped = cut.dropped.sum(dim=1)
+        for layer in range(first, len(after)):  # one tensor for many layers
+            inputs = before[layer], dropped
+            after[layer] = once(inputs, functools.partial(torch.add, *inputs))
+    return after
