@@ -23,6 +23,7 @@ from tests.oracle import (
     vision_evidence,
     watched,
 )
+from tests.versions import repeats_tiles
 from tests.zoo import ZOO
 from tests.zoo.pictures import picture
 
@@ -127,6 +128,7 @@ class Merging(TokenPruner):
         return Selection(kept, states=image.hidden_states[kept] + image.hidden_states[len(kept) :].mean(0))
 
 
+@repeats_tiles
 @pytest.mark.parametrize("layer", [0, 2])
 @pytest.mark.parametrize("name", ["internvl", "idefics3", "gemma3", "qwen3-vl"])
 @torch.no_grad()

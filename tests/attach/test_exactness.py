@@ -10,6 +10,7 @@ from ptprune.attach.generation import Generation
 from ptprune.conventions import ModelCall
 from tests.internvl import IMAGE, START, batch, prompt, tiny_internvl
 from tests.oracle import blocked, eager_twin
+from tests.versions import mode_items
 
 PROMPTS = {
     "one tile": [prompt([5, 6], 1, [7, 8, 9])],
@@ -121,7 +122,7 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", mode_items(MODES))
 @pytest.mark.parametrize("layer", [0, 2])
 @pytest.mark.parametrize("name", ["several images", "batch, other tiles", "batch with text only"])
 @torch.no_grad()

@@ -16,6 +16,7 @@ from ptprune.errors import BrokenPass, UnknownTransformers
 from tests.attach.test_lifecycle import traces
 from tests.internvl import batch, prompt, tiny_internvl
 from tests.oracle import scored_vision_attention
+from tests.versions import encodes_first
 from tests.zoo import ZOO
 
 INPUTS = batch(prompt([5, 6], 5, [7, 8, 9]))  # without padding there is no mask whose shape could fail to fit
@@ -220,6 +221,7 @@ def test_a_pass_that_goes_another_way_returns_nothing(change, says, generate):
     assert pruner.report is None
 
 
+@encodes_first
 @torch.no_grad()
 def test_pictures_that_arrive_under_another_name_are_noticed():
     """generate() encodes them first: the model sees no pixels, and nothing that is known to hold pictures."""

@@ -10,6 +10,7 @@ from transformers import DynamicCache, GenerationConfig, LlamaConfig, LlamaForCa
 from ptprune import PyramidTokenPruning, RandomPruning
 from ptprune.attach.windows import restrict
 from tests.internvl import batch, prompt, tiny_internvl
+from tests.versions import encodes_first
 from tests.zoo import ZOO
 
 INPUTS = batch(prompt([5, 6], 5, [7, 8, 9]), prompt([5], 2, [7]))
@@ -245,6 +246,7 @@ def test_flash_attention_beyond_the_window():
         restrict(None, 2, columns, columns, mask, "flash_attention_2")
 
 
+@encodes_first
 @torch.no_grad()
 def test_beams_over_pictures_that_the_stock_model_mixes_up():
     inputs = ZOO["glm4v"].inputs(ZOO["glm4v"].prompts["several pictures"])

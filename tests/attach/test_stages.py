@@ -16,6 +16,7 @@ from tests.attach.test_exactness import PROMPTS
 from tests.attach.test_families import FEW, MODES, SLIDING, WINDOW, dropped_of, follow_up, inputs_of, model_of
 from tests.internvl import batch, tiny_internvl
 from tests.oracle import blocked, eager_twin, language_model, watched
+from tests.versions import mode_items
 from tests.zoo import ZOO
 
 CASES = [(name, prompt) for name in ZOO for prompt in FEW]
@@ -189,7 +190,7 @@ def test_second_turn_on_a_returned_cache(name, window, second):
         assert torch.equal(model.generate(**whole, max_new_tokens=6, use_cache=False), pruned)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", mode_items(MODES))
 @pytest.mark.parametrize(("name", "window"), WINDOWS)
 @torch.no_grad()
 def test_generation_modes(name, window, mode):

@@ -18,6 +18,7 @@ from ptprune.methods.uniform_grid import even_cells
 from ptprune.scores import ImageEvidence
 from tests.methods.slow import SLOW, regions
 from tests.oracle import blocked, language_model
+from tests.versions import repeats_tiles
 from tests.zoo import ZOO
 
 RIVALS = list(SLOW)
@@ -414,7 +415,9 @@ def test_ratio_one_is_bit_identical(name, family):
     assert before == after > 0
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=repeats_tiles if name == "internvl" else ()) for name in FAMILIES]
+)
 @torch.no_grad()
 def test_merged_tokens_are_generated_from(family):
     model, inputs, seen = model_of(family), inputs_of(family, "one picture"), []

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 from transformers.utils import is_torchvision_available
 
 from ptprune.errors import Refused
@@ -15,6 +17,14 @@ from ptprune.processors.image_only import VIDEO, Processor, ProcessorClass, imag
 
 # Files that can name the processor's class, in the order in which AutoProcessor asks them.
 NAMING = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json", "config.json")
+
+# Processor -> its image processor on Pillow, where AutoImageProcessor finds none without torchvision: Cohere2 Vision
+# has none in transformers; those of Idefics3 and SmolVLM are there, but are taken for torchvision's before 5.18.
+ON_PILLOW: dict[str, ProcessorClass] = {
+    "Cohere2VisionProcessor": Cohere2VisionImageProcessorPil,
+    "Idefics3Processor": Idefics3ImageProcessorPil,
+    "SmolVLMProcessor": SmolVLMImageProcessorPil,
+}
 
 
 def load_processor(directory: str | Path) -> Processor:
@@ -29,8 +39,8 @@ def load_processor(directory: str | Path) -> Processor:
     processor_class = find_class(Path(directory))
     if is_torchvision_available() and (image_only(processor_class) is processor_class or _has_video(Path(directory))):
         return AutoProcessor.from_pretrained(directory, local_files_only=True)
-    if not is_torchvision_available() and processor_class.__name__ == "Cohere2VisionProcessor":
-        return _load_cohere2_vision(processor_class, directory)
+    if not is_torchvision_available() and (images := ON_PILLOW.get(processor_class.__name__)) is not None:
+        return _put_together(image_only(processor_class), images, directory)
     return image_only(processor_class).from_pretrained(directory, local_files_only=True)
 
 
@@ -60,9 +70,9 @@ def _has_video(directory: Path) -> bool:
     return any((directory / name).is_file() for name in ("video_preprocessor_config.json", "preprocessor_config.json"))
 
 
-def _load_cohere2_vision(processor_class: ProcessorClass, directory: str | Path) -> Processor:
-    """The processor put together by hand: AutoImageProcessor finds no class that works without torchvision."""
-    images = Cohere2VisionImageProcessorPil.from_pretrained(directory, local_files_only=True)
+def _put_together(processor_class: ProcessorClass, image_class: ProcessorClass, directory: str | Path) -> Processor:
+    """A processor around an image processor that AutoImageProcessor does not find."""
+    images = image_class.from_pretrained(directory, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     settings, _ = processor_class.get_processor_dict(directory, local_files_only=True)
     return processor_class.from_args_and_dict([images, tokenizer], settings)
