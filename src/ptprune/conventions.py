@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import transformers
+from packaging.version import Version
 from torch import Tensor
 
 TESTED = "5.16 to 5.24"
@@ -45,6 +47,11 @@ CACHE_LAYER_INHERITED = frozenset(
 )
 
 IMAGE_FEATURES, VIDEO_FEATURES = "get_image_features", "get_video_features"  # methods of the multimodal part
+
+REPEATS = ("num_beams", "num_return_sequences")  # options of generate() by which it repeats prompts and pictures
+# Older versions repeat the tiles of a prompt as [t0, t0, t1, t1] where prompts are repeated as [p, p]: the stock model
+# then answers about a picture that is put together wrongly.
+REPEATS_TILES_WRONG = Version(transformers.__version__) < Version("5.19")
 
 # Options of generate(), some of them of a forward call too, that are refused or looked at.
 USE_CACHE = "use_cache"

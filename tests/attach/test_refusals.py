@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from transformers import DynamicCache, GenerationConfig, LlamaConfig, LlamaForCausalLM, StaticCache
 
-from ptprune import PyramidTokenPruning, RandomPruning
+from ptprune import PyramidTokenPruning, RandomPruning, conventions
 from ptprune.attach.windows import restrict
+from ptprune.errors import Refused
 from tests.internvl import batch, prompt, tiny_internvl
 from tests.versions import encodes_first
 from tests.zoo import ZOO
@@ -83,6 +84,14 @@ def test_text_only_prompts_may_use_what_pruning_cannot(model):
     with PyramidTokenPruning()(model):
         pruned = model.generate(**text, max_new_tokens=3, cache_implementation="static", disable_compile=True)
     assert torch.equal(pruned, stock)
+
+
+@pytest.mark.parametrize("option", conventions.REPEATS)
+def test_versions_that_put_repeated_pictures_together_wrongly(model, computed, option, monkeypatch):
+    monkeypatch.setattr(conventions, "REPEATS_TILES_WRONG", True)
+    with PyramidTokenPruning()(model), pytest.raises(Refused, match=f"{option}=2: .* install transformers 5.19"):
+        model.generate(**INPUTS, max_new_tokens=2, **{option: 2})
+    assert not computed
 
 
 def test_training_mode(model, computed):

@@ -119,7 +119,7 @@ class Attachment:
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         call = ModelCall.of(self.model, original, args, kwargs)
         if call.has_images:
-            refusals.check_generate(call, self.model, self.setup.cut_layers[-1])
+            refusals.check_generate(call, self.model, self.setup.family, self.setup.cut_layers[-1])
             refusals.check_mask(call.mask)
         with self._one_at_a_time():
             if call.has_images:

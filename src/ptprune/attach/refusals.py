@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from ptprune import conventions
 from ptprune.attach.cache import PrunedLayer
 from ptprune.attach.compiled import check_not_compiled
 from ptprune.conventions import CACHE_KIND, EARLY_EXIT, PER_LAYER_OUTPUTS, PREFILL_CHUNK, USE_CACHE, ModelCall
@@ -50,7 +51,7 @@ def check_attention(implementation: str) -> None:
         )
 
 
-def check_generate(call: ModelCall, model: Model, last_layer: int) -> None:
+def check_generate(call: ModelCall, model: Model, family: type[Family], last_layer: int) -> None:
     """Refuse the options of generate() under which a pruned prefill cannot be right.
 
     Raises:
@@ -71,6 +72,13 @@ def check_generate(call: ModelCall, model: Model, last_layer: int) -> None:
         raise Refused(f"cache_implementation={kind!r} is not supported: only a dynamic cache can shrink")
     if option(EARLY_EXIT) is not None:
         raise Refused("assistant_early_exit drafts with the pruned model's own first layers: use another assistant")
+    if conventions.REPEATS_TILES_WRONG and not family.grid_positions:
+        for name in conventions.REPEATS:
+            if (option(name) or 1) > 1:
+                raise Refused(
+                    f"{name}={option(name)}: this version of transformers repeats the tiles of a picture in a wrong "
+                    "order, pruned or not: install transformers 5.19 or newer"
+                )
     _check_outputs(option)
     check_cache(call.cache)
 
