@@ -32,7 +32,7 @@ RESULTS = $(sort $(wildcard benchmarks/results/accuracy-*.json benchmarks/result
 help:
 	@echo "make demo    answer a question about examples/scene.png, with and without pruning; writes demo/overlay.png"
 	@echo "make test    the test suite"
-	@echo "make test-oldest  what depends on versions, with the oldest that are accepted (6 GB)"
+	@echo "make test-oldest  what depends on versions, with the oldest that are accepted (8 GB)"
 	@echo "make test-newest  the same with the newest that are published (6 GB)"
 	@echo "make test-eval  ptprune eval with lmms-eval, in an environment of its own (2.5 GB)"
 	@echo "make test-vllm  the vLLM plugin with the real engine on the CPU, in an environment of its own (3.5 GB)"

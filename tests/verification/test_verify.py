@@ -150,6 +150,24 @@ def test_what_a_model_cannot_do_is_named(monkeypatch):
     assert {check.reason for check in found.checks if check.result == "not supported"} == {"beams mix up pictures"}
 
 
+def test_a_method_that_refuses_everything_does_not_pass(monkeypatch):
+    def refuse(self, image):
+        raise Refused("not today")
+
+    monkeypatch.setattr(PyramidTokenPruning, "select", refuse)
+    found = verified()
+    assert not found.passed
+    assert {"ratio 1: bit-identical", "logits", "greedy answer"} <= failed(found)
+
+
+def test_flash_attention_takes_no_mask_of_ours(monkeypatch):
+    monkeypatch.setattr(checks, "implementation", lambda model: "flash_attention_2")
+    found = verified()
+    assert found.passed
+    assert results(found)["logits, layer 0"] == "not supported"
+    assert results(found)["ratio 1: bit-identical, layer 0"] == "ok"
+
+
 def test_a_processor_that_makes_no_batch():
     processor = savable(ZOO["internvl"])
 

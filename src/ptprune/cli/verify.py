@@ -90,5 +90,7 @@ def _show(name: str, found: Verification) -> None:
         if check.reason and check.result != "ok":
             console.print(f"{check.name}: {check.result}. {check.reason}", markup=False)
     console.print()
-    verdict = "all checks passed" if found.passed else "NOT exact on this machine: please report this table"
+    missing = sum(check.result == "not supported" for check in found.checks)
+    passed = f"{len(found.checks) - missing} checks passed" + (f", {missing} not supported here" if missing else "")
+    verdict = passed if found.passed else "NOT exact on this machine: please report this table"
     console.print(verdict, style="bold green" if found.passed else "bold red")
