@@ -416,7 +416,7 @@ def test_ratio_one_is_bit_identical(name, family):
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=repeats_tiles if name == "internvl" else ()) for name in FAMILIES]
+    "family", [pytest.param(name, marks=() if ZOO[name].native else repeats_tiles) for name in FAMILIES]
 )
 @torch.no_grad()
 def test_merged_tokens_are_generated_from(family):

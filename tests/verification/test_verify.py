@@ -140,16 +140,6 @@ def test_an_oracle_that_would_not_notice_is_no_proof(monkeypatch):
     assert results(found)["logits, layer 0"] == "inconclusive"
 
 
-def test_what_a_model_cannot_do_is_named(monkeypatch):
-    def refuse(self, inputs, layer):
-        raise Refused("beams mix up pictures")
-
-    monkeypatch.setattr(checks.Examination, "_second_turn", refuse)
-    found = verified()
-    assert found.passed
-    assert {check.reason for check in found.checks if check.result == "not supported"} == {"beams mix up pictures"}
-
-
 def test_a_method_that_refuses_everything_does_not_pass(monkeypatch):
     def refuse(self, image):
         raise Refused("not today")

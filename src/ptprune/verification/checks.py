@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from ptprune.conventions import MASK, cache_of, keep_cache
-from ptprune.errors import Refused
 from ptprune.families.base import Model
 from ptprune.methods import PyramidTokenPruning
 from ptprune.report import PruningReport
@@ -51,20 +50,20 @@ class Examination:
         """
         before, stock = traces(self.model), logits(self.model, one)
         found = []
-        for name, check, inputs, may_refuse in (
-            ("ratio 1: bit-identical", self._identity, one, False),
-            ("exact budgets and caches", self._sizes, one, False),
-            ("logits", self._prefill, one, False),
-            ("greedy answer", self._answer, one, False),
-            ("batch of two with padding", self._answer, two, True),
-            ("second turn", self._second_turn, one, True),
+        for name, check, inputs in (
+            ("ratio 1: bit-identical", self._identity, one),
+            ("exact budgets and caches", self._sizes, one),
+            ("logits", self._prefill, one),
+            ("greedy answer", self._answer, one),
+            ("batch of two with padding", self._answer, two),
+            ("second turn", self._second_turn, one),
         ):
             for layer in (0, PyramidTokenPruning().layer):
                 title = f"{name}, layer {layer}"
                 if inputs is None:
                     found.append(Check(title, "not supported", reason=why_no_two))
                 else:
-                    found.append(_run(title, functools.partial(check, inputs, layer), may_refuse))
+                    found.append(_run(title, functools.partial(check, inputs, layer)))
         found.append(_run("the model is left as it was", functools.partial(self._untouched, one, before, stock)))
         return found
 
@@ -190,18 +189,12 @@ class _NotSupported(Exception):
     """This model, or what it runs on, has no way to do what a check needs."""
 
 
-def _run(name: str, check: Callable[[], Check], may_refuse: bool = False) -> Check:
-    """The check's row, whatever happens in it.
-
-    Args:
-        may_refuse: whether the pruner may refuse what the check does with some models. Where it may not, a refusal
-            fails: nobody could prune such a model.
-    """
+def _run(name: str, check: Callable[[], Check]) -> Check:
+    """The check's row, whatever happens in it. What the pruner refuses fails: these calls it has to take."""
     try:
         return replace(check(), name=name)
-    except (_NotSupported, Refused) as error:
-        supported = isinstance(error, Refused) and not may_refuse
-        return Check(name, "FAIL" if supported else "not supported", reason=str(error))
+    except _NotSupported as error:
+        return Check(name, "not supported", reason=str(error))
     except Exception as error:  # it is what the user would meet
         return Check(name, "FAIL", reason=" ".join(f"{type(error).__name__}: {error}".split()))
 
