@@ -68,7 +68,7 @@ class Cut:
         """LongTensor [batch, kept]: how many dropped tokens stood before each kept column."""
         return self.states(self.dropped.cumsum(dim=1))
 
-    @property
+    @cached_property
     def floor(self) -> int:
         """Held tokens, old ones included, up to the last place where a row lost a token."""
         columns = torch.arange(self.length, device=self.dropped.device)
