@@ -127,6 +127,34 @@ def test_a_block_that_is_left_while_a_thread_generates(model):
     assert traces(model) == before
 
 
+def test_a_thread_that_only_encodes_pictures_waits(model):
+    """Its pictures are not those of the call at work."""
+    pruner, inside, order = PyramidTokenPruning(keep_ratio=0.3), threading.Event(), []
+    _, alone = answers(model, pruner)
+    features = model.model.get_image_features
+
+    def encode():
+        assert inside.wait(30)
+        model.model.get_image_features(INPUTS[1]["pixel_values"], return_dict=True)
+        order.append("encoded")
+
+    def hold(*_):
+        inside.set()
+        thread.join(0.2)  # it must not get in
+        order.append("held")
+
+    thread = threading.Thread(target=encode)
+    hook = model.model.language_model.layers[0].register_forward_pre_hook(hold)
+    with torch.no_grad(), pruner(model):
+        thread.start()
+        assert torch.equal(answer(model, INPUTS[0]), alone[0])
+        thread.join(30)
+    hook.remove()
+    assert order[0] == "held"
+    assert order[-1] == "encoded"
+    assert model.model.get_image_features == features
+
+
 def test_two_pruners_do_not_share_a_model(model):
     first = PyramidTokenPruning()
     with first(model), pytest.raises(AttachError, match="already: detach it first"), RandomPruning()(model):

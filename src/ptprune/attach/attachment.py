@@ -74,7 +74,7 @@ class Attachment:
 
     def _install(self) -> None:
         multimodal = self._multimodal
-        self._undo.append(wrap(multimodal, IMAGE_FEATURES, self._vision.image_features))
+        self._undo.append(wrap(multimodal, IMAGE_FEATURES, self._image_features))
         if hasattr(multimodal, VIDEO_FEATURES):
             self._undo.append(wrap(multimodal, VIDEO_FEATURES, self._vision.video_features))
         self._undo.append(wrap(multimodal, "forward", self._forward_multimodal))
@@ -139,11 +139,11 @@ class Attachment:
 
     def _forward_multimodal(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         call = ModelCall.of(self._multimodal, original, args, kwargs)
-        if self._generation is not None:
-            self._generation.check_arrival(call.has_images)
-        if not Pass.is_needed(call):
-            return original(*args, **kwargs)
         with self._one_at_a_time():
+            if self._generation is not None:
+                self._generation.check_arrival(call.has_images)
+            if not Pass.is_needed(call):
+                return original(*args, **kwargs)
             if call.has_images and self._generation is None:
                 self.pruner.forget()
             outer, self._pass = self._pass, Pass(self.setup, self._generation)
@@ -153,6 +153,10 @@ class Attachment:
             finally:
                 self._pass.close()
                 self._pass = outer
+
+    def _image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with self._one_at_a_time():  # or another thread's pictures would be taken for those of a call at work
+            return self._vision.image_features(original, *args, **kwargs)
 
     def _receive_images(self, parts: list[EncodedImage]) -> None:
         """The images were encoded: inside a forward pass, or by generate() before it."""
