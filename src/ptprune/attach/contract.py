@@ -105,7 +105,7 @@ def _attention(attention: Any) -> list[str]:
         found.append(f"{name} has no config, which names its attention implementation")
     if not any(hasattr(sys.modules[kind.__module__], EAGER) for kind in type(attention).__mro__):
         found.append(f"{name} has no {EAGER} beside it")
-    # what the class or one it derives from looks up; a pass itself tells whether it went there, see ``forward``
+    # what the class or one it derives from looks up; a pass itself tells whether it went there, see ``instruction``
     looked_up = {
         word
         for kind in type(attention).__mro__
