@@ -67,7 +67,7 @@ run-test-vllm: $(VLLM_VENV)/.installed
 	$(VLLM_VENV)/bin/python -m pytest integration/vllm
 
 test-eval: $(EVAL_VENV)/.installed
-	OMP_NUM_THREADS=1 $(EVAL_VENV)/bin/python -m pytest -n auto --maxprocesses 2 integration/evaluation
+	OMP_NUM_THREADS=1 $(EVAL_VENV)/bin/python -m pytest -n auto --maxprocesses 2 integration/lmms
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -34,7 +34,7 @@ import vllm
 from PIL import Image
 from vllm import LLM, SamplingParams
 
-from ptprune.bench.models import Setup, grid_of, random_model, shortened
+from ptprune.bench.subject import Setup, grid_of, random_model, shortened
 from ptprune.bench.timing import rotated, spread
 from ptprune.shapes import SHAPES
 from ptprune.tiny import CHECKPOINT

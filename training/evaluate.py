@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from ptprune.processors import load_processor
+from ptprune.checkpoints.processor import load_processor
 from ptprune.tiny import CHECKPOINT
 from ptprune.tiny.questions import QUESTION_KINDS, Question, ask
 from ptprune.tiny.scenes import generate_scene

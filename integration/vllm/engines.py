@@ -17,7 +17,7 @@ from vllm.model_executor.models.interns1_vit import InternS1VisionModel
 from vllm.transformers_utils.processors.internvl import image_to_pixel_values_internvl
 
 from ptprune import PyramidTokenPruning
-from ptprune.processors import load_processor
+from ptprune.checkpoints.processor import load_processor
 from ptprune.tiny import CHECKPOINT
 from ptprune.vllm import model as served
 

@@ -17,6 +17,8 @@ import transformers
 from packaging.version import Version
 from torch import Tensor
 
+from ptprune.errors import Refused
+
 TESTED = "5.16 to 5.24"
 """Versions of transformers that the tests were run with."""
 
@@ -246,3 +248,18 @@ class LayerCall:
             for name, value in self.rest.items()
             if isinstance(value, Tensor) and value.ndim >= 2 and length in value.shape[:-1]
         )
+
+
+def layer_windows(config: Any) -> list[int | None]:
+    """How far back each language model layer sees, itself included; None: all the way.
+
+    Raises:
+        Refused: on layers that are no plain attention.
+    """
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        kinds = ["full_attention" if window is None else "sliding_attention"] * config.num_hidden_layers
+    if strange := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
+        raise Refused(f"language models with {', '.join(strange)} layers are not supported")
+    return [window if kind == "sliding_attention" else None for kind in kinds]

@@ -87,14 +87,14 @@ def select_macs(shape: ModelShape, encoded: int, before: int, instruction: int, 
         patch_rows: rows of a tile's attention map: 1 for [CLS] alone, ``patches + 1`` for all, 0 for none.
     """
     text, vision = shape.text, shape.vision
-    patch_attention = encoded * patch_rows * (vision.patches + 1) * vision.width
+    patch_scores = encoded * patch_rows * (vision.patches + 1) * vision.width
     if not instruction:
-        return patch_attention
+        return patch_scores
     rows = instruction * before * text.heads * text.head_dim
     if layer == 0:  # keys of the whole prompt; queries, keys and values of the instruction
         keys = text.width * text.head_dim * text.kv_heads
         rows += before * keys + instruction * (2 * keys + text.width * text.head_dim * text.heads)
-    return patch_attention + rows
+    return patch_scores + rows
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ class PtpruneError(Exception):
 
 
 class SettingError(PtpruneError, ValueError):
-    """A setting has a value that it cannot have. The message names the setting, the value and what is allowed."""
+    """A setting has a value that it cannot have. The message begins with its name and says what is allowed."""
 
 
 class UnknownSetting(SettingError, AttributeError):
-    """No setting has that name. The message names the settings that are spelt alike."""
+    """No setting has that name. The message suggests settings with similar names."""
 
 
 class UnsupportedModel(PtpruneError, TypeError):
@@ -45,3 +45,9 @@ class BrokenPass(PtpruneError, RuntimeError):
 
 class UserError(PtpruneError):
     """Wrong usage or unreadable input at the command line. Says what is wrong, where, and what would be right."""
+
+
+def first_line(error: BaseException) -> str:
+    """An exception in one line."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

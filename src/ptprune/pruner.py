@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ptprune.answers import check_selection
 from ptprune.attach.attachment import Attachment, join
 from ptprune.errors import MethodError
 from ptprune.report import PruningReport, ReportLog
+from ptprune.scores.answers import check_selection
 from ptprune.scores.evidence import ImageEvidence, wrong_needs
 from ptprune.selection import Selection
 from ptprune.settings import RATIO, Settings, one_of, setting, whole

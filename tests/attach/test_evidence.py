@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
+from ptprune.scores.attention import QueriesAndKeys, patch_scores
 
 from ptprune import PyramidTokenPruning, TokenPruner
-from ptprune.attach.rows import Shown
-from ptprune.attach.vision import patch_attention
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
 from tests.attach.test_families import FEW, WINDOW, dropped_of, inputs_of, model_of
@@ -193,14 +192,15 @@ def test_the_whole_pictures_feature_is_the_mean_over_its_tokens(name):
 
 
 def scores_of(shown):
-    return patch_attention(shown, False, {"cls_attention"})["cls_attention"]
+    return patch_scores(shown, False, {"cls_attention"})["cls_attention"]
 
 
 def test_packed_pictures_are_scored_one_by_one():
     query, key = torch.randn(2, 1, 2, 10, 4).unbind(0)
-    packed = scores_of(Shown(query, key, 0.5, None, [6, 4]))
+    packed = scores_of(QueriesAndKeys(query, key, 0.5, None, [6, 4]))
     apart = [
-        scores_of(Shown(query[:, :, part], key[:, :, part], 0.5, None, None)) for part in (slice(0, 6), slice(6, 10))
+        scores_of(QueriesAndKeys(query[:, :, part], key[:, :, part], 0.5, None, None))
+        for part in (slice(0, 6), slice(6, 10))
     ]
     torch.testing.assert_close(packed, torch.cat(apart))
 
@@ -210,7 +210,7 @@ def test_padded_patches_neither_pay_nor_receive_whatever_the_mask_looks_like():
     real = torch.tensor([[True] * 5, [True, True, True, False, False]])
     boolean = real[:, None, None].expand(-1, 1, 5, -1)
     additive = torch.zeros(boolean.shape).masked_fill(~boolean, torch.finfo(torch.float32).min)
-    alone = scores_of(Shown(query[1:, :, :3], key[1:, :, :3], 0.5, None, None))
+    alone = scores_of(QueriesAndKeys(query[1:, :, :3], key[1:, :, :3], 0.5, None, None))
     for mask in (real, real.long(), boolean, additive):
-        scores = scores_of(Shown(query, key, 0.5, mask, None)).view(2, 5)
+        scores = scores_of(QueriesAndKeys(query, key, 0.5, mask, None)).view(2, 5)
         torch.testing.assert_close(scores[1], torch.nn.functional.pad(alone, (0, 2)))

@@ -15,13 +15,15 @@ import torch
 from PIL import Image
 
 from ptprune import PyramidTokenPruning
-from ptprune.bench import accuracy, examinee, items, plots, statistics, store
+from ptprune.asking import answer as answering
+from ptprune.bench import accuracy, examinee, items, plots, statistics
 from ptprune.bench.views import Views
-from ptprune.cli import answering, loading
+from ptprune.checkpoints import find as loading
 from ptprune.cli.bench_accuracy import choose_methods
 from ptprune.errors import UserError
 from ptprune.methods import METHODS
 from ptprune.pruner import TokenPruner
+from ptprune.results import file as store
 from ptprune.tiny import CHECKPOINT
 from tests.command import Command, command, refused
 

@@ -13,8 +13,8 @@ import pytest
 
 from ptprune.bench import accuracy, plots
 from ptprune.bench.report.documents import read
+from ptprune.bench.report.figures import Pictures
 from ptprune.bench.report.page import compose
-from ptprune.bench.report.pictures import Pictures
 from tests.bench import test_accuracy, test_speed
 from tests.command import Command, command, refused
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ptprune.bench import arms, memory, speed, timing
-from ptprune.bench.models import Setup, grid_of, prepare, shortened
+from ptprune.bench.subject import Setup, grid_of, prepare, shortened
 from ptprune.cost import Prompt, pruned_cost, unpruned_cost
 from ptprune.methods import METHODS
 from ptprune.shapes import SHAPES, ModelShape, TextShape, VisionShape

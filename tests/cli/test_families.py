@@ -15,10 +15,10 @@ from tokenizers import processors as post
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ptprune import PyramidTokenPruning
-from ptprune.cli.answering import make_prompt
+from ptprune.asking.answer import make_prompt
+from ptprune.checkpoints.processor import load_processor
 from ptprune.draw import draw_overlay
 from ptprune.families import FAMILIES
-from ptprune.processors import load_processor
 from tests.cli.families import save
 from tests.command import Command, refused
 from tests.zoo import ZOO

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ptprune.cli.pictures import open_picture
 from ptprune.errors import UserError
+from ptprune.pictures import open_picture
 
 HALVES = Image.new("RGB", (40, 20), (200, 30, 40))
 HALVES.paste((20, 60, 220), (20, 0, 40, 20))  # red left, blue right

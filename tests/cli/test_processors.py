@@ -18,9 +18,11 @@ from transformers import (
 from transformers.models.smolvlm import processing_smolvlm
 from transformers.utils import is_torchvision_available
 
-from ptprune.processors import find_class, image_only, load_processor, loading
-from ptprune.processors.cohere2_vision import Cohere2VisionImageProcessorPil, tile_grid
-from ptprune.processors.image_only import NoVideo
+from ptprune.checkpoints import image_only
+from ptprune.checkpoints import processor as loading
+from ptprune.checkpoints.cohere2_vision import Cohere2VisionImageProcessorPil, tile_grid
+from ptprune.checkpoints.image_only import NoVideo
+from ptprune.checkpoints.processor import find_class, load_processor
 from tests.cli.families import savable
 from tests.zoo import ZOO, Specimen
 from tests.zoo.cohere import least_upscaling

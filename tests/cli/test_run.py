@@ -13,9 +13,9 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from ptprune import PyramidTokenPruning
+from ptprune.checkpoints.processor import load_processor
 from ptprune.cli import main
 from ptprune.clock import Clock
-from ptprune.processors import load_processor
 from ptprune.scores.region import region_weights
 from tests.command import Command
 

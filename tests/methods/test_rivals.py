@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from ptprune.layout import THUMBNAIL, ImageLayout, Place, Region
 from ptprune.methods import METHODS, DivPrune, HiRED, VisionZip
-from ptprune.methods.thumbnail import attention_shares, seen_from_thumbnail
 from ptprune.methods.uniform_grid import even_cells
 from ptprune.scores import ImageEvidence
+from ptprune.scores.thumbnail import attention_shares, seen_from_thumbnail
 from tests.methods.slow import SLOW, regions
 from tests.oracle import blocked, language_model
 from tests.versions import repeats_tiles

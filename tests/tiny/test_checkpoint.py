@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
-from ptprune.processors import load_processor
+from ptprune.checkpoints.processor import load_processor
 from ptprune.tiny import CHECKPOINT, world
 
 

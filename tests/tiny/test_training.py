@@ -11,7 +11,7 @@ from training.data import IDENTITIES, NONE, cut_tiles, normalise, token_labels
 from training.language import Packer, conversations, hidden_states
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from ptprune.processors import load_processor
+from ptprune.checkpoints.processor import load_processor
 from ptprune.tiny import CHECKPOINT
 from ptprune.tiny.scenes import generate_scene
 

@@ -27,7 +27,7 @@ from ptprune.clock import Clock
 from ptprune.conventions import IMAGE_FEATURES, VIDEO_FEATURES, ModelCall
 from ptprune.errors import AttachError
 from ptprune.families.base import Model
-from ptprune.families.encoded import EncodedImage, Wanted
+from ptprune.families.encoded import EncodedImage, EvidenceRequest
 
 # Weak on both sides: an attachment lives in its model's wrappers, and dies with the model.
 _attached: WeakKeyDictionary[nn.Module, ReferenceType[Attachment]] = WeakKeyDictionary()
@@ -54,7 +54,7 @@ class Attachment:
         self.pruner, self.model = pruner, model
         self.entries = 1
         self._multimodal = self.setup.family.multimodal(model)
-        wanted = Wanted(self.setup.needs, pruner.window)
+        wanted = EvidenceRequest(self.setup.needs, pruner.window)
         self._vision = VisionWatch(self.setup.family, model, wanted, self.setup.lap, self._receive_images)
         self._lock = threading.RLock()
         self._depth = 0  # calls at work, all of the thread that holds the lock

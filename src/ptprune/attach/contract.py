@@ -16,7 +16,7 @@ from transformers import Cache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
 from ptprune import conventions
-from ptprune.attach.rows import EAGER
+from ptprune.attach.tap import EAGER
 from ptprune.errors import UnknownTransformers
 from ptprune.families.base import Family, Model
 

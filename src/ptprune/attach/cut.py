@@ -129,7 +129,7 @@ class Cut:
         return full.index_copy(0, rows, states[written]).view(len(index), self.length, -1)
 
 
-class Once:
+class Memo:
     """Results of one forward pass by the identity of their inputs: layers share masks and positions."""
 
     def __init__(self) -> None:

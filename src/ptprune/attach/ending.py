@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptprune.attach.cut import Cut, Once
+from ptprune.attach.cut import Cut, Memo
 from ptprune.attach.prompt import Prompt
 from ptprune.attach.setup import Setup
 from ptprune.errors import BrokenPass
@@ -41,7 +41,7 @@ def check_end(setup: Setup, prompt: Prompt, next_layer: int, length: int, states
         )
 
 
-def shifts(cache: Any, cuts: Sequence[tuple[int, Cut]], compact: bool, once: Once) -> list[Tensor]:
+def shifts(cache: Any, cuts: Sequence[tuple[int, Cut]], compact: bool, once: Memo) -> list[Tensor]:
     """For each layer a LongTensor [batch]: how far its position ids lie behind the original ones after this pass.
 
     Args:

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ptprune.attach.cut import take, take_embedding
-from ptprune.attach.rows import AttentionTap, Shown, keys_alone, run_to_attention
 from ptprune.attach.setup import Setup
 from ptprune.attach.stage import Stage
+from ptprune.attach.tap import AttentionTap, keys_alone, run_to_attention
 from ptprune.conventions import MASK, POSITIONS, ROTARY, LayerCall
 from ptprune.errors import BrokenPass
+from ptprune.scores.attention import QueriesAndKeys
 from ptprune.scores.instruction import attention_rows, summarise
 
 
@@ -55,7 +56,7 @@ class InstructionScores:
                 "tokens cannot be chosen by it"
             )
 
-    def _receive(self, layer: int, shown: Shown) -> None:
+    def _receive(self, layer: int, shown: QueriesAndKeys) -> None:
         with self.setup.lap("select"):
             stage = self.stage()
             if shown.query.shape[2] != stage.length or shown.key.shape[2] != stage.past + stage.length:

@@ -15,18 +15,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from ptprune.attach.cache import gather_new, mark_pruned, pruned, removed
-from ptprune.attach.cut import Cut, Once, cut_features, cut_layer_call
+from ptprune.attach.cut import Cut, Memo, cut_features, cut_layer_call
 from ptprune.attach.ending import check_end, shifts
 from ptprune.attach.generation import Generation
 from ptprune.attach.instruction import InstructionScores
 from ptprune.attach.prompt import Prompt
-from ptprune.attach.record import write_report
 from ptprune.attach.setup import Setup
 from ptprune.attach.stage import Stage
 from ptprune.attach.windows import restrict, slide
 from ptprune.conventions import LayerCall, cache_of
 from ptprune.errors import BrokenPass
-from ptprune.report import PruningReport
+from ptprune.report import PruningReport, write_report
 
 
 class Layers:
@@ -56,7 +55,7 @@ class Layers:
         self._stage: Stage | None = None
         self._cuts: list[tuple[int, Cut]] = []  # from which layer on, and all that was dropped up to it
         self._next_layer = setup.cut_layers[0]  # of those from the first cut on
-        self._once = Once()
+        self._once = Memo()
         self._write_report: Callable[[], PruningReport] | None = None
 
     @property

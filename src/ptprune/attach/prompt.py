@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ptprune.attach.found import Found
 from ptprune.errors import Refused
 from ptprune.families.base import Family
 from ptprune.families.encoded import EncodedImage
+from ptprune.families.prompt_image import PromptImage
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Prompt:
         """BoolTensor [batch, length], the new columns that are not padding."""
         return self.key_valid[:, self.key_valid.shape[1] - self.length :]
 
-    def find_images(self, family: type[Family], parts: Sequence[EncodedImage]) -> tuple[list[Found], int]:
+    def find_images(self, family: type[Family], parts: Sequence[EncodedImage]) -> tuple[list[PromptImage], int]:
         """The images of each prompt's first copy, and how many batch rows each prompt has.
 
         Beams and several returns repeat the prompts, [s0, s0, s1, s1], after the images were encoded once.
@@ -64,7 +64,7 @@ class Prompt:
             mine, gaps = _take(left, tokens.tolist(), self._ids(sample))
             for image in family.images(gaps, mine) if mine else ():
                 columns, tokens = tokens.tensor_split([image.num_placeholders])
-                images.append(Found.at(sample, columns, image))
+                images.append(PromptImage.at(sample, columns, image))
             if copies > 1 and len(mine) > 1 and family.repeats_pictures_wrong:
                 raise Refused(
                     f"beams and several returns mix up the pictures of a prompt in transformers' {family.name}: "

@@ -9,8 +9,8 @@ from typing import Any
 from ptprune.attach import refusals
 from ptprune.attach.contract import check_contract
 from ptprune.attach.method import Method
-from ptprune.attach.windows import layer_windows
 from ptprune.clock import Clock
+from ptprune.conventions import layer_windows
 from ptprune.families import family_of
 from ptprune.families.base import Family, Model
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ptprune.attach.cut import Cut
-from ptprune.attach.found import Found
 from ptprune.attach.prompt import Prompt
 from ptprune.errors import BrokenPass
 from ptprune.families.base import Family
 from ptprune.families.encoded import EncodedImage
+from ptprune.families.prompt_image import PromptImage
 from ptprune.layout import ImageLayout
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
@@ -40,7 +40,7 @@ class Stage:
     placeholders: Tensor
     key_valid: Tensor
     key_columns: Tensor
-    images: list[Found]
+    images: list[PromptImage]
     copies: int
     instruction: list[Tensor]
     earlier: Stage | None = None
@@ -100,7 +100,7 @@ class Stage:
         """Choose every image's tokens."""
         self.keep([choose(self.evidence(found)) for found in self.images])
 
-    def evidence(self, found: Found) -> ImageEvidence:
+    def evidence(self, found: PromptImage) -> ImageEvidence:
         """What was computed for one image."""
         layout = found.layout
         rows = {name: rows[layout.sample][..., self.past + layout.tokens] for name, rows in self.attention.items()}

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ptprune.attach.rows import AttentionTap, Shown
+from ptprune.attach.tap import AttentionTap
 from ptprune.conventions import named
 from ptprune.errors import BrokenPass
 from ptprune.families.base import Family, Model
-from ptprune.families.encoded import EncodedImage, Wanted
-from ptprune.scores.token import cls_row, received_attention
+from ptprune.families.encoded import EncodedImage, EvidenceRequest
+from ptprune.scores.attention import QueriesAndKeys, patch_scores
 
 
 class VisionWatch:
@@ -31,7 +31,7 @@ class VisionWatch:
         self,
         family: type[Family],
         model: Model,
-        wanted: Wanted,
+        wanted: EvidenceRequest,
         lap: Callable[[str], AbstractContextManager[Any]],
         deliver: Callable[[list[EncodedImage]], None],
     ) -> None:
@@ -45,9 +45,9 @@ class VisionWatch:
         rows: dict[str, list[Tensor]] = {}
         has_cls = self.family.has_cls(self.model, call)
 
-        def receive(shown: Shown) -> None:
+        def receive(shown: QueriesAndKeys) -> None:
             with self.lap("select"):
-                for name, attention in patch_attention(shown, has_cls, self.wanted.names).items():
+                for name, attention in patch_scores(shown, has_cls, self.wanted.names).items():
                     rows.setdefault(name, []).append(attention)
 
         tap = AttentionTap(self.family.vision_attention(self.model, call), receive)
@@ -75,33 +75,3 @@ class VisionWatch:
                 return original(*args, **kwargs)
         finally:
             self._video = False
-
-
-def patch_attention(shown: Shown, has_cls: bool, wanted: Container[str]) -> dict[str, Tensor]:
-    """Name in ``ImageEvidence`` -> FloatTensor [patches of all tiles]: attention from [CLS], attention received.
-
-    Where there is no [CLS], the attention received stands for both.
-    """
-    attention = {}
-    if "cls_attention" in wanted and has_cls:
-        attention["cls_attention"] = cls_row(shown.query, shown.key, shown.scaling).flatten()
-    if "received_attention" in wanted or ("cls_attention" in wanted and not has_cls):
-        received = _received(shown)[:, int(has_cls) :].flatten()
-        attention |= {name: received for name in ("received_attention", "cls_attention") if name in wanted} | attention
-    return attention
-
-
-def _received(shown: Shown) -> Tensor:
-    if shown.lengths is None:
-        return received_attention(shown.query, shown.key, shown.scaling, _valid(shown.mask))
-    # flash attention gets pictures of different sizes as one sequence
-    parts = zip(shown.query.split(shown.lengths, dim=2), shown.key.split(shown.lengths, dim=2), strict=True)
-    return torch.cat([received_attention(q, k, shown.scaling) for q, k in parts], dim=1)
-
-
-def _valid(mask: Tensor | None) -> Tensor | None:
-    """BoolTensor [tiles, patches] of a mask that hides padded patches from all others."""
-    if mask is None or mask.ndim == 2:
-        return None if mask is None else mask.bool()
-    row = mask[:, 0, 0]
-    return row if row.dtype == torch.bool else row == 0

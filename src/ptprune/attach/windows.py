@@ -11,21 +11,6 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from ptprune.errors import Refused
 
 
-def layer_windows(config: Any) -> list[int | None]:
-    """How far back each language model layer sees, itself included; None: all the way.
-
-    Raises:
-        Refused: on layers that are no plain attention.
-    """
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None:
-        kinds = ["full_attention" if window is None else "sliding_attention"] * config.num_hidden_layers
-    if strange := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
-        raise Refused(f"language models with {', '.join(strange)} layers are not supported")
-    return [window if kind == "sliding_attention" else None for kind in kinds]
-
-
 def unslide(cache: Any) -> list[tuple[int, DynamicSlidingWindowLayer]]:
     """Let the cache's sliding layers hold everything for one prefill, so that all layers can be cut alike.
 

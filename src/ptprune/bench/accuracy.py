@@ -11,10 +11,10 @@ from typing import Any
 from ptprune.bench.examinee import Examinee
 from ptprune.bench.items import Item, is_right
 from ptprune.bench.statistics import decode, difference, interval, mean
-from ptprune.bench.store import key
 from ptprune.bench.views import DOWNSAMPLE, THUMBNAIL, Views
 from ptprune.methods import METHODS
 from ptprune.pruner import TokenPruner
+from ptprune.results.file import key
 
 UNPRUNED, RANDOM, PTP = "none", "random", "ptp"
 WITHOUT_PRUNER = (UNPRUNED, THUMBNAIL, DOWNSAMPLE)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from ptprune.bench.models import Subject
+from ptprune.asking.meter import vision_lap
+from ptprune.bench.subject import Subject
 from ptprune.bench.timing import clock_for, wait_for
-from ptprune.cli.measuring import vision_lap
 from ptprune.conventions import cache_of, keep_cache
 from ptprune.errors import BrokenPass
 from ptprune.pruner import TokenPruner

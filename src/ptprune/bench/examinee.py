@@ -1,20 +1,19 @@
-"""A model under examination: items in, answers out, in batches, with or without pruning."""
+"""A model under examination: items in, answers out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-import torch
 from PIL import Image
 
+from ptprune.asking.chat import ask_about, chat_inputs
+from ptprune.asking.loaded import LoadedModel
+from ptprune.asking.prompt import check_length, make_prompt
 from ptprune.bench.items import Item
-from ptprune.cli.answering import check_length, make_prompt
-from ptprune.errors import UserError
-from ptprune.processors import ask_about, chat_inputs
+from ptprune.errors import SettingError, UserError
 from ptprune.pruner import TokenPruner
 
 Size = tuple[int, int]
@@ -36,39 +35,16 @@ class View:
 AS_IT_IS = View()
 
 
-@dataclass(frozen=True)
-class Generated:
-    """What came of a batch of prompts.
-
-    Attributes:
-        texts: a text a prompt.
-        visual_tokens: (before, after), over the whole batch.
-    """
-
-    texts: list[str]
-    visual_tokens: tuple[int, int]
-
-
 @dataclass
-class Examinee:
-    """A loaded model and its processor.
+class Examinee(LoadedModel):
+    """A loaded model that answers items.
 
     Attributes:
-        batch: items a batch.
         max_new_tokens: longest answer.
     """
 
-    model: Any
-    processor: Any
-    batch: int = 16
     max_new_tokens: int = 2
     _tokens: dict[tuple[Size, View], int] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        tokenizer = self.processor.tokenizer
-        tokenizer.padding_side = "left"  # answers begin where prompts end
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
 
     def check(self, items: Sequence[Item], pruners: Sequence[TokenPruner | None]) -> None:
         """Refuse what would fail in the middle of a long run.
@@ -81,14 +57,8 @@ class Examinee:
         questions = "\n".join(dict.fromkeys(item.question for item in items))
         try:
             make_prompt(self.model, self.processor, [Image.new("RGB", items[0].size)], questions, {})
-        except UserError as error:
-            raise UserError(str(error).replace("--question:", "--items: in a question,")) from None
-
-    def check_pruners(self, pruners: Sequence[TokenPruner | None]) -> None:
-        """Raises PtpruneError where a pruner refuses the model."""
-        for pruner in pruners:
-            with nullcontext() if pruner is None else pruner(self.model):
-                pass
+        except SettingError as error:
+            raise UserError(str(error).replace("question:", "--items: in a question,")) from None
 
     def answers(
         self,
@@ -118,34 +88,11 @@ class Examinee:
             on_batch(len(numbers))
         return given, kept / len(items)
 
-    def generate(self, inputs: Any, pruner: TokenPruner | None = None, **options: Any) -> Generated:
-        """Answers to a batch of prompts, with or without pruning.
-
-        Args:
-            inputs: of ``chat_inputs``.
-            options: of the model's ``generate()``.
-
-        Raises:
-            UserError: where the pruner refuses the model or a prompt.
-        """
-        inputs = inputs.to(self.model.device)
-        with nullcontext() if pruner is None else pruner(self.model), torch.no_grad():
-            output = self.model.generate(**inputs, **options)
-        new = output[:, inputs["input_ids"].shape[1] :]
-        texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
-        full = kept = self._visual(inputs["input_ids"])
-        if pruner is not None and full:
-            report = pruner.report
-            assert report is not None
-            before, after = report.visual_tokens
-            kept -= before - after
-        return Generated(texts, (full, kept))
-
     def tokens(self, size: Size, view: View = AS_IT_IS) -> int:
         """Visual tokens of a picture of this (width, height)."""
         if (size, view) not in self._tokens:
             blank = Item(Image.new("RGB", size), size, "", "?", "")
-            self._tokens[size, view] = self._visual(self._inputs([blank], [view])["input_ids"])
+            self._tokens[size, view] = self.visual_tokens(self._inputs([blank], [view])["input_ids"])
         return self._tokens[size, view]
 
     def _batches(self, items: Sequence[Item], views: list[View]) -> Iterator[tuple[list[int], list[View]]]:
@@ -166,6 +113,3 @@ class Examinee:
         return chat_inputs(
             self.processor, [ask_about(1, item.question) for item in items], pictures, dict(views[0].options)
         )
-
-    def _visual(self, input_ids: torch.Tensor) -> int:
-        return int((input_ids == self.model.config.image_token_id).sum())

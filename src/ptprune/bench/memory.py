@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ptprune.bench.arms import PRUNED, Arm, run_arm
-from ptprune.bench.models import Setup, prepare
+from ptprune.bench.subject import Setup, prepare
 from ptprune.errors import PtpruneError
 from ptprune.pruner import TokenPruner
 

@@ -13,7 +13,7 @@ import torch
 
 from ptprune.bench.arms import IDEAL, PRUNED, UNPRUNED, Arm, Sample, check_cache, kept_length, run_arm
 from ptprune.bench.memory import measured_apart
-from ptprune.bench.models import Setup, Subject, prepare
+from ptprune.bench.subject import Setup, Subject, prepare
 from ptprune.bench.timing import rotated, spread
 from ptprune.cost import Cost, Prompt, pruned_cost, unpruned_cost
 from ptprune.pruner import TokenPruner

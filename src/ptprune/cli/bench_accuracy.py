@@ -86,11 +86,12 @@ def accuracy(
     with bars() as progress:
         with waiting(progress, "loading torch and transformers"):
             from ptprune.bench import accuracy as bench
-            from ptprune.bench import plots, store
+            from ptprune.bench import plots
             from ptprune.bench.examinee import Examinee
             from ptprune.bench.items import digest
             from ptprune.bench.views import has_tiles
-            from ptprune.cli import loading
+            from ptprune.checkpoints import find as loading
+            from ptprune.results import file as store
 
             loading.quiet_libraries()
             check_settings(given)
@@ -170,7 +171,7 @@ class Results:
 
     def add(self, arm: Arm, row: dict[str, Any]) -> None:
         """A finished row: it is on the disk before the next one begins."""
-        from ptprune.bench import store
+        from ptprune.results import file as store
 
         self.found[arm.key] = row
         if self.path is not None:
@@ -188,7 +189,7 @@ class Results:
 
     def lines(self) -> dict[str, list[dict[str, Any]]]:
         """Name of a method or variant -> its rows."""
-        from ptprune.bench import store
+        from ptprune.results import file as store
 
         rows = {store.key(row): row for row in self.document()["results"]}
         lines: dict[str, list[dict[str, Any]]] = {}

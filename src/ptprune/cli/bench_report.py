@@ -30,7 +30,7 @@ def report(
     with progress("loading torch and transformers"):
         from ptprune.bench.report.documents import read
         from ptprune.bench.report.page import write
-        from ptprune.cli import loading
+        from ptprune.checkpoints import find as loading
 
         loading.quiet_libraries()
         written = write(read(files), page)

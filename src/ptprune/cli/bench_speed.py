@@ -74,7 +74,7 @@ def speed(
         raise UserError(f"--out {out_file}: cannot be written there; give a file in a directory that exists")
     with progress("loading torch and transformers") as say:
         from ptprune.bench.speed import measure
-        from ptprune.cli import loading
+        from ptprune.checkpoints import find as loading
 
         loading.quiet_libraries()
         plan = make_plan(
@@ -117,9 +117,9 @@ def make_plan(
     Raises:
         UserError: for whatever cannot be measured, before a model is built.
     """
-    from ptprune.bench.models import Setup, shortened
     from ptprune.bench.speed import Plan
-    from ptprune.cli import loading
+    from ptprune.bench.subject import Setup, shortened
+    from ptprune.checkpoints import find as loading
     from ptprune.shapes import SHAPES
 
     device = str(loading.choose_device(place[0]))
@@ -187,7 +187,7 @@ def _depth(directory: Path) -> int:
     """Decoder layers of a checkpoint."""
     from transformers import AutoConfig
 
-    from ptprune.cli import loading
+    from ptprune.checkpoints import find as loading
 
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True)

@@ -80,7 +80,7 @@ def find_shape(model: str) -> ModelShape:
 
     if model in SHAPES:
         return SHAPES[model]
-    from ptprune.cli import loading
+    from ptprune.checkpoints import find as loading
 
     loading.quiet_libraries()
     try:

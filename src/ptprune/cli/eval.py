@@ -19,8 +19,8 @@ from ptprune.errors import UserError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from ptprune.evaluation.comparison import Comparison
-    from ptprune.evaluation.suites import Benchmark
+    from ptprune.lmms.comparison import Comparison
+    from ptprune.lmms.suites import Benchmark
 
 RATIOS = "1,.5"
 OUT = Path("ptprune-eval")
@@ -63,27 +63,27 @@ def eval(
     if find_spec("lmms_eval") is None:
         raise UserError("lmms-eval is not installed; install the extra: pip install 'ptprune[eval]'")
     if any(not benchmark.local for benchmark in wanted):
-        from ptprune.cli.hub import offline_where_unreachable
+        from ptprune.checkpoints.hub import offline_where_unreachable
 
         offline_where_unreachable()
 
     with bars() as progress:
         with waiting(progress, "loading torch and transformers"):
-            from ptprune.cli import loading
+            from ptprune.checkpoints import find as loading
             from ptprune.methods import METHODS
 
             loading.quiet_libraries()
             check_settings(given)
             names = parse_methods(methods, list(METHODS))
 
-            from ptprune.evaluation.log import logged
-            from ptprune.evaluation.processes import processes
+            from ptprune.lmms.log import logged
+            from ptprune.lmms.processes import processes
 
         screen = sys.stderr
         with logged(folder / "lmms-eval.log"):
             with waiting(progress, "loading lmms-eval"):
-                from ptprune.evaluation import comparison
-                from ptprune.evaluation.rows import Rows
+                from ptprune.lmms import comparison
+                from ptprune.lmms.rows import Rows
             arms = comparison.plan(names, ratios, given)
             include = draw(progress, wanted, folder, limit)
             directory = loading.find(model)
@@ -116,7 +116,7 @@ def choose(suite: str, names: str | None) -> list[Benchmark]:
     Raises:
         UserError: for a suite or a benchmark that is not known.
     """
-    from ptprune.evaluation.suites import SUITES
+    from ptprune.lmms.suites import SUITES
 
     if suite not in SUITES:
         raise UserError(f"--suite {suite}: unknown; give one of {', '.join(SUITES)}")
@@ -133,9 +133,9 @@ def choose(suite: str, names: str | None) -> list[Benchmark]:
 
 def draw(progress: Progress, benchmarks: list[Benchmark], folder: Path, limit: int | None) -> Path | None:
     """Write the items of local benchmarks; returns the folder of their tasks, None where there are none."""
+    from ptprune.bench.items import folders
     from ptprune.cli.items import COUNT
-    from ptprune.evaluation import folders
-    from ptprune.evaluation.processes import processes
+    from ptprune.lmms.processes import processes
 
     tasks = folder / "items"
     sets = [benchmark.local for benchmark in benchmarks if benchmark.local]
@@ -157,7 +157,7 @@ def measure(
     max_tiles: int | None,
 ) -> None:
     """Measure the rows that are missing; the model is loaded only where there are any."""
-    from ptprune.evaluation.loading import load_examinee, tiles_of
+    from ptprune.lmms.load import load_examinee, tiles_of
 
     wanted = compared.missing()
     if not wanted:
@@ -187,7 +187,7 @@ def show(document: dict[str, Any], folder: Path) -> None:
     from rich.markup import escape
 
     from ptprune.cli.presenting import plain_table
-    from ptprune.evaluation import table
+    from ptprune.lmms import table
 
     headers, lines = table.cells(document)
     shown = plain_table(*headers)

@@ -21,7 +21,7 @@ def items(
 ) -> None:
     """Write test questions as a folder, for `bench accuracy --items` and as a task of lmms-eval."""
     with bars() as progress, waiting(progress, f"drawing {name}", count) as on_item:
-        from ptprune.evaluation import folders
+        from ptprune.bench.items import folder as folders
 
         if name not in folders.SETS:
             raise UserError(f"NAME {name}: unknown; give {' or '.join(folders.SETS)}")

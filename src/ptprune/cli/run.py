@@ -14,7 +14,7 @@ from ptprune.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ptprune.cli.answering import Answer
+    from ptprune.asking.answer import Answer
     from ptprune.pruner import TokenPruner
     from ptprune.report import ImageReport
 
@@ -69,7 +69,7 @@ def run(
         raise UserError('--question: empty; give a question, such as -q "What is written on the sign?"')
     overlays = overlay_paths(overlay, len(images))
 
-    from ptprune.cli.pictures import open_picture
+    from ptprune.pictures import open_picture
 
     pictures = [open_picture(path) for path in images]
     settings = {
@@ -82,8 +82,8 @@ def run(
         "positions": positions,
     }
     with progress("loading torch and transformers"):
-        from ptprune.cli import loading
-        from ptprune.cli.tiling import tile_options
+        from ptprune.checkpoints import find as loading
+        from ptprune.checkpoints.tiling import tile_options
 
         loading.quiet_libraries()
         pruner = make_pruner(method, settings)
@@ -174,8 +174,8 @@ def _answer(
     say: Say,
 ) -> tuple[dict[str, Any], list[ImageReport]]:
     """The JSON document of one prompt, and what was kept of each picture."""
-    from ptprune.cli.answering import ask, check_length, make_prompt
-    from ptprune.cli.document import run_document
+    from ptprune.asking.answer import ask, check_length, make_prompt
+    from ptprune.asking.document import run_document
 
     say("cutting the pictures into tiles")
     inputs = make_prompt(model, processor, pictures, question, image_options)

@@ -33,8 +33,8 @@ def verify(
 
     Exit status 1 where a check fails.
     """
-    from ptprune.cli.pictures import open_picture
     from ptprune.errors import UserError
+    from ptprune.pictures import open_picture
 
     if picture and len(picture) > 2:
         raise UserError(f"--picture: {len(picture)} pictures; give two at most")
@@ -44,7 +44,7 @@ def verify(
         )
     pictures = [open_picture(path) for path in picture or ()]
     with progress("loading torch and transformers") as say:
-        from ptprune.cli import loading
+        from ptprune.checkpoints import find as loading
         from ptprune.verification import verify as run
 
         loading.quiet_libraries()

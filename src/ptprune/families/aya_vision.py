@@ -14,10 +14,10 @@ from torch import Tensor
 from ptprune.errors import UnsupportedModel
 from ptprune.families.base import INSTRUCTION, Model
 from ptprune.families.encoded import EncodedImage
+from ptprune.families.feature_layer import feature_layer, layer_behind
 from ptprune.families.grid import join_by_pixels
 from ptprune.families.grouping import ended_by_mark
 from ptprune.families.tiled import STAGES_WITHOUT_CLS, TiledFamily
-from ptprune.families.vision import feature_layer, layer_behind
 
 
 class AyaVision(TiledFamily):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from ptprune.families.encoded import EncodedImage, Wanted
+from ptprune.families.encoded import EncodedImage, EvidenceRequest
 
 #: A transformers model. Its attributes have no useful static types.
 Model: TypeAlias = Any
@@ -87,7 +87,7 @@ class Family(ABC):
     @staticmethod
     @abstractmethod
     def encoded(
-        model: Model, call: Mapping[str, Any], output: Any, attention: Mapping[str, Tensor], wanted: Wanted
+        model: Model, call: Mapping[str, Any], output: Any, attention: Mapping[str, Tensor], wanted: EvidenceRequest
     ) -> list[EncodedImage]:
         """The images (or tiles, see ``images``) of one ``get_image_features`` call, in prompt order.
 

@@ -18,7 +18,7 @@ PICTURE = 64  # pixels a side of a picture that a method looks at itself
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EvidenceRequest:
     """What a method wants to know of the images.
 
     Attributes:

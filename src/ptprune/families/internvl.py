@@ -14,10 +14,10 @@ from torch import Tensor
 from ptprune.errors import UnsupportedModel
 from ptprune.families.base import INSTRUCTION, Model
 from ptprune.families.encoded import EncodedImage
+from ptprune.families.feature_layer import feature_layer, layer_behind
 from ptprune.families.grid import join_by_pixels
 from ptprune.families.grouping import runs
 from ptprune.families.tiled import FRAMES, TiledFamily
-from ptprune.families.vision import feature_layer, layer_behind
 
 
 class InternVL(TiledFamily):

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 
 from ptprune.families.base import Family, Model
-from ptprune.families.encoded import EncodedImage, Wanted, check_patches, whole_picture
-from ptprune.families.vision import feature_layer, layer_behind
+from ptprune.families.encoded import EncodedImage, EvidenceRequest, check_patches, whole_picture
+from ptprune.families.feature_layer import feature_layer, layer_behind
 from ptprune.layout import THUMBNAIL, Place, Region
 
 
@@ -48,7 +48,12 @@ class MergedFamily(Family):
 
     @classmethod
     def encoded(
-        cls, model: Model, call: Mapping[str, Any], output: Any, attention: Mapping[str, Tensor], wanted: Wanted
+        cls,
+        model: Model,
+        call: Mapping[str, Any],
+        output: Any,
+        attention: Mapping[str, Tensor],
+        wanted: EvidenceRequest,
     ) -> list[EncodedImage]:
         sizes = call["image_sizes"].cpu()
         side = model.config.vision_config.image_size // model.config.vision_config.patch_size

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ptprune.families.base import Family, Model
-from ptprune.families.encoded import EncodedImage, Wanted, check_patches
+from ptprune.families.encoded import EncodedImage, EvidenceRequest, check_patches
 from ptprune.layout import Place, Region
 
 
@@ -35,7 +35,12 @@ class NativeFamily(Family):
 
     @classmethod
     def encoded(
-        cls, model: Model, call: Mapping[str, Any], output: Any, attention: Mapping[str, Tensor], wanted: Wanted
+        cls,
+        model: Model,
+        call: Mapping[str, Any],
+        output: Any,
+        attention: Mapping[str, Tensor],
+        wanted: EvidenceRequest,
     ) -> list[EncodedImage]:
         merge = model.model.visual.spatial_merge_size
         grids = [(t * h // merge, w // merge) for t, h, w in call["image_grid_thw"].tolist()]

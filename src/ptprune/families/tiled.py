@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ptprune.errors import BrokenPass
 from ptprune.families.base import INSTRUCTION, Family, Model
-from ptprune.families.encoded import EncodedImage, Wanted, whole_picture
+from ptprune.families.encoded import EncodedImage, EvidenceRequest, whole_picture
 from ptprune.layout import Region
 
 STAGES_WITHOUT_CLS = {
@@ -51,7 +51,12 @@ class TiledFamily(Family):
 
     @classmethod
     def encoded(
-        cls, model: Model, call: Mapping[str, Any], output: Any, attention: Mapping[str, Tensor], wanted: Wanted
+        cls,
+        model: Model,
+        call: Mapping[str, Any],
+        output: Any,
+        attention: Mapping[str, Tensor],
+        wanted: EvidenceRequest,
     ) -> list[EncodedImage]:
         previews = wanted.preview(cls.pixels(call))
         count, placeholders = len(previews), output_length(output) // len(previews)

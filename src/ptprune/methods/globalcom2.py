@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ptprune.budget import allocate
-from ptprune.methods.thumbnail import attention_shares, seen_from_thumbnail
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
+from ptprune.scores.thumbnail import attention_shares, seen_from_thumbnail
 from ptprune.selection import Selection, keep_top
 from ptprune.settings import POSITIVE, setting
 

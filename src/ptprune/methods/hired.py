@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ptprune.budget import allocate
-from ptprune.methods.thumbnail import attention_shares
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
+from ptprune.scores.thumbnail import attention_shares
 from ptprune.selection import Selection, keep_top
 from ptprune.settings import SHARE, setting
 

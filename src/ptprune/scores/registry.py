@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ptprune.answers import check_scores
 from ptprune.errors import MethodError, PtpruneError, Refused, SettingError
+from ptprune.scores.answers import check_scores
 from ptprune.scores.evidence import ImageEvidence, wrong_needs
 
 

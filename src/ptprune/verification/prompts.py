@@ -9,10 +9,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ptprune.asking.chat import ask_about, chat_inputs
 from ptprune.conventions import MASK, POSITIONS
 from ptprune.families import family_of
 from ptprune.families.base import Model
-from ptprune.processors import ask_about, chat_inputs
 
 QUESTIONS = ("What is in this picture?", "Which colours does the picture show, and where?")
 FOLLOW_UP = " And what else is there?"

@@ -15,15 +15,14 @@ from vllm.distributed import get_tp_group, tensor_model_parallel_all_reduce
 from vllm.logger import init_logger
 from vllm.model_executor.layers.attention import Attention
 
-from ptprune.attach.found import Found
-from ptprune.attach.rows import Shown
-from ptprune.attach.vision import patch_attention
-from ptprune.attach.windows import layer_windows
+from ptprune.conventions import layer_windows
 from ptprune.families.base import Model
-from ptprune.families.encoded import Wanted
+from ptprune.families.encoded import EvidenceRequest
 from ptprune.families.grid import join_by_pixels
 from ptprune.families.internvl import InternVL
+from ptprune.families.prompt_image import PromptImage
 from ptprune.layout import ImageLayout
+from ptprune.scores.attention import QueriesAndKeys, patch_scores
 from ptprune.scores.evidence import EMBEDDINGS, INSTRUCTION_ROWS
 from ptprune.scores.instruction import attention_rows, summarise
 from ptprune.vllm.processor import PLAN, TEXT
@@ -72,7 +71,7 @@ class PrunedModel:
         check_server(vllm_config, pruner.guided)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         self.pruner, self.needs = pruner, pruner.needs
-        self.wanted = Wanted(pruner.needs, None)
+        self.wanted = EvidenceRequest(pruner.needs, None)
         if INSTRUCTION_ROWS & pruner.needs:
             self.window = layer_windows(vllm_config.model_config.hf_text_config)[0]
 
@@ -117,11 +116,11 @@ class PrunedModel:
         parts = ServedInternVL.encoded(self, {"pixel_values": pixels}, output, seen["attention"], self.wanted)
         image = join_by_pixels(parts)
         columns = torch.arange(num_before, num_before + len(features), device=features.device)
-        found = Found.at(0, columns, image)
+        found = PromptImage.at(0, columns, image)
         language = {} if text is None else self._language(found.layout, features, text.to(columns), num_instruction)
         return features[self._select(number, found, language)]
 
-    def _select(self, number: int, found: Found, language: Mapping[str, Tensor]) -> Tensor:
+    def _select(self, number: int, found: PromptImage, language: Mapping[str, Tensor]) -> Tensor:
         """LongTensor [number], sorted: the tokens that stay, the same on every rank."""
         pruner = replace(self.pruner, keep_tokens=number)
         try:
@@ -143,8 +142,8 @@ class PrunedModel:
 
         def receive_attention(module: Any, args: tuple[Tensor, ...]) -> None:
             query, key = (x.unflatten(-1, (-1, module.head_size)).transpose(1, 2) for x in args[:2])
-            shown = Shown(query, key, module.scale, None, None)
-            for name, values in patch_attention(shown, True, self.needs).items():
+            shown = QueriesAndKeys(query, key, module.scale, None, None)
+            for name, values in patch_scores(shown, True, self.needs).items():
                 seen["attention"][name] = _mean_over(ranks, values)
 
         def receive_states(module: Any, args: Any, output: Tensor) -> None:
@@ -197,13 +196,13 @@ class PrunedModel:
         def receive_and_leave(module: Any, args: tuple[Tensor, ...]) -> None:
             query, key = (x.unflatten(-1, (-1, module.head_size)).transpose(0, 1) for x in args[:2])
             shown.extend([query, key])
-            raise _Enough
+            raise _AttentionReached
 
         hook = attention.register_forward_pre_hook(receive_and_leave)
         try:
             positions = torch.arange(len(states), device=states.device)
             layer(positions=positions, hidden_states=states, residual=None)
-        except _Enough:
+        except _AttentionReached:
             pass
         finally:
             hook.remove()
@@ -211,7 +210,7 @@ class PrunedModel:
         return query, key, attention.impl.scale, get_tp_group().world_size
 
 
-class _Enough(Exception):
+class _AttentionReached(Exception):
     """Leaves a layer that was run only for its queries and keys."""
 
 

@@ -9,8 +9,8 @@ from ptprune.bench.accuracy import PTP
 from ptprune.bench.plots import draw
 from ptprune.bench.report.comparison import claims, gains, ratios_of, score, scores, settings_told
 from ptprune.bench.report.documents import Document
+from ptprune.bench.report.figures import Pictures
 from ptprune.bench.report.markdown import escape, facts, model_name, percent, table
-from ptprune.bench.report.pictures import Pictures
 from ptprune.bench.report.rows import Line, Row, Rows, changed, in_stages
 
 SPLITS = {"test": "test split", "dev": "development split", None: "a folder of items"}

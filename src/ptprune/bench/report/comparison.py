@@ -14,7 +14,7 @@ from ptprune.bench.accuracy import PTP
 from ptprune.bench.report.markdown import escape, percent, table
 from ptprune.bench.report.rows import Line, Row
 from ptprune.bench.statistics import decode, difference
-from ptprune.bench.store import key
+from ptprune.results.file import key
 
 BETTER, WORSE = "▲", "▼"
 Gain = dict[str, float]

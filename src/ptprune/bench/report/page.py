@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ptprune.bench import plots, store
+from ptprune.bench import plots
 from ptprune.bench.report import ablation, accuracy, published, speed
 from ptprune.bench.report.comparison import BETTER, WORSE
 from ptprune.bench.report.documents import Documents
-from ptprune.bench.report.pictures import Pictures
+from ptprune.bench.report.figures import Pictures
 from ptprune.bench.report.rows import Rows
-from ptprune.cli.loading import SHIPPED
+from ptprune.checkpoints.find import SHIPPED
 from ptprune.errors import UserError
 from ptprune.methods import METHODS
+from ptprune.results import file as store
 
 HEAD = """# Results
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from ptprune.bench.accuracy import ABLATIONS, DOWNSAMPLE, PTP, RANDOM, UNPRUNED, Arm
 from ptprune.bench.report.documents import Document
-from ptprune.bench.store import key
 from ptprune.bench.views import THUMBNAIL
 from ptprune.methods import METHODS
+from ptprune.results.file import key
 
 Row = dict[str, Any]
 Line = dict[float, Row]

@@ -9,8 +9,8 @@ from typing import Any
 from ptprune.bench import plots
 from ptprune.bench.arms import IDEAL, PRUNED, UNPRUNED
 from ptprune.bench.report.documents import Document
+from ptprune.bench.report.figures import Pictures
 from ptprune.bench.report.markdown import escape, facts, model_name, table
-from ptprune.bench.report.pictures import Pictures
 from ptprune.cli.presenting import count, duration, size
 
 SELECT_SHARE, TO_IDEAL = 0.01, 1.03

@@ -1,0 +1,81 @@
+"""A loaded model with its processor: answers batches of prompts, with or without pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ptprune.pruner import TokenPruner
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What came of a batch of prompts.
+
+    Attributes:
+        texts: one a prompt.
+        visual_tokens: (before, after) pruning, over the whole batch.
+    """
+
+    texts: list[str]
+    visual_tokens: tuple[int, int]
+
+
+@dataclass
+class LoadedModel:
+    """A model on its device and its processor, which pads on the left from now on.
+
+    Attributes:
+        batch: prompts a batch.
+    """
+
+    model: Any
+    processor: Any
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        tokenizer = self.processor.tokenizer
+        tokenizer.padding_side = "left"  # answers begin where prompts end
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+
+    def check_pruners(self, pruners: Sequence[TokenPruner | None]) -> None:
+        """Attach every pruner once.
+
+        Raises:
+            PtpruneError: where one refuses the model.
+        """
+        for pruner in pruners:
+            with nullcontext() if pruner is None else pruner(self.model):
+                pass
+
+    def generate(self, inputs: Any, pruner: TokenPruner | None = None, **options: Any) -> Generated:
+        """Answers to a batch of prompts.
+
+        Args:
+            inputs: of ``chat_inputs``.
+            options: of the model's ``generate()``.
+
+        Raises:
+            PtpruneError: where the pruner refuses the model or a prompt.
+        """
+        inputs = inputs.to(self.model.device)
+        with nullcontext() if pruner is None else pruner(self.model), torch.no_grad():
+            output = self.model.generate(**inputs, **options)
+        new = output[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+        full = kept = self.visual_tokens(inputs["input_ids"])
+        if pruner is not None and full:
+            report = pruner.report
+            assert report is not None
+            before, after = report.visual_tokens
+            kept -= before - after
+        return Generated(texts, (full, kept))
+
+    def visual_tokens(self, input_ids: torch.Tensor) -> int:
+        """How many of the token ids stand for a part of a picture."""
+        return int((input_ids == self.model.config.image_token_id).sum())

@@ -1,0 +1,46 @@
+"""What a model is asked: one question about one picture with its right answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from ptprune.pictures import open_picture
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question about one picture.
+
+    Attributes:
+        picture: the picture, or the file that holds it.
+        size: its (width, height).
+        digest: of the picture, hexadecimal.
+        kind: of the question; empty where nobody said.
+    """
+
+    picture: Image.Image | Path
+    size: tuple[int, int]
+    digest: str
+    question: str
+    answer: str
+    kind: str = ""
+
+    def open(self) -> Image.Image:
+        return open_picture(self.picture) if isinstance(self.picture, Path) else self.picture
+
+
+def is_right(given: str, expected: str) -> bool:
+    """Whether an answer is the expected one: its text exactly, spaces around it left out."""
+    return given.strip() == expected.strip()
+
+
+def digest(items: Sequence[Item]) -> str:
+    """Tells two lists of items apart, in whatever folder they lie."""
+    told = [[item.digest, item.question, item.answer, item.kind] for item in items]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()

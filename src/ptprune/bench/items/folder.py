@@ -1,0 +1,163 @@
+"""Questions as a folder of pictures with a list: read by ``ptprune bench accuracy --items``, and written by
+``ptprune items`` together with a task that any model of lmms-eval can answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ptprune.bench.items import Item
+from ptprune.bench.items.easyvqa import easy_vqa_items
+from ptprune.bench.items.scenes import scene_items
+from ptprune.errors import UserError
+from ptprune.pictures import open_picture
+from ptprune.results.file import write_whole
+
+LIST = "items.jsonl"
+EXAMPLE = '{"picture": "sign.png", "question": "What is written there?", "answer": "exit"}'
+
+Make = Callable[[int, Callable[[int], None]], list[Item]]
+
+SETS: dict[str, Make] = {"scenes": partial(scene_items, "test"), "easy-vqa": easy_vqa_items}
+"""What can be written, by name: how so many items are made."""
+
+TASK = """\
+# Written by `ptprune items {name}`: the questions of items.jsonl as a task of lmms-eval.
+task: {task}
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: items.jsonl
+test_split: test
+output_type: generate_until
+doc_to_visual: !function pictures.doc_to_visual
+doc_to_text: question
+doc_to_target: answer
+process_results: !function ptprune.bench.items.task.score
+generation_kwargs:
+  max_new_tokens: 32
+  do_sample: false
+metric_list:
+  - metric: accuracy
+    aggregation: mean
+    higher_is_better: true
+"""
+PICTURES = '''\
+"""Written by `ptprune items`: where the pictures of this folder's task are."""
+
+from pathlib import Path
+
+from ptprune.bench.items.task import visual_in
+
+doc_to_visual = visual_in(Path(__file__).parent)
+'''
+
+
+def task_name(name: str) -> str:
+    """What the task of a set is called in lmms-eval."""
+    return f"ptprune_{name.replace('-', '_')}"
+
+
+def write(name: str, folder: Path, count: int, on_item: Callable[[int], None] = lambda done: None) -> int:
+    """Write a set's first items into a folder; what an earlier call left there is used again where it is enough.
+
+    Args:
+        name: of ``SETS``.
+        on_item: told how many items are made.
+
+    Returns:
+        How many items there are: ``count``, or more from an earlier call.
+
+    Raises:
+        UserError: where the folder holds anything else, cannot be written, or the set's libraries are not installed.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        task = folder / f"{task_name(name)}.yaml"
+        if any(folder.iterdir()) and not task.is_file():
+            raise UserError(f"{folder}: holds other files; give a new folder")
+        there = _written(folder / LIST)
+        if there >= count:
+            return there
+        items = SETS[name](count, on_item)
+        write_whole(task, TASK.format(name=name, task=task_name(name)))
+        write_whole(folder / "pictures.py", PICTURES)
+        write_whole(folder / LIST, _save(items, folder))  # last: whoever finds it finds the rest
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    return len(items)
+
+
+def _written(listed: Path) -> int:
+    return len(listed.read_text(encoding="utf-8").splitlines()) if listed.is_file() else 0
+
+
+def _save(items: Sequence[Item], folder: Path) -> str:
+    """The pictures; returns the list of items."""
+    lines = []
+    for number, item in enumerate(items):
+        picture = f"{number:05}.png"
+        item.open().save(folder / picture)
+        told = {"picture": picture, "question": item.question, "answer": item.answer, "kind": item.kind}
+        lines.append(json.dumps(told) + "\n")
+    return "".join(lines)
+
+
+def folder_items(
+    folder: Path, limit: int | None = None, on_item: Callable[[int], None] = lambda done: None
+) -> list[Item]:
+    """The items that a folder's ``items.jsonl`` lists, one JSON object a line. Every picture is opened once.
+
+    Raises:
+        UserError: for a list or a picture that cannot be used, with the number of the line.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--items {folder}: no such folder; give one that holds {LIST}")
+    listed = folder / LIST
+    try:
+        lines = listed.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise UserError(f"--items {folder}: no {LIST} there; it holds a line such as {EXAMPLE} an item") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{listed}: cannot be read ({error})") from None
+    items: list[Item] = []
+    pictures: dict[Path, tuple[tuple[int, int], str]] = {}
+    for number, line in enumerate(lines, start=1):
+        if limit is not None and len(items) >= limit:
+            break
+        if not line.strip():
+            continue
+        where = f"{listed} line {number}"
+        entry = _entry(line, where)
+        path = folder / entry["picture"]
+        try:
+            if path not in pictures:
+                pictures[path] = open_picture(path).size, hashlib.sha256(path.read_bytes()).hexdigest()
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        items.append(Item(path, *pictures[path], entry["question"], entry["answer"].strip(), entry.get("kind", "")))
+        on_item(len(items))
+    if not items:
+        raise UserError(f"{listed}: no items; it holds a line such as {EXAMPLE} an item")
+    return items
+
+
+def _entry(line: str, where: str) -> dict[str, str]:
+    try:
+        entry: Any = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error}); give {EXAMPLE}") from None
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: not a JSON object; give {EXAMPLE}")
+    for name in ("picture", "question", "answer"):
+        if name not in entry:
+            raise UserError(f'{where}: no "{name}"; give {EXAMPLE}')
+        if not isinstance(entry[name], str) or not entry[name].strip():
+            raise UserError(f'{where}: "{name}" must be a text that is not empty')
+    if not isinstance(entry.get("kind", ""), str):
+        raise UserError(f'{where}: "kind" must be a text')
+    return entry

@@ -1,0 +1,5 @@
+"""Checkpoints: where they are, which family they are of, and how their processor and model are loaded."""
+
+from ptprune.checkpoints.checkpoint import SHIPPED, Checkpoint
+
+__all__ = ["SHIPPED", "Checkpoint"]

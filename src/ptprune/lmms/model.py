@@ -1,0 +1,110 @@
+"""``lmms_eval --model ptprune --model_args pretrained=...,keep_ratio=0.5,method=ptp``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lmms_eval.api.instance import Instance
+from loguru import logger
+
+from ptprune.bench.accuracy import UNPRUNED
+from ptprune.cli.run import make_pruner
+from ptprune.errors import PtpruneError, UserError
+from ptprune.lmms.load import load_examinee, tiles_of
+from ptprune.lmms.processes import processes
+from ptprune.lmms.respondent import Respondent
+from ptprune.pruner import TokenPruner
+
+NAMES = {"model": "pretrained", "attention": "attn_implementation"}
+"""What an option of ptprune's own commands is called among ``--model_args``, where that differs."""
+
+
+class Failed(BaseException):
+    """An error while loading or answering. No Exception: lmms-eval's command catches those and leaves with status 0."""
+
+
+class PrunedModel(Respondent):
+    """What lmms-eval builds from ``--model_args``.
+
+    Args:
+        pretrained: checkpoint directory or Hub name; None for the small one that ships.
+        method: a name of ``METHODS``, or "none".
+        keep_ratio: share of visual tokens that stay; None for the method's default.
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        attn_implementation: of the model; None for its own choice.
+        max_tiles: most tiles a picture, thumbnail not counted; None for the checkpoint's own choice.
+        settings: any other field of the method.
+
+    Raises:
+        SystemExit: status 2 after one line on standard error, where something is wrong with these.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        method: str = "ptp",
+        keep_ratio: float | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        dtype: str = "auto",
+        attn_implementation: str | None = None,
+        max_tiles: int | None = None,
+        **settings: Any,
+    ) -> None:
+        with loudly():
+            for name, value in (("batch_size", batch_size), ("max_tiles", max_tiles)):
+                if value is not None and not (str(value).isdecimal() and int(value) >= 1):
+                    raise UserError(f"--{name} {value}: give a whole number from 1")
+            pruner = choose_pruner(method, {"keep_ratio": keep_ratio, **settings})
+            examinee = load_examinee(pretrained, device or "auto", dtype, attn_implementation, int(batch_size))
+            examinee.check_pruners([pruner])
+            super().__init__(examinee, pruner, tiles_of(examinee, max_tiles))
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        with loudly():
+            answers = super().generate_until(requests)
+        tally = self.tally
+        logger.info(
+            f"ptprune: {tally.questions} questions, {tally.kept_tokens} of {tally.visual_tokens} visual tokens kept, "
+            f"{tally.seconds:.1f} s in generate() on process {processes().process_index}"
+        )
+        return answers
+
+
+def choose_pruner(method: str, settings: dict[str, Any]) -> TokenPruner | None:
+    """The method with its settings; None for "none".
+
+    Raises:
+        UserError: for an unknown method, or a setting that it does not have or that is out of range.
+    """
+    if method != UNPRUNED:
+        return make_pruner(method, settings)
+    given = [name for name, value in settings.items() if value is not None and (name, value) != ("keep_ratio", 1)]
+    if given:
+        raise UserError(f"--{given[0]}: the unpruned model (method none) has no such setting; leave it out")
+    return None
+
+
+@contextmanager
+def loudly() -> Iterator[None]:
+    """Errors leave lmms-eval's command with a status that says so; a user's with one line in the words of its options.
+
+    Raises:
+        SystemExit: status 2 for a UserError.
+        Failed: for any other.
+    """
+    try:
+        yield
+    except PtpruneError as error:
+        option, space, rest = str(error).partition(" ")
+        name = option.removeprefix("--").rstrip(":").replace("-", "_")
+        if option.startswith("--") and name != "batch_size":
+            option = NAMES.get(name, name) + (":" if option.endswith(":") else "")
+        print(f"ptprune: {option}{space}{rest}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except Exception as error:
+        raise Failed("the run failed; the cause is above") from error

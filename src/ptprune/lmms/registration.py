@@ -1,0 +1,10 @@
+"""What lmms-eval finds by the entry point ``lmms_eval.models``."""
+
+from __future__ import annotations
+
+from lmms_eval.models.registry_v2 import ModelManifest
+
+
+def manifest() -> ModelManifest:
+    """``--model ptprune``: any supported checkpoint, any method."""
+    return ModelManifest("ptprune", chat_class_path="ptprune.lmms.model.PrunedModel")

@@ -1,0 +1,1 @@
+"""Results of every benchmark: typed rows, one file format, one kind of table."""

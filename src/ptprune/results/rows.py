@@ -1,0 +1,323 @@
+"""What a file of results holds: one model of pydantic for each kind of file and each kind of row.
+
+Every file says its ``kind``, the ``version`` of the format, and in ``runs`` on which machine, with which versions and
+on what exactly its rows were measured.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+VERSION = 1
+"""Of the format. A reader refuses every other one."""
+Percent = float
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """No unknown keys, no text for a number, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Run(Strict):
+    """One run of a benchmark.
+
+    Attributes:
+        machine: what its processor or GPU is called.
+        versions: package -> version.
+        identity: what has to agree for rows to be comparable: fingerprints of the model and of what it was asked,
+            precision, limits.
+    """
+
+    machine: str
+    versions: dict[str, str]
+    identity: dict[str, Any]
+
+
+class Spread(Strict):
+    """Median, least and most over the rounds."""
+
+    median: float
+    min: float
+    max: float
+
+
+class Gain(Strict):
+    """How much better one row is than another on the same questions, in points, with its 95% interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+class Row(Strict):
+    """What was measured with one method at one keep ratio.
+
+    Attributes:
+        run: index into the file's ``runs``.
+        method: a name of ``METHODS``, or of a baseline without a pruner.
+        keep_ratio: 1 for the unpruned model, None where there is nothing to choose.
+        settings: of the method, without how much it keeps.
+    """
+
+    run: int = 0
+    method: str
+    keep_ratio: float | None
+    settings: dict[str, Any] = {}
+
+
+class AccuracyRow(Row):
+    """Which questions were answered right.
+
+    Attributes:
+        variants: names in the ablation that the settings have; empty outside an ablation.
+        kept_tokens: mean of the visual tokens that a picture kept.
+        right: a digit a question, 1 for right.
+        accuracy, low, high: percent of right answers, and the bootstrap interval.
+        retention: percent of the unpruned accuracy; None where that is 0 or was not measured.
+        by_kind: kind of question -> accuracy.
+        vs_ptp: compared with ptp in the run that wrote the row last.
+    """
+
+    variants: list[str] = []
+    kept_tokens: float
+    right: str
+    accuracy: Percent
+    low: Percent
+    high: Percent
+    retention: Percent | None
+    by_kind: dict[str, Percent]
+    vs_ptp: Gain | None
+
+
+class SuiteRow(Row):
+    """One benchmark of a suite.
+
+    Attributes:
+        score: the benchmark's own.
+        tokens, kept_tokens: visual tokens a question.
+        seconds: inside generate(), a question.
+        retention: percent of the unpruned score; None where that is 0 or was not measured.
+    """
+
+    benchmark: str
+    score: float
+    questions: int
+    tokens: float
+    kept_tokens: float
+    seconds: float
+    retention: Percent | None = None
+
+
+class SpeedRow(Strict):
+    """The times of one arm.
+
+    Attributes:
+        arm: "unpruned", "pruned", or "ideal": the unpruned model on a prompt of the same length as the pruned one.
+        method, keep_ratio, layer: of a pruned arm.
+        tokens: of the prompt behind the cut.
+        peak_bytes: None where the system does not tell.
+        macs: phase -> multiply-accumulates; None where they cannot be counted.
+    """
+
+    arm: Literal["unpruned", "pruned", "ideal"]
+    method: str | None
+    keep_ratio: float | None
+    layer: int | None
+    tokens: int
+    vision_s: Spread
+    select_s: Spread
+    prefill_s: Spread
+    decode_s_per_token: Spread
+    ttft_s: Spread
+    peak_bytes: int | None
+    kv_bytes: int
+    macs: dict[str, int] | None
+
+
+class SpeedRatios(Strict):
+    """A pruned arm against the others, round by round."""
+
+    prefill_vs_unpruned: Spread
+    prefill_vs_ideal: Spread
+    select_share: Spread
+    ttft_vs_unpruned: Spread
+    decode_vs_unpruned: Spread
+    kv: float
+    peak: float | None
+
+
+class ServingRow(Strict):
+    """One served model, stock and with the plugin."""
+
+    case: str
+    tiles: int
+    requests: int
+    new_tokens: int
+    keep_ratio: float
+    prompt_tokens: dict[str, int]
+    plugin_vs_stock: dict[str, Spread]
+    rounds: list[dict[str, dict[str, float]]]
+
+
+class Mean(Strict):
+    """A method's mean over the benchmarks that all methods have."""
+
+    method: str
+    keep_ratio: float
+    benchmarks: int
+    retention: Percent | None
+    kept_tokens: float
+    seconds: float
+
+
+class PublishedRow(Strict):
+    """A row that a paper reports; ``source`` says which."""
+
+    method: str
+    values: list[float | str | None]
+    source: Annotated[str, Field(min_length=1)]
+
+
+class PublishedTable(Strict):
+    """A table that a paper reports."""
+
+    title: str
+    model: str
+    unit: str
+    columns: list[str]
+    rows: list[PublishedRow]
+
+    @model_validator(mode="after")
+    def _a_value_a_column(self) -> PublishedTable:
+        if any(len(row.values) != len(self.columns) for row in self.rows):
+            raise ValueError("every row needs one value a column")
+        return self
+
+
+class Results(Strict):
+    """Base of all files."""
+
+    WRITTEN_BY: ClassVar[str]
+
+    version: Literal[1] = VERSION
+    runs: list[Run] = []
+
+
+class AccuracyResults(Results):
+    """Of ``ptprune bench accuracy``.
+
+    Attributes:
+        items: number of questions.
+        split: of the scenes; None for a folder of questions.
+    """
+
+    WRITTEN_BY = "ptprune bench accuracy --out"
+
+    kind: Literal["accuracy"] = "accuracy"
+    model: str
+    items: Positive
+    split: str | None
+    results: list[AccuracyRow] = []
+
+    @model_validator(mode="after")
+    def _a_digit_an_item(self) -> AccuracyResults:
+        for number, row in enumerate(self.results):
+            if len(row.right) != self.items or not set(row.right) <= {"0", "1"}:
+                raise ValueError(f"results.{number}.right must be {self.items} digits 0 or 1")
+        return self
+
+
+class Tokens(Strict):
+    """Of one prompt: tokens that can be pruned, others, all, and what each method leaves."""
+
+    visual: int
+    other: int
+    before: int
+    after: dict[str, int]
+
+
+class SpeedResults(Results):
+    """Of ``ptprune bench speed``; see docs/benchmarks-speed.md."""
+
+    WRITTEN_BY = "ptprune bench speed --out"
+
+    kind: Literal["speed"] = "speed"
+    shape: str
+    device: str
+    dtype: str
+    attention: str
+    layers: int | None
+    layers_of_shape: int | None
+    vision_layers: int | None
+    vision_layers_of_shape: int | None
+    batch: int
+    rounds: int
+    new_tokens: int
+    threads: int
+    tiles: int
+    tokens: Tokens
+    rows: list[SpeedRow]
+    ratios: dict[str, SpeedRatios]
+    samples: list[dict[str, dict[str, float]]]
+
+    @model_validator(mode="after")
+    def _complete(self) -> SpeedResults:
+        if [row.arm for row in self.rows].count("unpruned") != 1:
+            raise ValueError("rows must hold one unpruned arm")
+        if {row.method for row in self.rows if row.arm == "pruned"} != set(self.ratios):
+            raise ValueError("ratios must be about the pruned arms of rows")
+        return self
+
+
+class SuiteResults(Results):
+    """Of ``ptprune eval``.
+
+    Attributes:
+        limit: only so many questions of each benchmark.
+        skipped: benchmarks that were left out, ``{benchmark, reason}``.
+        expected: scores of a paper, ``{about, scores}``.
+    """
+
+    WRITTEN_BY = "ptprune eval"
+
+    kind: Literal["suite"] = "suite"
+    model: str
+    suite: str
+    limit: int | None
+    rows: list[SuiteRow] = []
+    means: list[Mean] = []
+    skipped: list[dict[str, str]] = []
+    expected: dict[str, Any] | None = None
+
+
+class ServingResults(Results):
+    """Of ``benchmarks/serving.py``."""
+
+    WRITTEN_BY = "benchmarks/serving.py --out"
+
+    kind: Literal["serving"] = "serving"
+    dtype: str
+    threads: int
+    rows: list[ServingRow]
+
+
+class PublishedResults(Results):
+    """Numbers of papers, collected by hand."""
+
+    WRITTEN_BY = "hand"
+
+    kind: Literal["published"] = "published"
+    tables: list[PublishedTable]
+
+
+KINDS: dict[str, type[Results]] = {
+    "accuracy": AccuracyResults,
+    "speed": SpeedResults,
+    "suite": SuiteResults,
+    "serving": ServingResults,
+    "published": PublishedResults,
+}

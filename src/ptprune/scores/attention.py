@@ -1,0 +1,113 @@
+"""What queries and keys of a vision encoder's attention say about its patches; the full map is never held."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class QueriesAndKeys:
+    """What an attention module hands to its attention function.
+
+    Attributes:
+        query: [batch, heads, queries, head_dim].
+        key: [batch, key_value_heads, keys, head_dim].
+        mask: as the implementation has it: None, [batch, keys], or [batch, 1, queries, keys] boolean or additive.
+        lengths: of the sequences that flash attention gets packed into one, else None.
+    """
+
+    query: Tensor
+    key: Tensor
+    scaling: float
+    mask: Tensor | None
+    lengths: list[int] | None
+
+
+def patch_scores(shown: QueriesAndKeys, has_cls: bool, wanted: Container[str]) -> dict[str, Tensor]:
+    """Name in ``ImageEvidence`` -> FloatTensor [patches of all tiles]: attention from [CLS], attention received.
+
+    Where there is no [CLS], the attention received stands for both.
+    """
+    attention = {}
+    if "cls_attention" in wanted and has_cls:
+        attention["cls_attention"] = cls_row(shown.query, shown.key, shown.scaling).flatten()
+    if "received_attention" in wanted or ("cls_attention" in wanted and not has_cls):
+        received = _received(shown)[:, int(has_cls) :].flatten()
+        attention |= {name: received for name in ("received_attention", "cls_attention") if name in wanted} | attention
+    return attention
+
+
+def _received(shown: QueriesAndKeys) -> Tensor:
+    if shown.lengths is None:
+        return received_attention(shown.query, shown.key, shown.scaling, _valid(shown.mask))
+    # flash attention gets pictures of different sizes as one sequence
+    parts = zip(shown.query.split(shown.lengths, dim=2), shown.key.split(shown.lengths, dim=2), strict=True)
+    return torch.cat([received_attention(q, k, shown.scaling) for q, k in parts], dim=1)
+
+
+def _valid(mask: Tensor | None) -> Tensor | None:
+    """BoolTensor [tiles, patches] of a mask that hides padded patches from all others."""
+    if mask is None or mask.ndim == 2:
+        return None if mask is None else mask.bool()
+    row = mask[:, 0, 0]
+    return row if row.dtype == torch.bool else row == 0
+
+
+@torch.no_grad()
+def cls_row(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    """The [CLS] row of a ViT layer's attention, mean over heads: ``softmax(q_cls K^T * scaling)``.
+
+    One row a tile is computed, never the full map.
+
+    Args:
+        query, key: [tiles, heads, 1 + patches, head_dim], [CLS] first.
+
+    Returns:
+        FloatTensor [tiles, patches]; the softmax runs over all keys, [CLS] included, so rows sum to less than 1.
+    """
+    # tile by tile: a float32 copy of all keys would weigh more than the ViT's own activations, and on a CPU a batched
+    # product of one row with strided keys takes ten times as long
+    logits = torch.stack([q.float() @ k.float().transpose(-1, -2) for q, k in zip(query[:, :, :1], key, strict=True)])
+    return torch.softmax(logits * scaling, dim=-1).mean(dim=1)[:, 0, 1:]
+
+
+# Attention weights held at a time: 16 MB in float32, however many patches a picture has; more is slower on CPUs.
+WEIGHTS_AT_A_TIME = 2**22
+
+
+@torch.no_grad()
+def received_attention(query: Tensor, key: Tensor, scaling: float, valid: Tensor | None = None) -> Tensor:
+    """Attention that each patch of a tile receives: the mean over heads and queries of ``softmax(q K^T * scaling)``.
+
+    The map is never held whole, only blocks of its rows.
+
+    Args:
+        query, key: [tiles, heads, patches, head_dim].
+        valid: BoolTensor [tiles, patches], False on padding, which neither pays nor receives.
+
+    Returns:
+        FloatTensor [tiles, patches]; rows sum to 1.
+    """
+    return torch.stack(
+        [
+            _received_in_tile(q, k, scaling, None if valid is None else valid[tile])
+            for tile, (q, k) in enumerate(zip(query, key, strict=True))
+        ]
+    )
+
+
+def _received_in_tile(query: Tensor, key: Tensor, scaling: float, valid: Tensor | None) -> Tensor:
+    heads, patches, _ = query.shape
+    key_transposed = key.float().transpose(-1, -2)
+    total = torch.zeros(patches, device=query.device)
+    queries = query if valid is None else query[:, valid]
+    for block in queries.split(max(1, WEIGHTS_AT_A_TIME // (heads * patches)), dim=1):
+        logits = (block.float() * scaling) @ key_transposed
+        if valid is not None:
+            logits.masked_fill_(~valid, -torch.inf)
+        total += torch.softmax(logits, dim=-1).sum(dim=(0, 1))
+    return total / (heads * queries.shape[1])
