@@ -1,184 +1,131 @@
-"""Accuracy with any set of methods and keep ratios: which rows there are, how each is measured and compared."""
+"""Accuracy of any set of candidates: which are still to be measured, and what follows from the right answers."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from ptprune.bench.candidates import NO_PRUNING, PTP, Candidate, key
 from ptprune.bench.examinee import Examinee
 from ptprune.bench.items import Item, is_right
 from ptprune.bench.statistics import decode, difference, interval, mean
-from ptprune.bench.views import DOWNSAMPLE, THUMBNAIL, Views
-from ptprune.methods import METHODS
-from ptprune.pruner import TokenPruner
-from ptprune.results.file import key
+from ptprune.bench.views import Views
+from ptprune.errors import UserError
+from ptprune.results.file import resume, save
+from ptprune.results.rows import AccuracyResults, AccuracyRow, Run
 
-UNPRUNED, RANDOM, PTP = "none", "random", "ptp"
-WITHOUT_PRUNER = (UNPRUNED, THUMBNAIL, DOWNSAMPLE)
-BASELINES = (*WITHOUT_PRUNER, RANDOM)
-"""In every table."""
-
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "without region level": {"region": "uniform"},
-    "without token level": {"alpha": 1.0},
-    "without instruction level": {"alpha": 0.0},
-    **{f"layer {layer}": {"layer": layer} for layer in (0, 1, 2, 3)},
-    **{f"alpha {alpha:g}": {"alpha": alpha} for alpha in (0.0, 0.25, 0.5, 0.75, 1.0)},
-    **{f"temperature {value:g}": {"temperature": value} for value in (0.25, 0.5, 1.0, 2.0, 4.0)},
-    **{f"thumbnail {name}": {"thumbnail": name} for name in ("ratio", "whole", "region")},
-}
-"""Variants of PTP by name."""
+OTHER = {"model": "another model", "items": "other items"}  # fingerprints say nothing to a reader
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One row to be measured.
+@dataclass
+class AccuracyRun:
+    """The candidates that this run was asked for, and the rows of earlier runs in the same file.
 
     Attributes:
-        method: a name of ``METHODS``, or one of ``WITHOUT_PRUNER``.
-        keep_ratio: 1 for the unpruned model, None where there is nothing to choose.
-        given: settings of the method that differ from its defaults.
-        name: of the row in tables.
-    """
-
-    method: str
-    keep_ratio: float | None
-    given: dict[str, Any] = field(default_factory=dict)
-    name: str = ""
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All settings of the method but how much it keeps, as JSON knows them."""
-        pruner = self.pruner
-        if pruner is None:
-            return {}
-        values = {setting.name: getattr(pruner, setting.name) for setting in fields(pruner)}
-        return json.loads(json.dumps({n: v for n, v in values.items() if n not in ("keep_ratio", "keep_tokens")}))
-
-    @property
-    def pruner(self) -> TokenPruner | None:
-        """The method with these settings; None for what needs no pruner."""
-        if self.method in WITHOUT_PRUNER:
-            return None
-        ratio: dict[str, Any] = {} if self.keep_ratio is None else {"keep_ratio": self.keep_ratio}
-        return METHODS[self.method](**self.given, **ratio)
-
-    @property
-    def row(self) -> dict[str, Any]:
-        """What the row says before it is measured."""
-        return {"method": self.method, "keep_ratio": self.keep_ratio, "settings": self.settings}
-
-    @property
-    def key(self) -> str:
-        """The same for arms that measure the same."""
-        return key(self.row)
-
-
-def plan(methods: Sequence[str], ratios: Sequence[float], given: dict[str, Any], layer: int | None = None) -> list[Arm]:
-    """The rows of a comparison; the baselines are always among them.
-
-    Args:
-        given: settings of PTP.
-        layer: where every method drops; None: each at its own.
+        results: the file as it will be, without rows; its last run is this one.
+        candidates: in the order of the tables.
+        items: what is asked.
+        reference: settings of the PTP that the others are compared with, at the same keep ratio.
+        path: of the file, if there is one.
 
     Raises:
-        ValueError: where a method cannot drop there.
+        UserError: where the file holds something else, results of another identity, or could not be written.
     """
-    common = {} if layer is None else {"layer": layer}
-    names = [UNPRUNED, THUMBNAIL, *(name for name in methods if name not in BASELINES), RANDOM, DOWNSAMPLE]
-    # PTP first: it is what others are compared to
-    names.sort(key=lambda name: (name not in (UNPRUNED, THUMBNAIL), name != PTP))
-    settings = {name: {**common, **(given if name == PTP else {})} for name in names}
-    return [arm for name in settings for arm in _arms(name, ratios, settings[name], known=common)]
 
+    results: AccuracyResults
+    candidates: Sequence[Candidate]
+    items: Sequence[Item]
+    reference: dict[str, Any]
+    path: Path | None = None
+    _measured: dict[str, AccuracyRow] = field(default_factory=dict)
 
-def plan_ablation(ratios: Sequence[float], given: dict[str, Any]) -> list[Arm]:
-    """The rows of the ablation table: PTP, its variants, the baselines.
+    def __post_init__(self) -> None:
+        earlier = None if self.path is None else resume(self.path, AccuracyResults)
+        [run] = self.results.runs
+        if earlier is not None:
+            for before in earlier.runs:
+                _check_identity(self.path, before, run)
+            self.results.runs = [*earlier.runs, *([] if run in earlier.runs else [run])]
+            for row in reversed(earlier.results):  # of two alike the first counts
+                self._measured[key(row)] = row
+        self._run = self.results.runs.index(run)
 
-    Args:
-        given: settings that all variants share unless the variant is about them.
-    """
-    arms = plan([PTP], ratios, given)
-    return arms + [arm for name, change in ABLATIONS.items() for arm in _arms(PTP, ratios, {**given, **change}, name)]
+    @property
+    def missing(self) -> list[Candidate]:
+        """Candidates without a row, each once."""
+        return list({one.key: one for one in self.candidates if one.key not in self._measured}.values())
 
+    def measure(self, examinee: Examinee, on_batch: Callable[[Candidate, int], None] = lambda one, items: None) -> None:
+        """Measure what is missing; a finished row is on the disk before the next one begins.
 
-def _arms(
-    method: str, ratios: Sequence[float], given: dict[str, Any], name: str = "", known: Container[str] = ()
-) -> list[Arm]:
-    """Rows of one method; unless they have a name, they are told by their settings, but for those ``known``."""
-    if method == UNPRUNED:
-        return [Arm(method, 1.0, name="unpruned")]
-    if method == THUMBNAIL:
-        return [Arm(method, None, name="thumbnail alone")]
-    told = ", ".join(f"{setting}={value}" for setting, value in given.items() if setting not in known)
-    return [Arm(method, ratio, given, name or f"{method} {told}".strip()) for ratio in ratios]
+        Args:
+            on_batch: called with a candidate and how many more items are done.
+        """
+        views = Views(examinee)
+        for one in self.missing:
+            view, told = views.of(one.method, one.keep_ratio), partial(on_batch, one)
+            given, kept = examinee.answers(self.items, one.pruner, view, told)
+            right = "".join("01"[is_right(a, item.answer)] for a, item in zip(given, self.items, strict=True))
+            row = {"method": one.method, "keep_ratio": one.keep_ratio, "settings": one.settings, "run": self._run}
+            self._measured[one.key] = _summary(row, right, round(kept, 2), [item.kind for item in self.items])
+            if self.path is not None:
+                asked = self.document()
+                keys = {key(row) for row in asked.results}
+                others = [row for name, row in self._measured.items() if name not in keys]
+                save(self.path, asked.model_copy(update={"results": asked.results + others}))
 
-
-def fits(method: str, layer: int) -> bool:
-    """Whether a method can drop tokens before this layer."""
-    try:
-        METHODS[method](layer=layer)
-    except ValueError:
-        return False
-    return True
-
-
-def measure(
-    arms: Sequence[Arm],
-    items: Sequence[Item],
-    examinee: Examinee,
-    on_row: Callable[[Arm, dict[str, Any]], None],
-    on_batch: Callable[[Arm, int], None] = lambda arm, items: None,
-) -> None:
-    """Measure rows one after the other.
-
-    Args:
-        on_row: given each finished row: which items were answered right ("0110..."), and the tokens kept.
-        on_batch: told how many items of a row are done besides those that it was told of before.
-    """
-    views = Views(examinee)
-    for arm in arms:
-        given, kept = examinee.answers(items, arm.pruner, views.of(arm.method, arm.keep_ratio), partial(on_batch, arm))
-        right = "".join("01"[is_right(answer, item.answer)] for answer, item in zip(given, items, strict=True))
-        on_row(arm, {**arm.row, "kept_tokens": round(kept, 2), "right": right})
-
-
-def finish(measured: Sequence[dict[str, Any]], kinds: Sequence[str], reference: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows with everything that follows from which items were right.
-
-    Args:
-        measured: rows of ``measure``, the unpruned model's among them.
-        kinds: of each item.
-        reference: settings of the PTP that the others are compared to, at the same keep ratio.
-    """
-    marks = {key(row): decode(row["right"]) for row in measured}
-    unpruned = next((marks[key(row)] for row in measured if row["method"] == UNPRUNED), None)
-    rows = []
-    for row in measured:
-        right = marks[key(row)]
-        low, high = interval(right)
-        own = {"method": PTP, "keep_ratio": row["keep_ratio"], "settings": reference}
-        comparable = key(own) in marks and key(own) != key(row)
-        rows.append(
-            {
-                "method": row["method"],
-                "keep_ratio": row["keep_ratio"],
-                "settings": row["settings"],
-                "accuracy": round(mean(right), 2),
-                "low": round(low, 2),
-                "high": round(high, 2),
-                "retention": round(mean(right) / mean(unpruned) * 100, 2)
-                if unpruned is not None and unpruned.any()
-                else None,
-                "by_kind": {
-                    kind: round(mean(right[[k == kind for k in kinds]]), 2) for kind in dict.fromkeys(kinds) if kind
-                },
-                "kept_tokens": row["kept_tokens"],
-                "vs_ptp": difference(right, marks[key(own)]) if comparable else None,
-                "right": row["right"],
+    def document(self) -> AccuracyResults:
+        """The rows that were asked for, as far as they are finished, compared with each other."""
+        rows = {one.key: self._measured[one.key] for one in self.candidates if one.key in self._measured}
+        marks = {name: decode(row.right) for name, row in rows.items()}
+        unpruned = next((mean(marks[name]) for name, row in rows.items() if row.method == NO_PRUNING), None)
+        names = {one.key: list(self._measured[one.key].variants) for one in self.candidates if one.key in rows}
+        for one in self.candidates:
+            if one.key in rows and one.variant and one.variant not in names[one.key]:
+                names[one.key].append(one.variant)
+        compared = []
+        for name, row in rows.items():
+            ptp = Candidate(PTP, row.keep_ratio, self.reference).key
+            changes = {
+                "retention": round(mean(marks[name]) / unpruned * 100, 2) if unpruned else None,
+                "vs_ptp": difference(marks[name], marks[ptp]) if ptp in marks and ptp != name else None,
+                "variants": names[name],
             }
-        )
-    return rows
+            compared.append(row.model_copy(update=changes))
+        return self.results.model_copy(update={"results": compared})
+
+    def lines(self) -> dict[str, list[AccuracyRow]]:
+        """Name in tables -> its rows."""
+        rows = {key(row): row for row in self.document().results}
+        lines: dict[str, list[AccuracyRow]] = {}
+        for one in self.candidates:
+            lines.setdefault(one.name, []).append(rows[one.key])
+        return lines
+
+
+def _check_identity(path: Path | None, earlier: Run, now: Run) -> None:
+    for name, value in now.identity.items():
+        if (other := earlier.identity.get(name)) != value:
+            what = OTHER.get(name, f"{name} {other}, not {value}")
+            raise UserError(f"--out {path}: holds results of {what}; give another file, or delete it")
+
+
+def _summary(row: dict[str, Any], right: str, kept_tokens: float, kinds: Sequence[str]) -> AccuracyRow:
+    """A row with all that follows from its own answers."""
+    marks = decode(right)
+    low, high = interval(marks)
+    of_kind = {kind: [other == kind for other in kinds] for kind in dict.fromkeys(kinds) if kind}
+    return AccuracyRow(
+        **row,
+        kept_tokens=kept_tokens,
+        right=right,
+        accuracy=round(mean(marks), 2),
+        low=round(low, 2),
+        high=round(high, 2),
+        retention=None,
+        by_kind={kind: round(mean(marks[mine]), 2) for kind, mine in of_kind.items()},
+        vs_ptp=None,
+    )

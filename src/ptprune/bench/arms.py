@@ -58,6 +58,11 @@ class Sample:
     peak_bytes: int | None
     kv: tuple[tuple[int, int], ...]
 
+    @property
+    def kv_bytes(self) -> int:
+        """Of all layers."""
+        return sum(size for _, size in self.kv)
+
 
 @torch.inference_mode()
 def run_arm(subject: Subject, arm: Arm, new_tokens: int, device: str) -> Sample:
@@ -117,7 +122,7 @@ def kept_length(pruner: TokenPruner) -> int:
     return lengths.pop()
 
 
-def check_cache(arm: Arm, sample: Sample, unpruned: Sample, length: int, kept: int) -> None:
+def check_kept(arm: Arm, sample: Sample, unpruned: Sample, length: int, kept: int) -> None:
     """Every layer's cache holds exactly the tokens that were kept, and exactly their share of the bytes.
 
     A stock layer with a sliding window holds its window, whatever the prompt's length: there, tokens alone are checked.

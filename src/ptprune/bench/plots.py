@@ -6,9 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ptprune.bench.accuracy import UNPRUNED
-from ptprune.bench.views import THUMBNAIL
+from ptprune.bench.candidates import NO_PRUNING, THUMBNAIL_ALONE
 from ptprune.errors import UserError
+from ptprune.results.file import check_writable
+from ptprune.results.rows import AccuracyRow
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -17,8 +18,7 @@ def check(path: Path) -> None:
     """Raises UserError where the plot could not be drawn or written, before anything is computed."""
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"--plot {path}: give a name that ends in {', '.join(FORMATS)}")
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"--plot {path}: cannot be written there; give a file in a directory that exists")
+    check_writable(path, "--plot")
     require("--plot")
 
 
@@ -46,7 +46,7 @@ def save(path: Path, axes: Any) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
-def draw(path: Path, title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
+def draw(path: Path, title: str, rows: dict[str, list[AccuracyRow]]) -> None:
     """Every method a line with its 95% intervals; what has one row only is a level.
 
     Args:
@@ -55,16 +55,16 @@ def draw(path: Path, title: str, rows: dict[str, list[dict[str, Any]]]) -> None:
     axes = blank(8, 5)
     colours = [f"C{number % 10}" for number in range(len(rows))]
     for number, (name, line) in enumerate(rows.items()):
-        if line[0]["method"] in (UNPRUNED, THUMBNAIL):
-            style = "--" if line[0]["method"] == UNPRUNED else ":"
-            axes.axhline(line[0]["accuracy"], color="black", linestyle=style, linewidth=1, label=name)
+        if line[0].method in (NO_PRUNING, THUMBNAIL_ALONE):
+            style = "--" if line[0].method == NO_PRUNING else ":"
+            axes.axhline(line[0].accuracy, color="black", linestyle=style, linewidth=1, label=name)
             continue
-        line = sorted(line, key=lambda row: row["keep_ratio"])
-        ratios, accuracy = [row["keep_ratio"] for row in line], [row["accuracy"] for row in line]
+        line = sorted(line, key=lambda row: row.keep_ratio)
+        ratios, accuracy = [row.keep_ratio for row in line], [row.accuracy for row in line]
         style = ("-", "--", "-.", ":")[number // 10 % 4]
         axes.plot(ratios, accuracy, marker="o", markersize=3, color=colours[number], linestyle=style, label=name)
         axes.fill_between(
-            ratios, [row["low"] for row in line], [row["high"] for row in line], color=colours[number], alpha=0.1
+            ratios, [row.low for row in line], [row.high for row in line], color=colours[number], alpha=0.1
         )
     axes.set_xlabel("share of visual tokens kept")
     axes.set_ylabel("right answers, %")

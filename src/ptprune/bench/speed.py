@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import platform
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from ptprune.bench.arms import IDEAL, PRUNED, UNPRUNED, Arm, Sample, check_cache, kept_length, run_arm
+from ptprune.bench.arms import IDEAL, PRUNED, UNPRUNED, Arm, Sample, check_kept, kept_length, run_arm
 from ptprune.bench.memory import measured_apart
-from ptprune.bench.subject import Setup, Subject, prepare
+from ptprune.bench.plan import Plan
+from ptprune.bench.subject import Subject, prepare
 from ptprune.bench.timing import rotated, spread
 from ptprune.cost import Cost, Prompt, pruned_cost, unpruned_cost
-from ptprune.pruner import TokenPruner
+from ptprune.results.origin import run_of
+from ptprune.results.rows import SpeedRatios, SpeedResults, SpeedRow, Tokens
 from ptprune.scores.evidence import INSTRUCTION_ROWS
 
 PHASES = ("vision_s", "select_s", "prefill_s", "decode_s_per_token", "ttft_s")
@@ -24,28 +21,8 @@ WARM_UP_TOKENS = 2
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What to measure.
-
-    Attributes:
-        name: of the shape or checkpoint.
-        full_layers, full_vision_layers: those of the published model, of a shape.
-        pruners: method -> pruner.
-        new_tokens: at least two: the first pass and what decoding a token takes.
-    """
-
-    name: str
-    setup: Setup
-    full_layers: int | None
-    full_vision_layers: int | None
-    pruners: Mapping[str, TokenPruner]
-    rounds: int
-    new_tokens: int
-
-
-def measure(plan: Plan, say: Say = lambda text: None) -> dict[str, Any]:
-    """The JSON document of ``ptprune bench speed``, see docs/benchmarks-speed.md."""
+def measure(plan: Plan, say: Say = lambda text: None) -> SpeedResults:
+    """The results of ``ptprune bench speed``, see docs/benchmarks-speed.md."""
     setup, threads = plan.setup, torch.get_num_threads()
     say("building the model")
     subject = prepare(setup)
@@ -72,7 +49,7 @@ def measure(plan: Plan, say: Say = lambda text: None) -> dict[str, Any]:
         length = kept[arm.method] if arm.method is not None else arm.length
         assert length is not None
         for sample in samples[arm.label]:
-            check_cache(arm, sample, samples[unpruned.label][0], subject.length, length)
+            check_kept(arm, sample, samples[unpruned.label][0], subject.length, length)
     tokens = _tokens(plan, subject, pruned, kept)
     counts = {arm.label: _count(plan, subject, arm, tokens) for arm in arms}
     subject_length = subject.length
@@ -92,50 +69,54 @@ def measure(plan: Plan, say: Say = lambda text: None) -> dict[str, Any]:
     ratios = {}
     for arm in pruned:
         assert arm.method is not None
-        ideal = ideals[kept[arm.method]]
-        ratios[arm.method] = _ratios(samples[unpruned.label], samples[arm.label], samples[ideal.label])
-        ratios[arm.method]["peak"] = _divided(peaks[arm.label], peaks[unpruned.label])
-    return {
-        "shape": plan.name,
-        "device": setup.device,
-        "machine": machine(setup.device),
-        "dtype": setup.dtype,
-        "attention": setup.attention,
-        "layers": plan.setup.shape.text.layers if plan.setup.shape else None,
-        "layers_of_shape": plan.full_layers,
-        "vision_layers": plan.setup.shape.vision.layers if plan.setup.shape else None,
-        "vision_layers_of_shape": plan.full_vision_layers,
-        "batch": setup.batch,
-        "rounds": plan.rounds,
-        "new_tokens": plan.new_tokens,
-        "threads": threads,
-        "versions": _versions(),
-        "tiles": setup.tiles,
-        "tokens": tokens,
-        "rows": rows,
-        "ratios": ratios,
-        "samples": [
+        peak, whole = peaks[arm.label], peaks[unpruned.label]
+        ratios[arm.method] = _ratios(
+            samples[unpruned.label],
+            samples[arm.label],
+            samples[ideals[kept[arm.method]].label],
+            None if peak is None or not whole else peak / whole,
+        )
+    shape = setup.shape
+    return SpeedResults(
+        runs=[run_of({"model": plan.fingerprint}, setup.device)],
+        shape=plan.name,
+        device=setup.device,
+        dtype=setup.dtype,
+        attention=setup.attention,
+        layers=shape.text.layers if shape else None,
+        layers_of_shape=plan.full_layers,
+        vision_layers=shape.vision.layers if shape else None,
+        vision_layers_of_shape=plan.full_vision_layers,
+        batch=setup.batch,
+        rounds=plan.rounds,
+        new_tokens=plan.new_tokens,
+        threads=threads,
+        tiles=setup.tiles,
+        tokens=tokens,
+        rows=rows,
+        ratios=ratios,
+        samples=[
             {label: {phase: getattr(of_arm[number], phase) for phase in PHASES} for label, of_arm in samples.items()}
             for number in range(plan.rounds)
         ],
-    }
+    )
 
 
-def _tokens(plan: Plan, subject: Subject, pruned: Sequence[Arm], kept: Mapping[str, int]) -> dict[str, Any]:
+def _tokens(plan: Plan, subject: Subject, pruned: Sequence[Arm], kept: Mapping[str, int]) -> Tokens:
     """Of one prompt: how many of its tokens may be pruned, how many are text or newlines, and what stays."""
     report = pruned[0].pruner.report if pruned[0].pruner is not None else None
     assert report is not None
     visual = sum(image.num_tokens for image in report.images if image.sample == 0)
-    return {"visual": visual, "other": subject.length - visual, "before": subject.length, "after": dict(kept)}
+    return Tokens(visual=visual, other=subject.length - visual, before=subject.length, after=dict(kept))
 
 
-def _count(plan: Plan, subject: Subject, arm: Arm, tokens: Mapping[str, Any]) -> dict[str, int] | None:
+def _count(plan: Plan, subject: Subject, arm: Arm, tokens: Tokens) -> dict[str, int] | None:
     """Multiply-accumulates of the whole batch by phase; None where the family, or what was cut, cannot be counted."""
     shape, setup = subject.shape, plan.setup
     if shape is None:
         return None
-    encoded, rest = divmod(tokens["visual"], shape.tile_tokens)
-    prompt = Prompt(encoded - (encoded > 1), tokens["other"])
+    encoded, rest = divmod(tokens.visual, shape.tile_tokens)
+    prompt = Prompt(encoded - (encoded > 1), tokens.other)
     if rest or prompt.encoded != encoded:
         return None
     if arm.pruner is not None:
@@ -143,7 +124,7 @@ def _count(plan: Plan, subject: Subject, arm: Arm, tokens: Mapping[str, Any]) ->
             return None
         needs, patches = arm.pruner.needs, shape.vision.patches
         rows = patches + 1 if "received_attention" in needs else int("cls_attention" in needs)
-        instruction = setup.text_tokens if setup.shape is not None else tokens["other"]
+        instruction = setup.text_tokens if setup.shape is not None else tokens.other
         instruction = instruction if needs & INSTRUCTION_ROWS else 0
         ratio, layer = arm.pruner.keep_ratio, arm.pruner.layer
         cost = pruned_cost(shape, prompt, ratio, layer, instruction=instruction, patch_rows=rows)
@@ -159,56 +140,31 @@ def _macs(cost: Cost, batch: int) -> dict[str, int]:
     return {phase: batch * getattr(cost, phase) for phase in phases}
 
 
-def _row(
-    arm: Arm, tokens: int, samples: Sequence[Sample], peak: int | None, macs: dict[str, int] | None
-) -> dict[str, Any]:
-    return {
-        "arm": arm.name,
-        "method": arm.method,
-        "keep_ratio": None if arm.pruner is None else arm.pruner.keep_ratio,
-        "layer": None if arm.pruner is None else arm.pruner.layer,
-        "tokens": tokens,
+def _row(arm: Arm, tokens: int, samples: Sequence[Sample], peak: int | None, macs: dict[str, int] | None) -> SpeedRow:
+    return SpeedRow(
+        arm=arm.name,
+        method=arm.method,
+        keep_ratio=None if arm.pruner is None else arm.pruner.keep_ratio,
+        layer=None if arm.pruner is None else arm.pruner.layer,
+        tokens=tokens,
         **{phase: spread([getattr(sample, phase) for sample in samples]) for phase in PHASES},
-        "peak_bytes": peak,
-        "kv_bytes": kv_bytes(samples[0]),
-        "macs": macs,
-    }
+        peak_bytes=peak,
+        kv_bytes=samples[0].kv_bytes,
+        macs=macs,
+    )
 
 
-def kv_bytes(sample: Sample) -> int:
-    """Of all layers."""
-    return sum(size for _, size in sample.kv)
-
-
-def _ratios(unpruned: Sequence[Sample], pruned: Sequence[Sample], ideal: Sequence[Sample]) -> dict[str, Any]:
+def _ratios(
+    unpruned: Sequence[Sample], pruned: Sequence[Sample], ideal: Sequence[Sample], peak: float | None
+) -> SpeedRatios:
     """Round by round, so that a machine that slows down slows both sides."""
     rounds = list(zip(unpruned, pruned, ideal, strict=True))
-    return {
-        "prefill_vs_unpruned": spread([mine.prefill_s / stock.prefill_s for stock, mine, _ in rounds]),
-        "prefill_vs_ideal": spread([mine.prefill_s / short.prefill_s for _, mine, short in rounds]),
-        "select_share": spread([mine.select_s / stock.prefill_s for stock, mine, _ in rounds]),
-        "ttft_vs_unpruned": spread([mine.ttft_s / stock.ttft_s for stock, mine, _ in rounds]),
-        "decode_vs_unpruned": spread([mine.decode_s_per_token / stock.decode_s_per_token for stock, mine, _ in rounds]),
-        "kv": kv_bytes(pruned[0]) / kv_bytes(unpruned[0]),
-    }
-
-
-def _divided(part: int | None, whole: int | None) -> float | None:
-    return None if part is None or not whole else part / whole
-
-
-def machine(device: str) -> str:
-    """What the device is called, and nothing else of the machine."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
-
-
-def _versions() -> dict[str, str]:
-    import transformers
-
-    import ptprune
-
-    return {"torch": torch.__version__, "transformers": transformers.__version__, "ptprune": ptprune.__version__}
+    return SpeedRatios(
+        prefill_vs_unpruned=spread([mine.prefill_s / stock.prefill_s for stock, mine, _ in rounds]),
+        prefill_vs_ideal=spread([mine.prefill_s / short.prefill_s for _, mine, short in rounds]),
+        select_share=spread([mine.select_s / stock.prefill_s for stock, mine, _ in rounds]),
+        ttft_vs_unpruned=spread([mine.ttft_s / stock.ttft_s for stock, mine, _ in rounds]),
+        decode_vs_unpruned=spread([mine.decode_s_per_token / stock.decode_s_per_token for stock, mine, _ in rounds]),
+        kv=pruned[0].kv_bytes / unpruned[0].kv_bytes,
+        peak=peak,
+    )

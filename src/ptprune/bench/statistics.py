@@ -6,6 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from ptprune.results.rows import Gain
+
 RESAMPLES = 2000
 SEED = 0
 
@@ -44,7 +46,7 @@ def mean(values: np.ndarray) -> float:
     return 100 * float(values.sum()) / len(values)
 
 
-def difference(values: np.ndarray, reference: np.ndarray) -> dict[str, float]:
+def difference(values: np.ndarray, reference: np.ndarray) -> Gain:
     """How much better one method does than another on the same items: the mean difference and its 95% interval.
 
     Args:
@@ -52,4 +54,4 @@ def difference(values: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """
     gain = values.astype(np.int64) - reference.astype(np.int64)
     low, high = interval(gain)
-    return {"difference": round(mean(gain), 2), "low": round(low, 2), "high": round(high, 2)}
+    return Gain(difference=round(mean(gain), 2), low=round(low, 2), high=round(high, 2))

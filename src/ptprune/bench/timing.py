@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ptprune.clock import Clock
+from ptprune.results.rows import Spread
 
 
 class EventClock(Clock):
@@ -70,6 +71,6 @@ def rotated(items: Sequence[Any], by: int) -> list[Any]:
     return [*items[start:], *items[:start]]
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float]) -> Spread:
     """Median, least and most over the rounds."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return Spread(median=statistics.median(values), min=min(values), max=max(values))

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
+from ptprune.bench.candidates import DOWNSAMPLE, THUMBNAIL_ALONE
 from ptprune.bench.examinee import AS_IT_IS, Examinee, Size, View
 from ptprune.pruner import TokenPruner
 
-THUMBNAIL, DOWNSAMPLE = "thumbnail", "downsample"
 SMALLEST = 4  # pixels a side
 STEPS = 24  # sizes tried where a model has no tiles
 
@@ -32,7 +32,7 @@ class Views:
         if method == DOWNSAMPLE:
             assert keep_ratio is not None
             return partial(self.downsampled, keep_ratio=keep_ratio)
-        if method == THUMBNAIL:
+        if method == THUMBNAIL_ALONE:
             return lambda size: View(self._tiles(1), self._tile)
         return lambda size: AS_IT_IS
 

@@ -12,9 +12,10 @@ from ptprune.cli.eval import eval
 from ptprune.cli.items import items
 from ptprune.cli.methods import methods
 from ptprune.cli.models import models
+from ptprune.cli.options import as_option
 from ptprune.cli.run import run
 from ptprune.cli.verify import verify
-from ptprune.errors import BrokenPass, PtpruneError
+from ptprune.errors import BrokenPass, PtpruneError, SettingError, UnknownSetting
 
 app = typer.Typer(
     help="Pyramid Token Pruning: fewer visual tokens for tiled vision-language models.",
@@ -27,17 +28,18 @@ app.add_typer(bench)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line, and leave with 0 (done), 2 (wrong usage or unreadable input) or 1 (anything unexpected)."""
+    """Run the command line and exit with 0 (done), 2 (wrong usage or unreadable input) or 1 (anything unexpected)."""
     try:
         status = app(args=arguments, prog_name="ptprune", standalone_mode=False)
     except BrokenPass as error:
         _leave(str(error), status=1)
     except PtpruneError as error:
-        _leave(str(error))
+        of_option = isinstance(error, SettingError) and not isinstance(error, UnknownSetting)
+        _leave(as_option(str(error)) if of_option else str(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        # Wrong usage as the option parser sees it. Recognised by its method: its class has moved between packages.
+        # Wrong usage, found by the option parser. Recognised by its method: its class has moved between packages.
         if not hasattr(error, "format_message"):
             raise
         _leave(error.format_message().rstrip(".") + "; see `ptprune --help`")

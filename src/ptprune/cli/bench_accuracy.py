@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ptprune.cli.bars import bars, waiting
-from ptprune.cli.console import out, print_json
-from ptprune.cli.options import MODEL, OUTPUT, Device, Dtype, Json, Model
+from ptprune.cli.console import Work, out, print_json, quiet_libraries, working
+from ptprune.cli.options import MODEL, OUTPUT, DeviceOption, DtypeOption, JsonOption, ModelOption
 from ptprune.cli.parsing import RATIOS, check_settings, parse_methods, parse_ratios, parse_settings
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from ptprune.bench.accuracy import Arm
     from ptprune.bench.items import Item
+    from ptprune.results.rows import AccuracyResults, AccuracyRow, Gain
 
 ITEMS = "Items"
 WORD, SENTENCE = 2, 32  # longest answers, in tokens: to the scenes' questions, and to any others
@@ -54,9 +50,9 @@ def accuracy(
         typer.Option(help="A folder with items.jsonl instead of scenes.", rich_help_panel=ITEMS, metavar="DIR"),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first items.", rich_help_panel=ITEMS)] = None,
-    model: Model = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Items a batch.", rich_help_panel=MODEL)] = 16,
     max_new_tokens: Annotated[
         int | None,
@@ -71,7 +67,7 @@ def accuracy(
     plot: Annotated[
         Path | None, typer.Option(help="Draw accuracy against ratio.", metavar="FILE.png", rich_help_panel=OUTPUT)
     ] = None,
-    json_output: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Count right answers with every method and keep ratio, with bootstrap intervals and comparisons to ptp."""
     shares, given, chosen = parse_ratios(ratios), parse_settings(settings or []), choose_split(split, items, ablate)
@@ -83,124 +79,64 @@ def accuracy(
         raise UserError(f"--layer {layer}: not with {'--ablate' if ablate else '--set layer'}; leave one out")
     longest = max_new_tokens or (WORD if items is None else SENTENCE)
 
-    with bars() as progress:
-        with waiting(progress, "loading torch and transformers"):
-            from ptprune.bench import accuracy as bench
-            from ptprune.bench import plots
-            from ptprune.bench.examinee import Examinee
-            from ptprune.bench.items import digest
-            from ptprune.bench.views import has_tiles
-            from ptprune.checkpoints import find as loading
-            from ptprune.results import file as store
+    with working("loading torch and transformers") as work:
+        from ptprune.bench import plots
+        from ptprune.bench.accuracy import AccuracyRun
+        from ptprune.bench.candidates import PTP, THUMBNAIL_ALONE, Candidate, compare
+        from ptprune.bench.candidates import ablate as compare_variants
+        from ptprune.bench.examinee import Examinee
+        from ptprune.bench.items import digest
+        from ptprune.bench.views import has_tiles
+        from ptprune.checkpoints import Checkpoint
+        from ptprune.checkpoints.place import choose_device, choose_dtype
+        from ptprune.results.file import as_json
+        from ptprune.results.origin import fingerprint, run_of
+        from ptprune.results.rows import AccuracyResults
 
-            loading.quiet_libraries()
-            check_settings(given)
-            if plot is not None:
-                plots.check(plot)
-            arms = (
-                bench.plan_ablation(shares, given)
-                if ablate
-                else bench.plan(choose_methods(methods, layer), shares, given, layer)
-            )
-            target, precision = loading.choose_device(device), loading.choose_dtype(dtype)
-            name, directory = model or loading.SHIPPED, loading.find(model)
-            processor = loading.load_processor(directory, name)
-            arms = [arm for arm in arms if arm.method != bench.THUMBNAIL or has_tiles(processor)]
-        asked = load_items(progress, items, chosen, questions or 1000, limit)
+        quiet_libraries()
+        check_settings(given)
+        if plot is not None:
+            plots.check(plot)
+        candidates = (
+            compare_variants(shares, given) if ablate else compare(choose_methods(methods, layer), shares, given, layer)
+        )
+        target, precision = choose_device(device), choose_dtype(dtype)
+        checkpoint = Checkpoint.find(model)
+        processor = checkpoint.processor()
+        candidates = [one for one in candidates if one.method != THUMBNAIL_ALONE or has_tiles(processor)]
+        asked = load_items(work, items, chosen, questions or 1000, limit)
         identity = {
-            "model": store.fingerprint(directory),
+            "model": fingerprint(checkpoint.directory),
             "items": digest(asked),
             "dtype": precision,
             "max_new_tokens": longest,
         }
-        results = Results(
-            {"model": name, "items": len(asked), "split": chosen, "identity": identity},
-            arms,
-            [item.kind for item in asked],
-            bench.Arm(bench.PTP, None, given if layer is None else {**given, "layer": layer}).settings,
-            {} if save is None else {store.key(row): row for row in store.load(save, identity)},
-            save,
+        reference = Candidate(PTP, None, given if layer is None else {**given, "layer": layer}).settings
+        about = AccuracyResults(
+            model=checkpoint.name, items=len(asked), split=chosen, runs=[run_of(identity, str(target))]
         )
-        if missing := results.missing:
-            with waiting(progress, f"loading {name}"):
-                loaded = loading.load_model(directory, name, target, precision)
-                examinee = Examinee(loaded, processor, batch, longest)
-                examinee.check(asked, [arm.pruner for arm in missing])
-            task = progress.add_task("", total=len(missing) * len(asked))
-            bench.measure(
-                missing,
-                asked,
+        run = AccuracyRun(about, candidates, asked, reference, save)
+        if missing := run.missing:
+            work.say(f"loading {checkpoint.name}")
+            examinee = Examinee(checkpoint.model(target, precision), processor, batch, longest)
+            examinee.check(asked, [one.pruner for one in missing])
+            work.say("", len(missing) * len(asked))
+            run.measure(
                 examinee,
-                results.add,
-                lambda arm, done: progress.update(
-                    task, advance=done, description=f"{arm.name} {'' if arm.keep_ratio is None else arm.keep_ratio}"
-                ),
+                lambda one, done: work.advance(done, f"{one.name} {'' if one.keep_ratio is None else one.keep_ratio}"),
             )
-    document = results.document()
+    results = run.document()
     if plot is not None:
-        plots.draw(plot, title(document), results.lines())
+        plots.draw(plot, title(results), run.lines())
     if json_output:
-        print_json(document)
+        print_json(as_json(results))
     else:
-        show(document, results.lines(), shares)
-
-
-@dataclass
-class Results:
-    """Rows that this run was asked for, and those of earlier runs in the same file.
-
-    Attributes:
-        about: the document without its rows.
-        kinds: of each item.
-        reference: settings of the ptp that others are compared to.
-        found: rows by their key; those of earlier runs to begin with.
-        path: file that holds them, if any.
-    """
-
-    about: dict[str, Any]
-    arms: list[Arm]
-    kinds: list[str]
-    reference: dict[str, Any]
-    found: dict[str, dict[str, Any]]
-    path: Path | None
-
-    @property
-    def missing(self) -> list[Arm]:
-        """Arms without a row, each once."""
-        return list({arm.key: arm for arm in reversed(self.arms) if arm.key not in self.found}.values())[::-1]
-
-    def add(self, arm: Arm, row: dict[str, Any]) -> None:
-        """A finished row: it is on the disk before the next one begins."""
-        from ptprune.results import file as store
-
-        self.found[arm.key] = row
-        if self.path is not None:
-            mine = self.document()
-            keys = {arm.key for arm in self.arms}
-            others = [row for name, row in self.found.items() if name not in keys]
-            store.save(self.path, {**mine, "results": mine["results"] + others})
-
-    def document(self) -> dict[str, Any]:
-        """What --json prints: the rows that were asked for, as far as they are finished."""
-        from ptprune.bench.accuracy import finish
-
-        rows = [self.found[key] for key in dict.fromkeys(arm.key for arm in self.arms) if key in self.found]
-        return {**self.about, "results": finish(rows, self.kinds, self.reference)}
-
-    def lines(self) -> dict[str, list[dict[str, Any]]]:
-        """Name of a method or variant -> its rows."""
-        from ptprune.results import file as store
-
-        rows = {store.key(row): row for row in self.document()["results"]}
-        lines: dict[str, list[dict[str, Any]]] = {}
-        for arm in self.arms:
-            lines.setdefault(arm.name, []).append(rows[arm.key])
-        return lines
+        show(results, run.lines(), shares)
 
 
 def choose_methods(text: str | None, layer: int | None) -> list[str]:
     """Names of methods; where none are given, all that can drop before ``layer``."""
-    from ptprune.bench.accuracy import METHODS, WITHOUT_PRUNER, fits
+    from ptprune.bench.candidates import METHODS, WITHOUT_PRUNER, fits
 
     if text is None:
         return [name for name in METHODS if layer is None or fits(name, layer)]
@@ -224,56 +160,55 @@ def choose_split(split: str | None, items: Path | None, ablate: bool) -> str | N
     return split or ("dev" if ablate else "test")
 
 
-def load_items(progress: Progress, folder: Path | None, split: str | None, count: int, limit: int | None) -> list[Item]:
-    from ptprune.bench.items import folder_items, scene_items
+def load_items(work: Work, folder: Path | None, split: str | None, count: int, limit: int | None) -> list[Item]:
+    from ptprune.bench.items.folder import folder_items
+    from ptprune.bench.items.scenes import scene_items
 
+    if folder is not None:
+        work.say("opening pictures")
+        return folder_items(folder, limit, work.done)
+    assert split is not None
     count = count if limit is None else min(count, limit)
-    with waiting(
-        progress, "opening pictures" if split is None else "drawing scenes", count if split else None
-    ) as on_item:
-        if split is not None:
-            return scene_items(split, count, on_item)
-        assert folder is not None
-        return folder_items(folder, limit, on_item)
+    work.say("drawing scenes", count)
+    return scene_items(split, count, work.done)
 
 
-def title(document: dict[str, Any]) -> str:
-    where = "" if document["split"] is None else f" of the {document['split']} split"
-    return f"{document['model']}, {document['items']} questions{where}"
+def title(results: AccuracyResults) -> str:
+    where = "" if results.split is None else f" of the {results.split} split"
+    return f"{results.model}, {results.items} questions{where}"
 
 
-def show(document: dict[str, Any], lines: dict[str, list[dict[str, Any]]], ratios: list[float]) -> None:
+def show(results: AccuracyResults, lines: dict[str, list[AccuracyRow]], ratios: list[float]) -> None:
     """Accuracy with its interval, and the difference from ptp with its own: methods as rows, ratios as columns."""
     from rich.markup import escape
 
-    from ptprune.cli.presenting import plain_table
+    from ptprune.results.table import percent, terminal
 
-    headers = [f"{100 * ratio:g}% kept" for ratio in ratios]
-    scores, gains = plain_table("right answers, %", *headers), plain_table("difference from ptp", *headers)
-    console = out()
-    console.width = max(console.width, FIRST + CELL * len(ratios))  # lines may wrap, numbers are never cut
-    console.print(f"[bold]{escape(title(document))}[/bold]\n")
+    console = out(FIRST + CELL * len(ratios))
+    console.print(f"[bold]{escape(title(results))}[/bold]\n")
+    scores, gains = [], []
     for name, line in lines.items():
-        if line[0]["method"] in ("none", "thumbnail"):
-            console.print(f"{name}: {_score(line[0])}, {line[0]['kept_tokens']:g} visual tokens a picture")
+        if line[0].method in ("none", "thumbnail"):
+            console.print(f"{name}: {_score(line[0])}, {line[0].kept_tokens:g} visual tokens a picture")
             continue
-        rows = {row["keep_ratio"]: row for row in line}
-        scores.add_row(escape(name), *(_score(rows[ratio]) for ratio in ratios))
-        if any(row["vs_ptp"] for row in line):
-            gains.add_row(escape(name), *(_gain(rows[ratio]["vs_ptp"]) for ratio in ratios))
+        rows = {row.keep_ratio: row for row in line}
+        scores.append([escape(name), *(_score(rows[ratio]) for ratio in ratios)])
+        if any(row.vs_ptp for row in line):
+            gains.append([escape(name), *(_gain(rows[ratio].vs_ptp) for ratio in ratios)])
+    headers = [f"{percent(ratio)} kept" for ratio in ratios]
     console.print()
-    console.print(scores)
-    if gains.row_count:
+    console.print(terminal(["right answers, %", *headers], scores))
+    if gains:
         console.print()
-        console.print(gains)
+        console.print(terminal(["difference from ptp", *headers], gains))
     console.print("\n95% intervals: bootstrap over the questions; differences on the same questions.", style="dim")
 
 
-def _score(row: dict[str, Any]) -> str:
-    return f"{row['accuracy']:.1f} [dim]\\[{row['low']:.1f}, {row['high']:.1f}][/dim]"
+def _score(row: AccuracyRow) -> str:
+    return f"{row.accuracy:.1f} [dim]\\[{row.low:.1f}, {row.high:.1f}][/dim]"
 
 
-def _gain(gain: dict[str, float] | None) -> str:
+def _gain(gain: Gain | None) -> str:
     if gain is None:
         return "-"
-    return f"{gain['difference']:+.1f} [dim]\\[{gain['low']:+.1f}, {gain['high']:+.1f}][/dim]"
+    return f"{gain.difference:+.1f} [dim]\\[{gain.low:+.1f}, {gain.high:+.1f}][/dim]"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ptprune.cli.console import out, progress
+from ptprune.cli.console import out, quiet_libraries, working
 from ptprune.errors import UserError
 
 
@@ -25,14 +25,12 @@ def report(
     """Write a page of results, with plots, from the JSON files of the benchmarks."""
     if page.suffix != ".md":
         raise UserError(f"--out {page}: give a name that ends in .md")
-    if page.is_dir() or not page.parent.is_dir():
-        raise UserError(f"--out {page}: cannot be written there; give a file in a directory that exists")
-    with progress("loading torch and transformers"):
-        from ptprune.bench.report.documents import read
+    with working("loading torch and transformers"):
         from ptprune.bench.report.page import write
-        from ptprune.checkpoints import find as loading
+        from ptprune.results.file import check_writable, read
 
-        loading.quiet_libraries()
-        written = write(read(files), page)
+        check_writable(page, "--out")
+        quiet_libraries()
+        written = write({path: read(path) for path in files}, page)
     for path in written:
         out().print(str(path), markup=False)

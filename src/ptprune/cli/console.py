@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-Say = Callable[[str], None]
 
+def out(width: int = 0) -> Console:
+    """Standard output, as it is now: tests and pipes replace it.
 
-def out() -> Console:
-    """Standard output, as it is now: tests and pipes replace it."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    Args:
+        width: at least so many columns. Lines may wrap; numbers are never cut.
+    """
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    console.width = max(console.width, width)
+    return console
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -23,8 +31,41 @@ def print_json(document: dict[str, Any]) -> None:
     print(json.dumps(document, indent=2))
 
 
+@dataclass(frozen=True)
+class Work:
+    """The line on standard error that says what a command is doing, with a bar where the end is known."""
+
+    _progress: Progress
+    _task: TaskID
+
+    def say(self, doing: str, total: int | None = None) -> None:
+        """Begin something; ``total`` is how many parts it has, if that is known."""
+        self._progress.reset(self._task, description=doing, total=total)
+
+    def done(self, parts: int) -> None:
+        """So many parts of it are done."""
+        self._progress.update(self._task, completed=parts)
+
+    def advance(self, parts: int, doing: str) -> None:
+        """So many more parts are done, the last of them of this."""
+        self._progress.update(self._task, advance=parts, description=doing)
+
+
 @contextmanager
-def progress(first: str) -> Iterator[Say]:
-    """A spinner with a changing text on standard error; on a terminal only, so that logs stay clean."""
-    with Console(file=sys.stderr).status(first) as status:
-        yield status.update
+def working(doing: str) -> Iterator[Work]:
+    """Show progress; on a terminal only, so that logs stay clean, and in the first of several processes only."""
+    console = Console(file=sys.stderr)
+    hidden = not console.is_terminal or os.environ.get("RANK", "0") != "0"
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn()
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        yield Work(progress, progress.add_task(doing, total=None))
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' notices and bars off the terminal: a command speaks for itself."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore")

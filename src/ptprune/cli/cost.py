@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptprune.cli.console import out, print_json
-from ptprune.cli.options import as_option
-from ptprune.errors import UserError
+from ptprune.cli.console import out, print_json, quiet_libraries
+from ptprune.errors import PtpruneError, SettingError, first_line
 
 if TYPE_CHECKING:
     from ptprune.shapes import ModelShape
@@ -46,10 +45,7 @@ def cost(
     shape = find_shape(model)
     prompt = Prompt(tiles, text_tokens)
     unpruned = unpruned_cost(shape, prompt, bytes_per_value)
-    try:
-        pruned = pruned_cost(shape, prompt, keep_ratio, layer, bytes_per_value)
-    except ValueError as error:
-        raise UserError(as_option(str(error))) from None
+    pruned = pruned_cost(shape, prompt, keep_ratio, layer, bytes_per_value)
     visual = prompt.encoded * shape.tile_tokens
     kept = kept_tokens(visual, keep_ratio)
     document = {
@@ -74,30 +70,29 @@ def find_shape(model: str) -> ModelShape:
     """A known shape by name, or the shape of a checkpoint by its configuration.
 
     Raises:
-        UserError: where there is neither, or the configuration is of no family that can be counted.
+        SettingError: where there is neither, or the configuration is of no family that can be counted.
     """
     from ptprune.shapes import SHAPES, ModelShape
 
     if model in SHAPES:
         return SHAPES[model]
-    from ptprune.checkpoints import find as loading
+    from ptprune.checkpoints import Checkpoint
 
-    loading.quiet_libraries()
+    quiet_libraries()
     try:
-        directory = loading.locate(None if model == loading.SHIPPED else model, weights=False)
-    except UserError as error:
-        raise UserError(f"{error}; known shapes: {', '.join(SHAPES)}") from None
-    loading.check_family(directory, model)
-    from transformers import AutoConfig
-
+        checkpoint = Checkpoint.find(model, weights=False)
+    except SettingError as error:
+        raise SettingError(f"{error}; known shapes: {', '.join(SHAPES)}") from None
     try:
-        return ModelShape.from_config(AutoConfig.from_pretrained(directory, local_files_only=True), model)
-    except Exception as error:  # whatever a broken configuration leads the loader to
-        raise UserError(f"--model {model}: {loading.first_line(error)}") from None
+        return ModelShape.from_config(checkpoint.config(), model)
+    except PtpruneError:
+        raise
+    except Exception as error:  # whatever a broken configuration leads to
+        raise SettingError(f"model {model}: {first_line(error)}") from None
 
 
 def _show(document: dict[str, Any]) -> None:
-    from ptprune.cli.presenting import count, plain_table, ratio, size
+    from ptprune.results.table import count, ratio, size, terminal
 
     visual, length = document["visual_tokens"], document["sequence_length"]
     unpruned, pruned = document["unpruned"], document["pruned"]
@@ -108,7 +103,7 @@ def _show(document: dict[str, Any]) -> None:
         f"[bold]{visual['before']} -> {visual['after']}[/bold] visual tokens before layer {document['layer']}, "
         f"{document['text_tokens']} text tokens\n"
     )
-    table = plain_table("multiply-accumulates", "unpruned", "pruned", "ratio")
+    table = terminal(("multiply-accumulates", "unpruned", "pruned", "ratio"), [])
     for phase, name in ROWS.items():
         before, after = unpruned[phase]["macs"], pruned[phase]["macs"]
         table.add_row(name, count(before) if before else "-", count(after), ratio(after, before))

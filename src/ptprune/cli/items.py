@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ptprune.cli.bars import bars, waiting
-from ptprune.cli.console import out
+from ptprune.cli.console import out, working
 from ptprune.errors import UserError
 
 COUNT = 1000
@@ -20,10 +19,11 @@ def items(
     count: Annotated[int, typer.Option(min=1, help="How many.")] = COUNT,
 ) -> None:
     """Write test questions as a folder, for `bench accuracy --items` and as a task of lmms-eval."""
-    with bars() as progress, waiting(progress, f"drawing {name}", count) as on_item:
+    with working(f"drawing {name}") as work:
         from ptprune.bench.items import folder as folders
 
         if name not in folders.SETS:
             raise UserError(f"NAME {name}: unknown; give {' or '.join(folders.SETS)}")
-        written = folders.write(name, folder, count, on_item)
+        work.say(f"drawing {name}", count)
+        written = folders.write(name, folder, count, work.done)
     out().print(f"{written} items in {folder}, task {folders.task_name(name)}", soft_wrap=True)

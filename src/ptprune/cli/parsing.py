@@ -6,7 +6,7 @@ import ast
 from collections.abc import Sequence
 from typing import Any
 
-from ptprune.errors import UserError
+from ptprune.errors import SettingError, UserError
 
 RATIOS = ".75,.5,.25,.1,.05"
 
@@ -48,12 +48,12 @@ def parse_settings(pairs: list[str], ratios: str = "--ratios") -> dict[str, Any]
 
 def check_settings(given: dict[str, Any]) -> None:
     """Raises UserError for a setting that ptp does not have, or a value out of range."""
-    from ptprune.cli.run import make_pruner
+    from ptprune.methods import make_pruner
 
     try:
         make_pruner("ptp", given)
-    except UserError as error:
-        raise UserError(f"--set {str(error).removeprefix('--')}") from None
+    except SettingError as error:
+        raise UserError(f"--set {error}") from None
 
 
 def parse_methods(text: str, known: Sequence[str]) -> list[str]:

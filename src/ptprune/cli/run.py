@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptprune.cli.console import Say, out, print_json, progress
-from ptprune.cli.options import MODEL, OUTPUT, PRUNING, Device, Dtype, Json, MaxTiles, Model, as_option
+from ptprune.cli.console import Work, out, print_json, quiet_libraries, working
+from ptprune.cli.options import (
+    MODEL,
+    OUTPUT,
+    PRUNING,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MaxTilesOption,
+    ModelOption,
+)
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,11 +33,11 @@ WARM_UP_TOKENS = 2  # enough to run prefill and decode once
 def run(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="One or more pictures.", show_default=False)],
     question: Annotated[str, typer.Option("--question", "-q", help="What to ask.", show_default=False)],
-    model: Model = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.", rich_help_panel=MODEL)] = 64,
-    max_tiles: MaxTiles = None,
+    max_tiles: MaxTilesOption = None,
     together: Annotated[
         bool, typer.Option("--together", help="All pictures in one prompt.", rich_help_panel=MODEL)
     ] = False,
@@ -62,7 +71,7 @@ def run(
         Path | None,
         typer.Option(help="Draw the kept tokens into this file.", metavar="OUT.png", rich_help_panel=OUTPUT),
     ] = None,
-    json_output: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Answer a question about pictures with most visual tokens pruned."""
     if not question.strip():
@@ -81,29 +90,30 @@ def run(
         "window": window,
         "positions": positions,
     }
-    with progress("loading torch and transformers"):
-        from ptprune.checkpoints import find as loading
+    with working("loading torch and transformers") as work:
+        from ptprune.checkpoints import Checkpoint
+        from ptprune.checkpoints.place import choose_device, choose_dtype
         from ptprune.checkpoints.tiling import tile_options
+        from ptprune.methods import make_pruner
 
-        loading.quiet_libraries()
+        quiet_libraries()
         pruner = make_pruner(method, settings)
-        target, precision = loading.choose_device(device), loading.choose_dtype(dtype)
-    name = model or loading.SHIPPED
-    directory = loading.find(model)  # a download draws its own bars
-    with progress(f"loading {name}") as say:
-        processor = loading.load_processor(directory, name)
-        # before the weights: they can take minutes
-        image_options = tile_options(loading.check_family(directory, name).name, processor, max_tiles)
-        loaded = loading.load_model(directory, name, target, precision)
+        target, precision = choose_device(device), choose_dtype(dtype)
+        checkpoint = Checkpoint.find(model)
+        work.say(f"loading {checkpoint.name}")
+        processor = checkpoint.processor()
+        image_options = tile_options(checkpoint.family.name, processor, max_tiles)  # before the weights are read
+        loaded = checkpoint.model(target, precision)
 
         groups = [list(range(len(images)))] if together else [[number] for number in range(len(images))]
         documents = []
         for group in groups:
             shown = [pictures[i] for i in group]
             document, kept = _answer(
-                loaded, processor, pruner, shown, question, max_new_tokens, image_options, compare, say
+                loaded, processor, pruner, shown, question, max_new_tokens, image_options, compare, work
             )
-            document = {"model": name, "question": question, "pictures": [str(images[i]) for i in group], **document}
+            about = {"model": checkpoint.name, "question": question, "pictures": [str(images[i]) for i in group]}
+            document = {**about, **document}
             if overlays:
                 document["overlay"] = [str(overlays[i]) for i in group]
                 for number, report in zip(group, kept, strict=True):
@@ -113,33 +123,10 @@ def run(
     if json_output:
         print_json(documents[0] if len(documents) == 1 else {"images": documents})
         return
-    from ptprune.cli.presenting import show_run
+    from ptprune.cli.run_table import show_run
 
     for document in documents:
         show_run(out(), document)
-
-
-def make_pruner(method: str, settings: dict[str, Any]) -> TokenPruner:
-    """The method with those settings that were given; the others stay its own defaults.
-
-    Raises:
-        UserError: for an unknown method, a setting that the method does not have, or a value out of range.
-    """
-    from dataclasses import fields
-
-    from ptprune.methods import METHODS
-
-    if method not in METHODS:
-        raise UserError(f"--method {method}: unknown; give one of {', '.join(METHODS)}")
-    known = [setting.name for setting in fields(METHODS[method])]
-    given = {name: value for name, value in settings.items() if value is not None}
-    for name in given:
-        if name not in known:
-            raise UserError(f"--{name.replace('_', '-')}: method {method} has no such setting; leave it out")
-    try:
-        return METHODS[method](**given)
-    except (TypeError, ValueError) as error:
-        raise UserError(as_option(str(error))) from None
 
 
 def overlay_paths(overlay: Path | None, count: int) -> list[Path]:
@@ -171,18 +158,19 @@ def _answer(
     max_new_tokens: int,
     image_options: dict[str, Any],
     compare: bool,
-    say: Say,
+    work: Work,
 ) -> tuple[dict[str, Any], list[ImageReport]]:
     """The JSON document of one prompt, and what was kept of each picture."""
-    from ptprune.asking.answer import ask, check_length, make_prompt
+    from ptprune.asking.answer import ask
     from ptprune.asking.document import run_document
+    from ptprune.asking.prompt import check_length, make_prompt
 
-    say("cutting the pictures into tiles")
+    work.say("cutting the pictures into tiles")
     inputs = make_prompt(model, processor, pictures, question, image_options)
     check_length(model, inputs, max_new_tokens)
 
     def answer(arm: TokenPruner | None, limit: int, doing: str) -> Answer:
-        return ask(model, processor, inputs, arm, limit, lambda passes: say(f"{doing}: {passes} tokens"))
+        return ask(model, processor, inputs, arm, limit, lambda passes: work.say(f"{doing}: {passes} tokens"))
 
     if compare:  # the first call initialises kernels and buffers: neither arm shall pay for it
         for arm in (None, pruner):

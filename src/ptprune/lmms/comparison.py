@@ -11,8 +11,8 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
-from ptprune.bench.accuracy import UNPRUNED, Arm
 from ptprune.asking.loaded import LoadedModel
+from ptprune.bench.accuracy import UNPRUNED, Arm
 from ptprune.lmms import harness, table
 from ptprune.lmms.processes import processes
 from ptprune.lmms.rows import Rows

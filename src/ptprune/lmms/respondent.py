@@ -13,9 +13,9 @@ import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
-from ptprune.asking.prompt import check_length, check_text
 from ptprune.asking.chat import chat_inputs
 from ptprune.asking.loaded import LoadedModel
+from ptprune.asking.prompt import check_length, check_text
 from ptprune.errors import PtpruneError, UserError
 from ptprune.lmms.questions import conversation_of, cut, generation_options
 from ptprune.pruner import TokenPruner

@@ -1,5 +1,10 @@
 """Every pruning method by name; each is a ``TokenPruner`` that overrides ``select``."""
 
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from ptprune.errors import SettingError
 from ptprune.methods.dart import DART
 from ptprune.methods.divprune import DivPrune
 from ptprune.methods.fastervlm import FasterVLM
@@ -31,6 +36,26 @@ METHODS: dict[str, type[TokenPruner]] = {
     "sparsevlm": SparseVLM,
 }
 
+
+def make_pruner(method: str, settings: Mapping[str, Any]) -> TokenPruner:
+    """A method by name with those settings that are given; the others keep the method's defaults.
+
+    Args:
+        settings: name -> value; None counts as not given.
+
+    Raises:
+        SettingError: for an unknown method, a setting that the method does not have, or a value out of range.
+    """
+    if method not in METHODS:
+        raise SettingError(f"method {method}: unknown; give one of {', '.join(METHODS)}")
+    known = {setting.name for setting in fields(METHODS[method])}
+    given = {name: value for name, value in settings.items() if value is not None}
+    for name in given:
+        if name not in known:
+            raise SettingError(f"{name}: method {method} has no such setting; leave it out")
+    return METHODS[method](**given)
+
+
 __all__ = [
     "DART",
     "METHODS",
@@ -46,4 +71,5 @@ __all__ = [
     "UniformGrid",
     "VisPruner",
     "VisionZip",
+    "make_pruner",
 ]

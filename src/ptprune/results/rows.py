@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-VERSION = 1
+VERSION: Literal[1] = 1
 """Of the format. A reader refuses every other one."""
 Percent = float
 Positive = Annotated[int, Field(ge=1)]

@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ptprune.bench.accuracy import PTP
-from ptprune.bench.report.markdown import escape, percent, table
-from ptprune.bench.report.rows import Line, Row
+from ptprune.bench.candidates import PTP, key
+from ptprune.bench.report.lines import Line
 from ptprune.bench.statistics import decode, difference
-from ptprune.results.file import key
+from ptprune.results.rows import AccuracyRow, Gain
+from ptprune.results.table import escape, markdown, percent
 
 BETTER, WORSE = "▲", "▼"
-Gain = dict[str, float]
 Gains = dict[str, dict[float, Gain]]
-"""Name of a line -> keep ratio -> how much better than ptp: {difference, low, high} in points."""
+"""Name of a line -> keep ratio -> how much better than ptp."""
 
 
 def gains(lines: Mapping[str, Line], ptp: Line) -> Gains:
@@ -28,7 +27,7 @@ def gains(lines: Mapping[str, Line], ptp: Line) -> Gains:
     for name, line in lines.items():
         for ratio, row in line.items():
             if ratio in ptp and key(row) != key(ptp[ratio]):
-                right = decode(row["right"]), decode(ptp[ratio]["right"])
+                right = decode(row.right), decode(ptp[ratio].right)
                 found.setdefault(name, {})[ratio] = difference(*right)
     return found
 
@@ -37,15 +36,15 @@ def mark(gain: Gain | None) -> str:
     """Which side of 0 the interval lies on, if it lies on one."""
     if gain is None:
         return ""
-    return BETTER if gain["low"] > 0 else WORSE if gain["high"] < 0 else ""
+    return BETTER if gain.low > 0 else WORSE if gain.high < 0 else ""
 
 
-def score(row: Row) -> str:
-    return f"{row['accuracy']:.1f} [{row['low']:.1f}, {row['high']:.1f}]"
+def score(row: AccuracyRow) -> str:
+    return f"{row.accuracy:.1f} [{row.low:.1f}, {row.high:.1f}]"
 
 
-def told(gain: Gain) -> str:
-    return f"{gain['difference']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}] {mark(gain)}".strip()
+def gain_in_words(gain: Gain) -> str:
+    return f"{gain.difference:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}] {mark(gain)}".strip()
 
 
 def ratios_of(lines: Iterable[Line]) -> list[float]:
@@ -64,7 +63,7 @@ def scores(lines: Mapping[str, Line], compared: Gains, layers: Mapping[str, str]
 
     headers = ["method", "layer", *(f"{percent(ratio)} kept" for ratio in ratios)]
     names = {name: f"**{name}**" if name == PTP else name for name in lines}
-    return table(headers, [[names[name], layers[name], *(cell(name, ratio) for ratio in ratios)] for name in lines])
+    return markdown(headers, [[names[name], layers[name], *(cell(name, ratio) for ratio in ratios)] for name in lines])
 
 
 def differences(lines: Mapping[str, Line], compared: Gains, ptp: Line) -> str:
@@ -73,11 +72,11 @@ def differences(lines: Mapping[str, Line], compared: Gains, ptp: Line) -> str:
 
     def cell(name: str, ratio: float) -> str:
         gain = compared.get(name, {}).get(ratio)
-        return "not measured" if gain is None else told(gain)
+        return "not measured" if gain is None else gain_in_words(gain)
 
     own = ["**ptp**, right answers in %", *(score(ptp[ratio]) if ratio in ptp else "not measured" for ratio in ratios)]
     rows = [[escape(name), *(cell(name, ratio) for ratio in ratios)] for name in lines]
-    return table(["difference from ptp, points", *(f"{percent(ratio)} kept" for ratio in ratios)], [own, *rows])
+    return markdown(["difference from ptp, points", *(f"{percent(ratio)} kept" for ratio in ratios)], [own, *rows])
 
 
 def claims(compared: Gains, what: str) -> list[str]:
@@ -107,5 +106,5 @@ def _listed(compared: Gains, side: str) -> str:
     return "; ".join(parts) or "none"
 
 
-def settings_told(settings: Mapping[str, Any]) -> str:
+def in_words(settings: Mapping[str, Any]) -> str:
     return escape(", ".join(f"{name}={value}" for name, value in settings.items()))

@@ -11,7 +11,7 @@ Draw = Callable[[Path], None]
 
 
 @dataclass
-class Pictures:
+class Figures:
     """Files in one folder beside the page.
 
     Attributes:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ptprune.bench import plots
+from ptprune.bench.candidates import NO_PRUNING, THUMBNAIL_ALONE, WITHOUT_PRUNER
 from ptprune.bench.report import ablation, accuracy, published, speed
 from ptprune.bench.report.comparison import BETTER, WORSE
-from ptprune.bench.report.documents import Documents
-from ptprune.bench.report.figures import Pictures
-from ptprune.bench.report.rows import Rows
-from ptprune.checkpoints.find import SHIPPED
+from ptprune.bench.report.figures import Figures
+from ptprune.bench.report.lines import Lines
+from ptprune.checkpoints import SHIPPED
 from ptprune.errors import UserError
 from ptprune.methods import METHODS
-from ptprune.results import file as store
+from ptprune.results.file import write as write_file
+from ptprune.results.rows import AccuracyResults, PublishedResults, Results, SpeedResults
 
 HEAD = """# Results
 
@@ -32,69 +34,94 @@ PAPERS = """Copied from the sources named, not measured here. Other models, ques
 compares with one above."""
 
 
-def write(documents: Documents, path: Path) -> list[Path]:
+def write(files: Mapping[Path, Results], path: Path) -> list[Path]:
     """Write a page, and its plots into a folder of its name beside it.
 
     Args:
+        files: path -> what it holds, in the order of the page.
         path: of the page; ends in .md.
 
     Returns:
         The files written, the page first.
 
     Raises:
-        UserError: where something cannot be drawn or written.
+        UserError: for a file that has no place on the page, or twice; where something cannot be drawn or written.
     """
+    known: dict[str, Path] = {}
+    for file, results in files.items():
+        if not isinstance(results, AccuracyResults | SpeedResults | PublishedResults):
+            raise UserError(f"{file}: results of {results.WRITTEN_BY} have no place on this page")
+        if isinstance(results, AccuracyResults):
+            _check_methods(file, results)
+        content = results.model_dump_json()
+        if content in known:
+            raise UserError(f"{file}: the same as {known[content]}; give each file once")
+        known[content] = file
     folder = path.with_suffix("")
-    pictures = Pictures(folder.name)
-    text = compose(documents, pictures)
-    if pictures.drawn:
+    figures = Figures(folder.name)
+    text = compose(list(files.values()), figures)
+    if figures.drawn:
         plots.require("ptprune bench report")
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"{folder}: cannot hold the plots ({error.strerror}); give another --out") from None
-    for name, draw in pictures.drawn.items():
+    for name, draw in figures.drawn.items():
         draw(folder / name)
-    store.write(path, text)
-    return [path, *(folder / name for name in pictures.drawn)]
+    write_file(path, text)
+    return [path, *(folder / name for name in figures.drawn)]
 
 
-def compose(documents: Documents, pictures: Pictures) -> str:
-    """The page's text. Nothing but the documents decides what is in it."""
-    rows = [Rows(document) for document in documents.accuracy]
-    pairs = list(zip(documents.accuracy, rows, strict=True))
+def _check_methods(file: Path, results: AccuracyResults) -> None:
+    """Rows must be of methods that this version knows, with what their tables need."""
+    for number, row in enumerate(results.results):
+        if row.method not in METHODS and row.method not in WITHOUT_PRUNER:
+            raise UserError(f"{file}: results.{number}.method: this version knows no method {row.method!r}")
+        if row.method in METHODS and not isinstance(row.settings.get("layer"), int):
+            raise UserError(f"{file}: results.{number}.settings.layer must be a whole number")
+        if row.method not in (NO_PRUNING, THUMBNAIL_ALONE) and row.keep_ratio is None:
+            raise UserError(f"{file}: results.{number}.keep_ratio must be a number")
+
+
+def compose(files: Sequence[Results], figures: Figures) -> str:
+    """The page's text. Nothing but the files decides what is in it."""
+    measured = [results for results in files if isinstance(results, AccuracyResults)]
+    timed = [results for results in files if isinstance(results, SpeedResults)]
+    papers = [results for results in files if isinstance(results, PublishedResults)]
+    lines = [Lines(results) for results in measured]
+    pairs = list(zip(measured, lines, strict=True))
     parts = {
-        "Accuracy": [accuracy.section(document, pictures) for document, of in pairs if of.compares_methods],
-        "Ablation": [ablation.section(document) for document, of in pairs if of.is_ablation],
-        "Speed": [speed.section(document, pictures) for document in documents.speed],
+        "Accuracy": [accuracy.section(results, figures) for results, of in pairs if of.compares_methods],
+        "Ablation": [ablation.section(results) for results, of in pairs if of.is_ablation],
+        "Speed": [speed.section(results, figures) for results in timed],
     }
     legend = {"Accuracy": ACCURACY, "Ablation": ABLATION, "Speed": SPEED}
     blocks = [HEAD]
     for heading, sections in parts.items():
         blocks += [f"## {heading}", legend[heading] if sections else "Not measured."]
         blocks += [block for section in sections for block in section]
-    missing = not_measured(documents, rows)
+    missing = not_measured(measured, timed)
     blocks += ["## Not measured", "\n".join(f"- {what}: not measured" for what in missing) or "Nothing is missing."]
-    blocks += ["## What the papers report", PAPERS if documents.published else "No file of such numbers was given."]
-    blocks += [block for document in documents.published for block in published.section(document)]
+    blocks += ["## What the papers report", PAPERS if papers else "No file of such numbers was given."]
+    blocks += [block for results in papers for block in published.section(results)]
     return "\n\n".join(blocks) + "\n"
 
 
-def not_measured(documents: Documents, rows: list[Rows]) -> list[str]:
-    """What one would look for in vain."""
+def not_measured(measured: Sequence[AccuracyResults], timed: Sequence[SpeedResults]) -> list[str]:
+    """What a reader would look for in vain."""
     missing = []
-    if all(document["model"] == SHIPPED for document in documents.accuracy):
+    if all(results.model == SHIPPED for results in measured):
         missing.append(f"accuracy of models other than {SHIPPED}")
-    if all(document["split"] != "test" for document in documents.accuracy):
+    if all(results.split != "test" for results in measured):
         missing.append("accuracy on the test split")
-    lines = [of.with_defaults() for of in rows if of.compares_methods]
-    methods = [name for name in METHODS if not any(name in line for line in lines)]
+    compared = [of.with_defaults() for of in map(Lines, measured) if of.compares_methods]
+    methods = [name for name in METHODS if not any(name in lines for lines in compared)]
     if methods:
         missing.append(f"accuracy of {', '.join(methods)} with default settings")
-    devices = [document["device"].partition(":")[0] for document in documents.speed]
+    devices = [results.device.partition(":")[0] for results in timed]
     missing += [f"speed on a {kind}" for kind, device in (("CPU", "cpu"), ("GPU", "cuda")) if device not in devices]
-    if all(map(speed.shallow, documents.speed)):
+    if all(map(speed.shallow, timed)):
         missing.append("speed of a model with all of its layers")
-    if all(document["layers"] is not None for document in documents.speed):
+    if all(results.layers is not None for results in timed):
         missing.append("speed of a checkpoint")
     return missing

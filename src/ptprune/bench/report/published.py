@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from ptprune.bench.report.documents import Document
-from ptprune.bench.report.markdown import escape, table
+from ptprune.results.rows import PublishedResults
+from ptprune.results.table import escape, markdown
 
 
-def section(document: Document) -> list[str]:
+def section(results: PublishedResults) -> list[str]:
     """The blocks about one collection of numbers."""
     blocks = []
-    for entry in document["published"]:
-        rows = [
-            [escape(row["method"]), *(_cell(value) for value in row["values"]), escape(row["source"])]
-            for row in entry["rows"]
-        ]
-        headers = ["method", *map(escape, entry["columns"]), "source"]
+    for entry in results.tables:
+        rows = [[escape(row.method), *(_cell(value) for value in row.values), escape(row.source)] for row in entry.rows]
+        headers = ["method", *map(escape, entry.columns), "source"]
         blocks += [
-            f"### {escape(entry['title'])}",
-            f"Model: {escape(entry['model'])}. Unit: {escape(entry['unit'])}.",
-            table(headers, rows),
+            f"### {escape(entry.title)}",
+            f"Model: {escape(entry.model)}. Unit: {escape(entry.unit)}.",
+            markdown(headers, rows),
         ]
     return blocks
 

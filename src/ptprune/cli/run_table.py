@@ -1,4 +1,4 @@
-"""Results for people: short, aligned, in units that one can read."""
+"""What ``ptprune run`` shows: the answer, and what pruning saved."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from ptprune.results.table import duration, ratio, size, terminal
 
 
 def show_run(console: Console, document: dict[str, Any]) -> None:
@@ -32,7 +34,7 @@ def show_run(console: Console, document: dict[str, Any]) -> None:
 
 def _comparison(document: dict[str, Any], length: dict[str, int]) -> Table:
     unpruned, pruned = document["unpruned"], document
-    table = plain_table("", "unpruned", "pruned", "ratio")
+    table = terminal(("", "unpruned", "pruned", "ratio"), [])
     visual, cache = document["visual_tokens"], document["kv_bytes"]
     same = "same" if unpruned["answer"] == pruned["answer"] else "differs"
     table.add_row("answer", escape(_short(unpruned["answer"])), escape(_short(pruned["answer"])), same)
@@ -48,14 +50,6 @@ def _comparison(document: dict[str, Any], length: dict[str, int]) -> Table:
     return table
 
 
-def plain_table(*headers: str) -> Table:
-    """A table without lines: first column names, the others numbers."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for number, header in enumerate(headers):
-        table.add_column(header, justify="right" if number else "left", no_wrap=True)
-    return table
-
-
 def _times(before: float, after: float) -> tuple[str, str, str]:
     return duration(before), duration(after), ratio(after, before)
 
@@ -63,33 +57,3 @@ def _times(before: float, after: float) -> tuple[str, str, str]:
 def _short(text: str, length: int = 32) -> str:
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 3] + "..."
-
-
-def ratio(after: float, before: float) -> str:
-    """How much is left."""
-    return f"{after / before:.2f}" if before else ""
-
-
-def duration(seconds: float) -> str:
-    """Three digits in the unit that fits; "-" for nothing at all."""
-    if not seconds:
-        return "-"
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
-
-
-def size(number: float) -> str:
-    """Bytes in the unit that fits."""
-    for unit in ("B", "KiB", "MiB"):
-        if number < 1024:
-            return f"{number:.3g} {unit}"
-        number /= 1024
-    return f"{number:.3g} GiB"
-
-
-def count(number: float) -> str:
-    """Operations in the unit that fits."""
-    for unit in ("", " k", " M", " G"):
-        if number < 1000:
-            return f"{number:.3g}{unit}"
-        number /= 1000
-    return f"{number:.3g} T"

@@ -1,0 +1,136 @@
+"""What a benchmark compares: methods with their settings, at keep ratios, and the baselines without a pruner."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from ptprune.methods import METHODS
+from ptprune.pruner import TokenPruner
+from ptprune.results.rows import Row
+
+NO_PRUNING, THUMBNAIL_ALONE, DOWNSAMPLE, RANDOM, PTP = "none", "thumbnail", "downsample", "random", "ptp"
+WITHOUT_PRUNER = (NO_PRUNING, THUMBNAIL_ALONE, DOWNSAMPLE)
+BASELINES = (*WITHOUT_PRUNER, RANDOM)
+"""In every table."""
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "without region level": {"region": "uniform"},
+    "without token level": {"alpha": 1.0},
+    "without instruction level": {"alpha": 0.0},
+    **{f"layer {layer}": {"layer": layer} for layer in (0, 1, 2, 3)},
+    **{f"alpha {alpha:g}": {"alpha": alpha} for alpha in (0.0, 0.25, 0.5, 0.75, 1.0)},
+    **{f"temperature {value:g}": {"temperature": value} for value in (0.25, 0.5, 1.0, 2.0, 4.0)},
+    **{f"thumbnail {name}": {"thumbnail": name} for name in ("ratio", "whole", "region")},
+}
+"""Variants of PTP by name."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One method at one keep ratio.
+
+    Attributes:
+        method: a name of ``METHODS``, or one of ``WITHOUT_PRUNER``.
+        keep_ratio: 1 for the unpruned model, None where there is nothing to choose.
+        given: settings of the method that differ from its defaults.
+        name: in tables.
+        variant: the name in ``ABLATIONS``; ``PTP`` for what the variants are compared with.
+    """
+
+    method: str
+    keep_ratio: float | None
+    given: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    variant: str = ""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings of the method but how much it keeps, as plain JSON."""
+        pruner = self.pruner
+        if pruner is None:
+            return {}
+        values = {setting.name: getattr(pruner, setting.name) for setting in fields(pruner)}
+        return json.loads(json.dumps({n: v for n, v in values.items() if n not in ("keep_ratio", "keep_tokens")}))
+
+    @property
+    def pruner(self) -> TokenPruner | None:
+        """The method with these settings; None for what needs no pruner."""
+        if self.method in WITHOUT_PRUNER:
+            return None
+        ratio: dict[str, Any] = {} if self.keep_ratio is None else {"keep_ratio": self.keep_ratio}
+        return METHODS[self.method](**self.given, **ratio)
+
+    @property
+    def key(self) -> str:
+        """The same for candidates that measure the same."""
+        return _key(self.method, self.keep_ratio, self.settings)
+
+
+def key(row: Row) -> str:
+    """The ``Candidate.key`` that a row was measured with."""
+    return _key(row.method, row.keep_ratio, row.settings)
+
+
+def _key(method: str, keep_ratio: float | None, settings: dict[str, Any]) -> str:
+    return json.dumps([method, None if keep_ratio is None else float(keep_ratio), settings], sort_keys=True)
+
+
+def compare(
+    methods: Sequence[str], ratios: Sequence[float], given: dict[str, Any], layer: int | None = None
+) -> list[Candidate]:
+    """A comparison of methods; the baselines are always part of it, PTP comes first.
+
+    Args:
+        given: settings of PTP.
+        layer: where every method drops; None: each at its own.
+
+    Raises:
+        SettingError: where a method cannot drop there.
+    """
+    common = {} if layer is None else {"layer": layer}
+    names = [NO_PRUNING, THUMBNAIL_ALONE, *(name for name in methods if name not in BASELINES), RANDOM, DOWNSAMPLE]
+    names.sort(key=lambda name: (name not in (NO_PRUNING, THUMBNAIL_ALONE), name != PTP))
+    settings = {name: {**common, **(given if name == PTP else {})} for name in names}
+    return [one for name in settings for one in _at(name, ratios, settings[name], known=common)]
+
+
+def ablate(ratios: Sequence[float], given: dict[str, Any]) -> list[Candidate]:
+    """PTP, its variants and the baselines.
+
+    Args:
+        given: settings that all variants share, except for the one that a variant is about.
+    """
+    compared = [replace(one, variant=PTP) if one.method == PTP else one for one in compare([PTP], ratios, given)]
+    return compared + [
+        replace(one, variant=name)
+        for name, change in ABLATIONS.items()
+        for one in _at(PTP, ratios, {**given, **change}, name)
+    ]
+
+
+def _at(
+    method: str,
+    ratios: Iterable[float],
+    given: dict[str, Any],
+    name: str = "",
+    known: Container[str] = (),
+) -> list[Candidate]:
+    """One method at all ratios; unless it has a name, its settings are its name, except those in ``known``."""
+    if method == NO_PRUNING:
+        return [Candidate(method, 1.0, name="unpruned")]
+    if method == THUMBNAIL_ALONE:
+        return [Candidate(method, None, name="thumbnail alone")]
+    changed = ", ".join(f"{setting}={value}" for setting, value in given.items() if setting not in known)
+    return [Candidate(method, ratio, given, name or f"{method} {changed}".strip()) for ratio in ratios]
+
+
+def fits(method: str, layer: int) -> bool:
+    """Whether a method can drop tokens before this layer."""
+    try:
+        METHODS[method](layer=layer)
+    except ValueError:
+        return False
+    return True

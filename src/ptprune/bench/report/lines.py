@@ -1,0 +1,109 @@
+"""The rows of an accuracy file as the lines of tables: one line a method or variant, one row a keep ratio."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from ptprune.bench.candidates import ABLATIONS, DOWNSAMPLE, NO_PRUNING, PTP, RANDOM, THUMBNAIL_ALONE, Candidate, key
+from ptprune.methods import METHODS
+from ptprune.results.rows import AccuracyResults, AccuracyRow
+
+Line = dict[float, AccuracyRow]
+"""Keep ratio -> row."""
+
+ORDER = (PTP, *(name for name in METHODS if name not in (PTP, RANDOM)), RANDOM, DOWNSAMPLE)
+
+
+@cache
+def default_settings(method: str) -> dict[str, Any]:
+    """As files write them."""
+    return Candidate(method, None).settings
+
+
+def differing(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """The settings that are not those of ``base``."""
+    return {name: settings.get(name) for name in {**settings, **base} if settings.get(name) != base.get(name)}
+
+
+def changed(row: AccuracyRow) -> dict[str, Any]:
+    """The settings of a row that are not its method's defaults."""
+    return differing(row.settings, default_settings(row.method))
+
+
+def in_stages(method: str) -> bool:
+    """Whether a method drops tokens at several layers, so that it does more work than others at an equal ratio."""
+    return method in METHODS and len(METHODS[method]().cut_layers(1000)) > 1
+
+
+class Lines:
+    """The rows of one file, each once.
+
+    Attributes:
+        unpruned, thumbnail: rows without a choice of ratio; None where not measured.
+        others: all the rest.
+    """
+
+    def __init__(self, results: AccuracyResults) -> None:
+        rows = {key(row): row for row in reversed(results.results)}  # the first of two alike counts
+        ordered = [rows[name] for name in dict.fromkeys(map(key, results.results))]
+        self.unpruned = next((row for row in ordered if row.method == NO_PRUNING), None)
+        self.thumbnail = next((row for row in ordered if row.method == THUMBNAIL_ALONE), None)
+        self.others = [row for row in ordered if row.method not in (NO_PRUNING, THUMBNAIL_ALONE)]
+
+    def with_defaults(self) -> dict[str, Line]:
+        """Method -> its rows, ptp first."""
+        return self._by_method(lambda row: not changed(row))
+
+    def before_layer(self, layer: int) -> dict[str, Line]:
+        """Methods that drop before one layer, by default or by ``--layer``, and have their defaults otherwise."""
+        return self._by_method(lambda row: set(changed(row)) <= {"layer"} and row.settings.get("layer") == layer)
+
+    @property
+    def layers(self) -> list[int]:
+        """Layers that some method was told to drop before."""
+        return sorted(
+            {row.settings["layer"] for row in self.others if set(changed(row)) == {"layer"} and not row.variants}
+        )
+
+    @property
+    def is_ablation(self) -> bool:
+        """Whether variants of ptp were measured."""
+        return any(row.variants for row in self.others)
+
+    @property
+    def compares_methods(self) -> bool:
+        """Whether it belongs among the comparisons of methods: every file does that is not only an ablation."""
+        baselines = (RANDOM, DOWNSAMPLE)
+        return not self.is_ablation or any(row.method not in baselines and not row.variants for row in self.others)
+
+    def variant(self, name: str) -> Line:
+        """The rows of one variant of the ablation; ``PTP`` is what the variants are compared with."""
+        return {row.keep_ratio: row for row in self.others if name in row.variants and row.keep_ratio is not None}
+
+    def variants(self) -> dict[str, Line]:
+        """Names of a variant -> its rows, in the order of ``ABLATIONS``. Some settings have several names."""
+        names: dict[str, list[str]] = {}
+        for name in ABLATIONS:
+            if line := self.variant(name):
+                names.setdefault(json.dumps(next(iter(line.values())).settings), []).append(name)
+        return {", ".join(alike): self.variant(alike[0]) for alike in names.values()}
+
+    def left_out(self) -> list[AccuracyRow]:
+        """Rows that are in no table, one a method and settings."""
+        shown = [row for row in self.others if row.variants]
+        if self.compares_methods:
+            shown += [row for row in self.others if not set(changed(row)) - {"layer"}]
+        if self.is_ablation:
+            shown += [row for row in self.others if row.method in (RANDOM, DOWNSAMPLE) and not changed(row)]
+        left = {(row.method, json.dumps(row.settings)): row for row in self.others if row not in shown}
+        return list(left.values())
+
+    def _by_method(self, wanted: Callable[[AccuracyRow], bool]) -> dict[str, Line]:
+        lines: dict[str, Line] = {}
+        for row in sorted(filter(wanted, self.others), key=lambda row: ORDER.index(row.method)):
+            if row.keep_ratio is not None:
+                lines.setdefault(row.method, {})[row.keep_ratio] = row
+        return lines
