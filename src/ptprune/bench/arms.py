@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,7 +15,10 @@ from ptprune.conventions import cache_of, keep_cache
 from ptprune.errors import BrokenPass
 from ptprune.pruner import TokenPruner
 
-UNPRUNED, PRUNED, IDEAL = "unpruned", "pruned", "ideal"
+ArmName = Literal["unpruned", "pruned", "ideal"]
+UNPRUNED: ArmName = "unpruned"
+PRUNED: ArmName = "pruned"
+IDEAL: ArmName = "ideal"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +31,7 @@ class Arm:
         length: tokens of the prompt, of ideal arms: embeddings of as many are what the model gets, and no picture.
     """
 
-    name: str
+    name: ArmName
     method: str | None = None
     pruner: TokenPruner | None = None
     length: int | None = None

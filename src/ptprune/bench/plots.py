@@ -59,7 +59,7 @@ def draw(path: Path, title: str, rows: dict[str, list[AccuracyRow]]) -> None:
             style = "--" if line[0].method == NO_PRUNING else ":"
             axes.axhline(line[0].accuracy, color="black", linestyle=style, linewidth=1, label=name)
             continue
-        line = sorted(line, key=lambda row: row.keep_ratio)
+        line = sorted(line, key=lambda row: row.keep_ratio or 0)
         ratios, accuracy = [row.keep_ratio for row in line], [row.accuracy for row in line]
         style = ("-", "--", "-.", ":")[number // 10 % 4]
         axes.plot(ratios, accuracy, marker="o", markersize=3, color=colours[number], linestyle=style, label=name)

@@ -151,8 +151,8 @@ def _show(results: SpeedResults) -> None:
         ]
         for method, ratios in results.ratios.items()
     ]
-    headers = ("ratios", "prefill", "to ideal", "select share", "first token", "decode", "peak", "KV")
-    console.print(terminal(headers, rows))
+    ratio_headers = ("ratios", "prefill", "to ideal", "select share", "first token", "decode", "peak", "KV")
+    console.print(terminal(ratio_headers, rows))
 
 
 def _spread(ratio: Spread) -> str:

@@ -6,21 +6,28 @@ import sys
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from ptprune.cli.bars import bars, waiting
-from ptprune.cli.console import out, print_json
-from ptprune.cli.options import MODEL, OUTPUT, PRUNING, Device, Dtype, Json, MaxTiles, Model
+from ptprune.cli.console import Work, out, print_json, quiet_libraries, working
+from ptprune.cli.options import (
+    MODEL,
+    OUTPUT,
+    PRUNING,
+    AttentionOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MaxTilesOption,
+    ModelOption,
+)
 from ptprune.cli.parsing import check_settings, parse_methods, parse_ratios, parse_settings
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from ptprune.lmms.comparison import Comparison
     from ptprune.lmms.suites import Benchmark
+    from ptprune.results.rows import SuiteResults
 
 RATIOS = "1,.5"
 OUT = Path("ptprune-eval")
@@ -40,20 +47,17 @@ def eval(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of ptp; may be repeated.", rich_help_panel=PRUNING),
     ] = None,
-    model: Model = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    attention: Annotated[
-        str | None,
-        typer.Option(help="eager, sdpa, flash_attention_2.", rich_help_panel=MODEL, show_default="the model's own"),
-    ] = None,
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    attention: AttentionOption = None,
     batch: Annotated[int, typer.Option(min=1, help="Questions a batch.", rich_help_panel=MODEL)] = 8,
-    max_tiles: MaxTiles = None,
+    max_tiles: MaxTilesOption = None,
     folder: Annotated[
         Path, typer.Option("--out", help="Keep results here; go on from there.", metavar="DIR", rich_help_panel=OUTPUT)
     ] = OUT,
     expect: Annotated[str | None, typer.Option(help="paper: its listed scores beside.", rich_help_panel=OUTPUT)] = None,
-    json_output: Json = False,
+    json_output: JsonOption = False,
 ) -> None:
     """Run a suite of benchmarks through lmms-eval, with and without pruning; one table of all."""
     ratios, given = parse_ratios(keep_ratio, "--keep-ratio"), parse_settings(settings or [], "--keep-ratio")
@@ -67,47 +71,71 @@ def eval(
 
         offline_where_unreachable()
 
-    with bars() as progress:
-        with waiting(progress, "loading torch and transformers"):
-            from ptprune.checkpoints import find as loading
-            from ptprune.methods import METHODS
+    screen = sys.stderr  # what lmms-eval says goes into a log
+    with working("loading torch and transformers") as work:
+        from ptprune.checkpoints import Checkpoint
+        from ptprune.checkpoints.place import choose_device
+        from ptprune.lmms.log import logged
+        from ptprune.lmms.processes import processes
+        from ptprune.methods import METHODS
+        from ptprune.results.file import as_json
+        from ptprune.results.origin import fingerprint, run_of
+        from ptprune.results.rows import SuiteResults
 
-            loading.quiet_libraries()
-            check_settings(given)
-            names = parse_methods(methods, list(METHODS))
-
-            from ptprune.lmms.log import logged
-            from ptprune.lmms.processes import processes
-
-        screen = sys.stderr
+        quiet_libraries()
+        check_settings(given)
+        names = parse_methods(methods, list(METHODS))
         with logged(folder / "lmms-eval.log"):
-            with waiting(progress, "loading lmms-eval"):
-                from ptprune.lmms import comparison
-                from ptprune.lmms.rows import Rows
-            arms = comparison.plan(names, ratios, given)
-            include = draw(progress, wanted, folder, limit)
-            directory = loading.find(model)
-            about: dict[str, Any] = {
-                "model": model or loading.SHIPPED,
-                "suite": suite,
+            work.say("loading lmms-eval")
+            from ptprune.lmms import comparison
+            from ptprune.lmms.load import load
+
+            candidates = comparison.compare(names, ratios, given)
+            include = draw(work, wanted, folder, limit)
+            checkpoint = Checkpoint.find(model)
+            versions = ("lmms-eval", "transformers")
+            identity = {
+                "model": fingerprint(checkpoint.directory),
+                "dtype": dtype,
+                "attention": attention,
+                "max_tiles": max_tiles,
                 "limit": limit,
-                "identity": comparison.identify(directory, dtype, attention, max_tiles, limit),
             }
-            if expect:
-                about["expected"] = comparison.expected(wanted)
-            told = partial(tell, screen)
-            compared = comparison.Comparison(about, wanted, arms, limit, Rows(folder), include, on_skip=told)
-            measure(progress, compared, model, device, dtype, attention, batch, max_tiles)
+            run = run_of(identity, str(choose_device(device)), "lmms-eval")
+            run.identity.update({name: run.versions[name] for name in versions})
+            results = SuiteResults(
+                model=checkpoint.name,
+                suite=suite,
+                limit=limit,
+                runs=[run],
+                expected=comparison.expected(wanted) if expect else None,
+            )
+            compared = comparison.Comparison(
+                results, wanted, candidates, folder, include, on_skip=partial(tell, screen)
+            )
+            if missing := compared.missing():
+                work.say(f"loading {checkpoint.name}")
+                loaded, image_options = load(model, device, dtype, attention, batch, max_tiles)
+                loaded.check_pruners([one.pruner for _, candidates in missing for one in candidates])
+                work.say("")
+                compared.measure(
+                    missing,
+                    loaded,
+                    image_options,
+                    lambda benchmark, one, questions: work.advance(
+                        questions, f"{benchmark.name}, {one.method} {one.keep_ratio:g}"
+                    ),
+                )
     if not processes().is_main_process:
         return
     compared.publish()
-    document = compared.document()
-    if not document["rows"]:
+    asked = compared.document()
+    if not asked.rows:
         raise UserError(f"--suite {suite}: none of its benchmarks could be run, for the reasons above")
     if json_output:
-        print_json(document)
+        print_json(as_json(asked))
     else:
-        show(document, folder)
+        show(asked, folder)
 
 
 def choose(suite: str, names: str | None) -> list[Benchmark]:
@@ -131,9 +159,9 @@ def choose(suite: str, names: str | None) -> list[Benchmark]:
     return [known[name] for name in dict.fromkeys(wanted)]
 
 
-def draw(progress: Progress, benchmarks: list[Benchmark], folder: Path, limit: int | None) -> Path | None:
+def draw(work: Work, benchmarks: list[Benchmark], folder: Path, limit: int | None) -> Path | None:
     """Write the items of local benchmarks; returns the folder of their tasks, None where there are none."""
-    from ptprune.bench.items import folders
+    from ptprune.bench.items.folder import write
     from ptprune.cli.items import COUNT
     from ptprune.lmms.processes import processes
 
@@ -141,40 +169,9 @@ def draw(progress: Progress, benchmarks: list[Benchmark], folder: Path, limit: i
     sets = [benchmark.local for benchmark in benchmarks if benchmark.local]
     with processes().main_process_first():
         for name in sets:
-            with waiting(progress, f"drawing {name}", limit or COUNT) as on_item:
-                folders.write(name, tasks / name, limit or COUNT, on_item)
+            work.say(f"drawing {name}", limit or COUNT)
+            write(name, tasks / name, limit or COUNT, work.done)
     return tasks if sets else None
-
-
-def measure(
-    progress: Progress,
-    compared: Comparison,
-    model: str | None,
-    device: str,
-    dtype: str,
-    attention: str | None,
-    batch: int,
-    max_tiles: int | None,
-) -> None:
-    """Measure the rows that are missing; the model is loaded only where there are any."""
-    from ptprune.lmms.load import load_examinee, tiles_of
-
-    wanted = compared.missing()
-    if not wanted:
-        return
-    with waiting(progress, f"loading {compared.about['model']}"):
-        examinee = load_examinee(model, device, dtype, attention, batch)
-        image_options = tiles_of(examinee, max_tiles)
-        examinee.check_pruners([arm.pruner for _, arms in wanted for arm in arms])
-    task = progress.add_task("", total=None)
-    compared.measure(
-        wanted,
-        examinee,
-        image_options,
-        lambda benchmark, arm, questions: progress.update(
-            task, advance=questions, description=f"{benchmark.name}, {arm.method} {arm.keep_ratio:g}"
-        ),
-    )
 
 
 def tell(screen: TextIO, name: str, reason: str) -> None:
@@ -182,21 +179,17 @@ def tell(screen: TextIO, name: str, reason: str) -> None:
     print(f"ptprune: {name}: skipped, {reason}", file=screen)
 
 
-def show(document: dict[str, Any], folder: Path) -> None:
+def show(results: SuiteResults, folder: Path) -> None:
     """The table, for people."""
     from rich.markup import escape
 
-    from ptprune.cli.presenting import plain_table
     from ptprune.lmms import table
+    from ptprune.results.table import terminal
 
-    headers, lines = table.cells(document)
-    shown = plain_table(*headers)
-    for line in lines:
-        shown.add_row(*(escape(cell) for cell in line))
-    console = out()
-    console.width = max(console.width, 30 * len(headers))  # lines may wrap, numbers are never cut
-    console.print(f"[bold]{escape(table.title(document))}[/bold]\n")
-    console.print(shown)
-    if "expected" in document:
-        console.print(f"\npaper, PTP: {document['expected']['about']}", style="dim")
+    headers, lines = table.cells(results)
+    console = out(30 * len(headers))
+    console.print(f"[bold]{escape(table.title(results))}[/bold]\n")
+    console.print(terminal(headers, [[escape(cell) for cell in line] for line in lines]))
+    if results.expected:
+        console.print(f"\npaper, PTP: {results.expected['about']}", style="dim")
     console.print(f"\nTable, rows and answers: {folder}", style="dim")

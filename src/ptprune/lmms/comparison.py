@@ -1,57 +1,40 @@
-"""A suite with several arms: what is still to be measured, in which order, and the document that comes of it."""
+"""A suite with several candidates: what is still to be measured, in which order, and the results that come of it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
 from ptprune.asking.loaded import LoadedModel
-from ptprune.bench.accuracy import UNPRUNED, Arm
+from ptprune.bench.candidates import NO_PRUNING, PTP, Candidate, key
+from ptprune.errors import UserError
 from ptprune.lmms import harness, table
 from ptprune.lmms.processes import processes
-from ptprune.lmms.rows import Rows
 from ptprune.lmms.suites import PAPER, Benchmark, missing_key
-from ptprune.results.file import fingerprint
+from ptprune.results.file import resume, save, write
+from ptprune.results.rows import SuiteResults, SuiteRow
 
+RESULTS, TABLE, ANSWERS = "results.json", "results.md", "answers"
 EXPECTED = "as the paper lists its method; for which model is not known, the scores fit InternVL2-8B"
 
 
-def plan(methods: Sequence[str], ratios: Sequence[float], given: dict[str, Any]) -> list[Arm]:
-    """The arms: at keep ratio 1 all methods are the unpruned model.
+def compare(methods: Sequence[str], ratios: Sequence[float], given: dict[str, Any]) -> list[Candidate]:
+    """The candidates; at keep ratio 1 all methods are the unpruned model.
 
     Args:
         given: settings of PTP.
     """
-    arms = []
-    for ratio in ratios:
-        for method in methods if ratio < 1 else [UNPRUNED]:
-            arms.append(Arm(method, ratio, given if method == "ptp" else {}))
-    return arms
-
-
-def identify(
-    directory: Path, dtype: str, attention: str | None, max_tiles: int | None, limit: int | None
-) -> dict[str, Any]:
-    """What a row was measured with besides its arm. Rows of another identity are not taken for this run's.
-
-    Args:
-        directory: of the checkpoint.
-    """
-    return {
-        "model": fingerprint(directory),
-        "dtype": dtype,
-        "attention": attention,
-        "max_tiles": max_tiles,
-        "limit": limit,
-        "lmms_eval": version("lmms-eval"),
-        "transformers": version("transformers"),
-    }
+    return [
+        Candidate(method, ratio, given if method == PTP else {})
+        for ratio in ratios
+        for method in (methods if ratio < 1 else [NO_PRUNING])
+    ]
 
 
 def expected(benchmarks: Sequence[Benchmark]) -> dict[str, Any]:
@@ -62,105 +45,120 @@ def expected(benchmarks: Sequence[Benchmark]) -> dict[str, Any]:
 
 @dataclass
 class Comparison:
-    """A run of a suite.
+    """A run of a suite. Its folder keeps the rows of all runs, also of other models and options.
 
     Attributes:
-        about: the document without rows: ``model``, ``suite``, ``limit``, ``identity`` and maybe ``expected``.
-        limit: only so many questions of each benchmark.
-        rows: those that are there already, and the new ones.
+        results: the file as it will be, without rows; its last run is this one.
+        folder: of the results; made if it is missing.
         include: folder of local tasks.
-        on_skip: told of every benchmark that is left out, and why, in the main process.
-        skipped: the same, as the document has it.
+        on_skip: called in the main process for every benchmark that is left out, with the reason.
+
+    Raises:
+        UserError: where the folder cannot be written, or holds a file that is not ours.
     """
 
-    about: dict[str, Any]
+    results: SuiteResults
     benchmarks: Sequence[Benchmark]
-    arms: Sequence[Arm]
-    limit: int | None
-    rows: Rows
+    candidates: Sequence[Candidate]
+    folder: Path
     include: Path | None = None
     on_skip: Callable[[str, str], None] = lambda name, reason: None
-    skipped: list[dict[str, str]] = field(default_factory=list)
+    _rows: list[SuiteRow] = field(default_factory=list)
 
-    def missing(self) -> list[tuple[Benchmark, list[Arm]]]:
+    def __post_init__(self) -> None:
+        try:
+            (self.folder / ANSWERS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {self.folder}: cannot be written ({error.strerror or error})") from None
+        [run] = self.results.runs
+        if (earlier := resume(self.folder / RESULTS, SuiteResults)) is not None:
+            self._rows = earlier.rows
+            self.results.runs = [*earlier.runs, *([] if run in earlier.runs else [run])]
+        self._run, self._identity = self.results.runs.index(run), run.identity
+
+    def missing(self) -> list[tuple[Benchmark, list[Candidate]]]:
         """What is to be measured, the same in every process; benchmarks whose judge has no key are skipped."""
         wanted = []
         for benchmark in self.benchmarks:
-            arms = [arm for arm in self.arms if self._find(benchmark, arm) is None]
+            candidates = [one for one in self.candidates if self._find(benchmark, one) is None]
             variable = missing_key() if benchmark.judge else None
-            if arms and variable:
+            if candidates and variable:
                 self._skip(benchmark, f"a judge model reads {benchmark.judge}; set {variable}")
-            elif arms:
-                wanted.append((benchmark, arms))
+            elif candidates:
+                wanted.append((benchmark, candidates))
         [wanted] = broadcast_object_list([wanted])
         return wanted
 
     def measure(
         self,
-        wanted: Sequence[tuple[Benchmark, list[Arm]]],
+        wanted: Sequence[tuple[Benchmark, list[Candidate]]],
         loaded: LoadedModel,
         image_options: dict[str, Any],
-        on_batch: Callable[[Benchmark, Arm, int], None] = lambda benchmark, arm, questions: None,
+        on_batch: Callable[[Benchmark, Candidate, int], None] = lambda benchmark, one, questions: None,
     ) -> None:
         """Measure what is missing. A benchmark whose data cannot be had is skipped; any other error ends the run.
 
         Args:
             image_options: of the image processor, instead of its own.
-            on_batch: told how many questions a finished batch of this process had.
+            on_batch: called with how many questions a finished batch of this process had.
         """
-        main = processes().is_main_process
-        for benchmark, arms in wanted:
+        main, limit = processes().is_main_process, self.results.limit
+        for benchmark, candidates in wanted:
             include = self.include if benchmark.local else None
             try:
                 harness.check(benchmark, include)
             except harness.Unavailable as error:
                 self._skip(benchmark, f"its data cannot be loaded: {error}")
                 continue
-            for arm in arms:
-                outcome = harness.run(
-                    benchmark,
-                    loaded,
-                    arm.pruner,
-                    image_options,
-                    self.limit,
-                    self.rows.folder,
-                    include,
-                    partial(on_batch, benchmark, arm),
-                )
+            for one in candidates:
+                told = partial(on_batch, benchmark, one)
+                outcome = harness.run(benchmark, loaded, one.pruner, image_options, limit, self.folder, include, told)
                 if main:
                     assert outcome is not None
-                    self.rows.add(row_of(benchmark, arm, outcome), self.about["identity"], outcome.answers)
+                    self._rows.append(self._row(benchmark, one, outcome))
+                    name = f"{benchmark.name}-{one.method}-{one.keep_ratio:g}.jsonl".replace("*", "star")
+                    answers = "".join(json.dumps(answer, default=str) + "\n" for answer in outcome.answers)
+                    write(self.folder / ANSWERS / name, answers)
                     self.publish()
 
-    def document(self) -> dict[str, Any]:
-        """What --json prints: the rows that were asked for, as far as they are finished."""
-        found = [self._find(benchmark, arm) for benchmark in self.benchmarks for arm in self.arms]
+    def document(self) -> SuiteResults:
+        """The rows that were asked for, as far as they are finished."""
+        found = [self._find(benchmark, one) for benchmark in self.benchmarks for one in self.candidates]
         rows = table.finish([row for row in found if row is not None])
-        return {**self.about, "rows": rows, "means": table.means(rows), "skipped": self.skipped}
+        return self.results.model_copy(update={"rows": rows, "means": table.means(rows)})
 
     def publish(self) -> None:
-        """Write the document and the table."""
-        document = self.document()
-        self.rows.publish(document, table.markdown(document))
+        """Write the results and the table."""
+        asked = self.document()
+        mine = [row.model_copy(update={"retention": None}) for row in asked.rows]
+        others = [row for row in self._rows if row.model_copy(update={"retention": None}) not in mine]
+        save(self.folder / RESULTS, asked.model_copy(update={"rows": asked.rows + others}))
+        write(self.folder / TABLE, table.page(asked))
 
-    def _find(self, benchmark: Benchmark, arm: Arm) -> dict[str, Any] | None:
-        return self.rows.find({"benchmark": benchmark.name, **arm.row}, self.about["identity"])
+    def _find(self, benchmark: Benchmark, one: Candidate) -> SuiteRow | None:
+        for row in self._rows:
+            same = self.results.runs[row.run].identity == self._identity
+            if same and row.benchmark == benchmark.name and key(row) == one.key:
+                return row
+        return None
+
+    def _row(self, benchmark: Benchmark, one: Candidate, outcome: harness.Outcome) -> SuiteRow:
+        """A finished row: the score, and means a question."""
+        tally = outcome.tally
+        return SuiteRow(
+            run=self._run,
+            method=one.method,
+            keep_ratio=one.keep_ratio,
+            settings=one.settings,
+            benchmark=benchmark.name,
+            score=round(outcome.score, 4),
+            questions=tally.questions,
+            tokens=round(tally.visual_tokens / tally.questions, 2),
+            kept_tokens=round(tally.kept_tokens / tally.questions, 2),
+            seconds=round(tally.seconds / tally.questions, 5),
+        )
 
     def _skip(self, benchmark: Benchmark, reason: str) -> None:
-        self.skipped.append({"benchmark": benchmark.name, "reason": reason})
+        self.results.skipped.append({"benchmark": benchmark.name, "reason": reason})
         if processes().is_main_process:
             self.on_skip(benchmark.name, reason)
-
-
-def row_of(benchmark: Benchmark, arm: Arm, outcome: harness.Outcome) -> dict[str, Any]:
-    """A finished row: the score, and means a question."""
-    tally = outcome.tally
-    return {
-        "benchmark": benchmark.name,
-        **arm.row,
-        "score": round(outcome.score, 4),
-        "questions": tally.questions,
-        "tokens": round(tally.visual_tokens / tally.questions, 2),
-        "kept_tokens": round(tally.kept_tokens / tally.questions, 2),
-        "seconds": round(tally.seconds / tally.questions, 5),
-    }

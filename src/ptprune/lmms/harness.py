@@ -12,7 +12,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list, gather_object
 
 from ptprune.asking.loaded import LoadedModel
-from ptprune.checkpoints.find import first_line
+from ptprune.errors import first_line
 from ptprune.lmms.processes import processes
 from ptprune.lmms.respondent import Respondent, Tally
 from ptprune.lmms.suites import Benchmark

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,23 +11,23 @@ from typing import Any
 from lmms_eval.api.instance import Instance
 from loguru import logger
 
-from ptprune.bench.accuracy import UNPRUNED
-from ptprune.cli.run import make_pruner
-from ptprune.errors import PtpruneError, UserError
-from ptprune.lmms.load import load_examinee, tiles_of
+from ptprune.bench.candidates import NO_PRUNING
+from ptprune.errors import PtpruneError, SettingError
+from ptprune.lmms.load import load
 from ptprune.lmms.processes import processes
 from ptprune.lmms.respondent import Respondent
+from ptprune.methods import make_pruner
 from ptprune.pruner import TokenPruner
 
-NAMES = {"model": "pretrained", "attention": "attn_implementation"}
-"""What an option of ptprune's own commands is called among ``--model_args``, where that differs."""
+NAMES = {"model": "pretrained", "attention": "attn_implementation", "batch_size": "--batch_size"}
+"""What a setting is called on lmms-eval's command line, where that differs."""
 
 
 class Failed(BaseException):
     """An error while loading or answering. No Exception: lmms-eval's command catches those and leaves with status 0."""
 
 
-class PrunedModel(Respondent):
+class LmmsModel(Respondent):
     """What lmms-eval builds from ``--model_args``.
 
     Args:
@@ -58,11 +59,13 @@ class PrunedModel(Respondent):
         with loudly():
             for name, value in (("batch_size", batch_size), ("max_tiles", max_tiles)):
                 if value is not None and not (str(value).isdecimal() and int(value) >= 1):
-                    raise UserError(f"--{name} {value}: give a whole number from 1")
+                    raise SettingError(f"{name} {value}: give a whole number from 1")
             pruner = choose_pruner(method, {"keep_ratio": keep_ratio, **settings})
-            examinee = load_examinee(pretrained, device or "auto", dtype, attn_implementation, int(batch_size))
-            examinee.check_pruners([pruner])
-            super().__init__(examinee, pruner, tiles_of(examinee, max_tiles))
+            loaded, image_options = load(
+                pretrained, device or "auto", dtype, attn_implementation, int(batch_size), max_tiles and int(max_tiles)
+            )
+            loaded.check_pruners([pruner])
+            super().__init__(loaded, pruner, image_options)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         with loudly():
@@ -79,13 +82,13 @@ def choose_pruner(method: str, settings: dict[str, Any]) -> TokenPruner | None:
     """The method with its settings; None for "none".
 
     Raises:
-        UserError: for an unknown method, or a setting that it does not have or that is out of range.
+        SettingError: for an unknown method, or a setting that it does not have or that is out of range.
     """
-    if method != UNPRUNED:
+    if method != NO_PRUNING:
         return make_pruner(method, settings)
     given = [name for name, value in settings.items() if value is not None and (name, value) != ("keep_ratio", 1)]
     if given:
-        raise UserError(f"--{given[0]}: the unpruned model (method none) has no such setting; leave it out")
+        raise SettingError(f"{given[0]}: the unpruned model (method none) has no such setting; leave it out")
     return None
 
 
@@ -94,17 +97,15 @@ def loudly() -> Iterator[None]:
     """Errors leave lmms-eval's command with a status that says so; a user's with one line in the words of its options.
 
     Raises:
-        SystemExit: status 2 for a UserError.
+        SystemExit: status 2 for an error of this package.
         Failed: for any other.
     """
     try:
         yield
     except PtpruneError as error:
-        option, space, rest = str(error).partition(" ")
-        name = option.removeprefix("--").rstrip(":").replace("-", "_")
-        if option.startswith("--") and name != "batch_size":
-            option = NAMES.get(name, name) + (":" if option.endswith(":") else "")
-        print(f"ptprune: {option}{space}{rest}", file=sys.stderr)
+        setting, separator, rest = re.split(r"(:? )", str(error), maxsplit=1)
+        name = NAMES.get(setting, setting) if isinstance(error, SettingError) else setting
+        print(f"ptprune: {name}{separator}{rest}", file=sys.stderr)
         raise SystemExit(2) from error
     except Exception as error:
         raise Failed("the run failed; the cause is above") from error

@@ -124,7 +124,7 @@ class Respondent(lmms):
             started = time.perf_counter()
             written = loaded.generate(inputs, self.pruner, **options)
         except PtpruneError as error:
-            raise UserError(f"{where}: {str(error).removeprefix('--question: ')}") from error
+            raise UserError(f"{where}: {str(error).removeprefix('question: ')}") from error
         before, after = written.visual_tokens
         self.tally += Tally(len(rows), before, after, time.perf_counter() - started)
         return written.texts

@@ -8,7 +8,7 @@ from pathlib import Path
 from ptprune.bench import plots
 from ptprune.bench.arms import IDEAL, PRUNED, UNPRUNED
 from ptprune.bench.report.figures import Figures
-from ptprune.bench.report.words import facts, model_name
+from ptprune.bench.report.words import facts, model_name, origin
 from ptprune.results.rows import SpeedResults, SpeedRow
 from ptprune.results.table import count, duration, escape, markdown, size
 
@@ -61,9 +61,9 @@ def _subject(results: SpeedResults) -> dict[str, str]:
         + (f"random weights at its proportions, {_depth(results)}" if random else "a checkpoint, all layers"),
         "prompt": f"{results.tiles} tiles, {tokens.visual} visual and {tokens.other} other tokens, "
         f"batch {results.batch}",
-        "machine": f"{escape(results.machine)}, device {results.device}, threads {results.threads}",
+        **origin(results.runs),
+        "device": f"{results.device}, threads {results.threads}",
         "dtype": f"{results.dtype}, attention {results.attention}",
-        "versions": ", ".join(f"{escape(name)} {escape(str(version))}" for name, version in results.versions.items()),
         "runs": f"{_rounds(results)}, arms in turns, {results.new_tokens} new tokens",
     }
 
@@ -80,7 +80,7 @@ def _rounds(results: SpeedResults) -> str:
 
 
 def _name(row: SpeedRow) -> str:
-    return row.method if row.arm == PRUNED else f"{IDEAL}, as short" if row.arm == IDEAL else row.arm
+    return row.method or "" if row.arm == PRUNED else f"{IDEAL}, as short" if row.arm == IDEAL else row.arm
 
 
 def _arms(results: SpeedResults) -> str:
