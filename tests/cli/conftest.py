@@ -10,7 +10,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GotOcr2ImageProcessorPil, InternVLProcessor, PreTrainedTokenizerFast
 
-from ptprune.checkpoints import image_only
+from ptprune.checkpoints.image_only import image_only
 from tests.command import Command, command
 from tests.internvl import END, IMAGE, PAD, START, TOKENS_PER_TILE, VOCAB, tiny_internvl
 

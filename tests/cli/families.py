@@ -6,7 +6,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from ptprune.checkpoints import image_only
+from ptprune.checkpoints.image_only import image_only
 from tests.zoo import Specimen
 
 TEMPLATE = (

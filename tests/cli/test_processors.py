@@ -18,7 +18,7 @@ from transformers import (
 from transformers.models.smolvlm import processing_smolvlm
 from transformers.utils import is_torchvision_available
 
-from ptprune.checkpoints import image_only
+from ptprune.checkpoints.image_only import image_only
 from ptprune.checkpoints import processor as loading
 from ptprune.checkpoints.cohere2_vision import Cohere2VisionImageProcessorPil, tile_grid
 from ptprune.checkpoints.image_only import NoVideo
