@@ -38,7 +38,7 @@ def random(image: ImageEvidence, *shape: int, seed: int = 0) -> torch.Tensor:
 def test_attention_mass_integrates_the_thumbnail_over_each_tile(shape):
     image = image_of(shape)
     attention = random(image)
-    image = image_of(shape, cls_attention=attention)
+    image = image_of(shape, encoder_attention=attention)
     thumbnail = image.layout.thumbnail
     picture = attention[image.layout.region_of == thumbnail].view(3, 2)
     fine = picture.repeat_interleave(60, 0).repeat_interleave(90, 1)  # 180 x 180, divided by 2 rows and 3 columns
@@ -51,8 +51,8 @@ def test_attention_mass_integrates_the_thumbnail_over_each_tile(shape):
 
 def test_attention_mass_of_windows_is_that_of_their_own_tokens():
     image = image_of("none")
-    image = image_of("none", cls_attention=random(image))
-    expected = [image.cls_attention[image.layout.region_of == window].mean() for window in range(6)]
+    image = image_of("none", encoder_attention=random(image))
+    expected = [image.encoder_attention[image.layout.region_of == window].mean() for window in range(6)]
     torch.testing.assert_close(REGION_SCORES["attention-mass"].compute(image), torch.stack(expected))
 
 
@@ -121,7 +121,7 @@ def test_one_ranking_over_the_image(shape, thumbnail):
     image = image_of(shape)
     scores = random(image)
     saliency = torch.rand(len(image.layout.regions), 3)
-    image = image_of(shape, cls_attention=scores, region_features=saliency, image_feature=saliency[-1])
+    image = image_of(shape, encoder_attention=scores, region_features=saliency, image_feature=saliency[-1])
     pruner = PyramidTokenPruning(alpha=0, ranking="image", thumbnail=thumbnail, keep_ratio=0.5)
     selection = pruner.checked_select(image)
     number, small = image.layout.num_tokens, image.layout.thumbnail
@@ -141,7 +141,7 @@ def test_one_ranking_over_the_image(shape, thumbnail):
 def test_coverage_within_bounds(bounds, expected):
     image = image_of("last")
     scores = random(image)
-    image = image_of("last", cls_attention=scores)
+    image = image_of("last", encoder_attention=scores)
     pruner = PyramidTokenPruning(alpha=0, region="uniform", coverage=0.5, coverage_bounds=bounds)
     kept = len(pruner.checked_select(image).kept)
     free = len(PyramidTokenPruning(alpha=0, region="uniform", coverage=0.5).checked_select(image).kept)

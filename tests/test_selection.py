@@ -87,7 +87,7 @@ def image(tiles: int, size: int = 16, thumbnail: bool = True) -> ImageEvidence:
         ImageLayout(0, torch.arange(count), regions, torch.arange(len(regions)).repeat_interleave(size), list),
         region_features=features,
         image_feature=features[-1],
-        cls_attention=torch.rand(count, generator=generator),
+        encoder_attention=torch.rand(count, generator=generator),
         instruction_attention=torch.rand(count, generator=generator),
     )
 
@@ -140,7 +140,7 @@ def test_coverage_is_the_smallest_that_reaches(importance, coverage):
 
 def test_evidence_that_was_not_asked_for():
     bare = ImageEvidence(image(2).layout)
-    with pytest.raises(ValueError, match="cls_attention was not computed"):
+    with pytest.raises(ValueError, match="encoder_attention was not computed"):
         PyramidTokenPruning(alpha=0, region="uniform").checked_select(bare)
     with pytest.raises(ValueError, match="region_features was not computed"):
         REGION_SCORES["cls-similarity"].compute(bare)
@@ -154,13 +154,13 @@ def test_regions_must_cover_the_tokens():
 def test_registering_a_score():
     registry = ScoreRegistry("token")
 
-    @registry.register("first", needs=("cls_attention",))
+    @registry.register("first", needs=("encoder_attention",))
     def first(image):
         """What it is.
 
         More.
         """
-        return image.require("cls_attention")
+        return image.require("encoder_attention")
 
     assert registry["first"].about == "What it is."
     assert registry.names == ("first",)

@@ -324,7 +324,7 @@ def test_it_is_free_again_after_an_exception_and_after_a_refused_attach():
 
 def test_needs_that_are_no_evidence():
     class Wrong(TokenPruner):
-        names: Any = frozenset({"token_feature", "cls_attention"})
+        names: Any = frozenset({"token_feature", "encoder_attention"})
 
         @property
         def needs(self) -> Any:

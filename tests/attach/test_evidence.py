@@ -62,7 +62,7 @@ def test_patch_values_are_pooled_as_the_model_packs_its_features(name, prompt):
     attention = specimen.pool(model, inputs, vision_evidence(specimen, model, inputs)[0])
     for i, image in enumerate(evidence_of(name, prompt, 1)):
         structural = attention[i].isnan()
-        torch.testing.assert_close(image.cls_attention, attention[i][~structural])
+        torch.testing.assert_close(image.encoder_attention, attention[i][~structural])
         for channel, expected in enumerate(channels):
             torch.testing.assert_close(image.token_features[:, channel], expected[i][~structural], atol=1e-5, rtol=1e-4)
 
@@ -175,7 +175,7 @@ def test_evidence_fits_the_regions(name, size):
         model_of(name)(**inputs)
     (image,) = pruner.seen
     assert len(image.region_features) == len(image.layout.regions)
-    assert image.cls_attention.shape == image.instruction_attention.shape == (image.layout.num_tokens,)
+    assert image.encoder_attention.shape == image.instruction_attention.shape == (image.layout.num_tokens,)
 
 
 @pytest.mark.parametrize("name", [name for name in ZOO if ZOO[name].native])
@@ -192,7 +192,7 @@ def test_the_whole_pictures_feature_is_the_mean_over_its_tokens(name):
 
 
 def scores_of(shown):
-    return patch_scores(shown, False, {"cls_attention"})["cls_attention"]
+    return patch_scores(shown, False, {"encoder_attention"})["encoder_attention"]
 
 
 def test_packed_pictures_are_scored_one_by_one():

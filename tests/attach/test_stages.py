@@ -243,7 +243,7 @@ def test_later_stages_are_told_the_same_of_the_tokens_that_are_left(name, layers
         assert after.layout.regions == before.layout.regions
         assert torch.equal(after.layout.region_of, before.layout.region_of[kept])
         assert after.layout.num_unpruned == before.layout.num_tokens
-        for field in ("cls_attention", "received_attention", "token_features", "embeddings"):
+        for field in ("encoder_attention", "received_attention", "token_features", "embeddings"):
             assert torch.equal(getattr(after, field), getattr(before, field)[kept]), field
         for field in ("region_features", "image_feature", "pixels", "instruction_embeddings"):
             now, then = getattr(after, field), getattr(before, field)

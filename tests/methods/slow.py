@@ -85,14 +85,14 @@ def fastv(image: ImageEvidence, total: int) -> tuple[list[int], States]:
 
 
 def fastervlm(image: ImageEvidence, total: int) -> tuple[list[int], States]:
-    scores, kept = image.cls_attention.tolist(), []
+    scores, kept = image.encoder_attention.tolist(), []
     for tokens, budget in zip(regions(image), even(image, total), strict=True):
         kept += best(scores, tokens, budget)
     return sorted(kept), {}
 
 
 def vispruner(image: ImageEvidence, total: int, important_ratio: float = 0.5) -> tuple[list[int], States]:
-    scores, features = image.cls_attention.tolist(), image.token_features.tolist()
+    scores, features = image.encoder_attention.tolist(), image.token_features.tolist()
     kept = []
     for tokens, budget in zip(regions(image), even(image, total), strict=True):
         order = best(scores, tokens, len(tokens))
@@ -110,7 +110,7 @@ def vispruner(image: ImageEvidence, total: int, important_ratio: float = 0.5) ->
 
 def guided_shares(image: ImageEvidence) -> list[float]:
     """How much of the attention falls on each region, by area of the thumbnail's tokens."""
-    scores, tokens, thumbnail = image.cls_attention.tolist(), regions(image), image.layout.thumbnail
+    scores, tokens, thumbnail = image.encoder_attention.tolist(), regions(image), image.layout.thumbnail
     if thumbnail is None:
         masses = [sum(scores[i] for i in mine) for mine in tokens]
     else:
@@ -130,7 +130,7 @@ def guided_shares(image: ImageEvidence) -> list[float]:
 
 
 def hired(image: ImageEvidence, total: int, alpha: float = 0.5) -> tuple[list[int], States]:
-    scores, shares, tokens = image.cls_attention.tolist(), guided_shares(image), regions(image)
+    scores, shares, tokens = image.encoder_attention.tolist(), guided_shares(image), regions(image)
     thumbnail = image.layout.thumbnail
     tiles = [r for r in range(len(tokens)) if r != thumbnail]
     sizes = [len(tokens[r]) for r in tiles]
@@ -162,7 +162,7 @@ def of_length_one(values: list[float]) -> list[float]:
 
 
 def globalcom2(image: ImageEvidence, total: int, temperature: float = 10.0) -> tuple[list[int], States]:
-    attention, shares, tokens = image.cls_attention.tolist(), guided_shares(image), regions(image)
+    attention, shares, tokens = image.encoder_attention.tolist(), guided_shares(image), regions(image)
     thumbnail = image.layout.thumbnail
     tiles = [r for r in range(len(tokens)) if r != thumbnail]
     powers = {r: math.exp(shares[r] / temperature) for r in tiles}
@@ -193,7 +193,7 @@ def globalcom2(image: ImageEvidence, total: int, temperature: float = 10.0) -> t
 
 def visionzip(image: ImageEvidence, total: int, contextual_ratio: float = 10 / 64) -> tuple[list[int], States]:
     scores, features, embeddings = (
-        image.cls_attention.tolist(),
+        image.encoder_attention.tolist(),
         image.token_features.tolist(),
         image.embeddings.tolist(),
     )

@@ -158,7 +158,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     return make
 
 
-EVIDENCE = {"cls_attention": torch.rand(8), "instruction_attention": torch.rand(8)}
+EVIDENCE = {"encoder_attention": torch.rand(8), "instruction_attention": torch.rand(8)}
 LENGTHS = {"region": 2, "token": 8, "instruction": 8}
 
 
@@ -198,9 +198,9 @@ def test_a_score_that_is_not_finite(registered, level, length, ranking, bad):
 @pytest.mark.parametrize(
     ("level", "name", "evidence"),
     [
-        ("token", "cls-attention", "cls_attention"),
+        ("token", "cls-attention", "encoder_attention"),
         ("instruction", "attention", "instruction_attention"),
-        ("region", "attention-mass", "cls_attention"),
+        ("region", "attention-mass", "encoder_attention"),
     ],
 )
 def test_the_packages_own_scores_blame_the_model(level, name, evidence):
@@ -248,7 +248,7 @@ def fine(image: ImageEvidence) -> torch.Tensor:
         (lambda it: it.register("mine")(torch.zeros(4)), "token score 'mine' must be a function of ImageEvidence"),
         (
             lambda it: it.register("mine", needs=("cls_atention",)),
-            r"unknown needs of token score 'mine': 'cls_atention' \(did you mean 'cls_attention'.*; there are region_f",
+            r"unknown needs of token score 'mine': 'cls_atention' \(did you mean 'encoder_attention'.*; there are region_f",
         ),
         (lambda it: it.register("mine", needs="pixels"), r"write a collection of names such as .*, got 'pixels'"),
         (lambda it: it.register("mine", needs=None), r"write a collection of names such as .*, got None"),
@@ -270,6 +270,6 @@ def test_none_means_no_instruction_level():
 
 def test_anything_that_can_be_called_is_a_score():
     registry = ScoreRegistry("token")
-    registry.register("partial", needs=["cls_attention"])(partial(fine))
+    registry.register("partial", needs=["encoder_attention"])(partial(fine))
     assert torch.equal(registry["partial"].compute(image()), torch.zeros(8))
-    assert registry["partial"].needs == {"cls_attention"}
+    assert registry["partial"].needs == {"encoder_attention"}

@@ -70,7 +70,7 @@ LAYOUTS = {
     "windows": spread([3, 4], [4, 4, 3], None),
     "one token": spread([1], [1], None),
 }
-SCORES = ("cls_attention", "last_attention")
+SCORES = ("encoder_attention", "last_attention")
 
 
 def image_of(name, fill):
@@ -80,7 +80,7 @@ def image_of(name, fill):
     layout = ImageLayout(0, torch.arange(number), tuple(found), torch.tensor(order), lambda: places)
     return ImageEvidence(
         layout,
-        cls_attention=fill(number).abs(),
+        encoder_attention=fill(number).abs(),
         last_attention=fill(number).abs(),
         token_features=fill(number, 6),
         instruction_map=fill(5, number).abs(),
@@ -293,20 +293,20 @@ def test_thumbnail_is_seen_as_torch_interpolates(rows, columns):
     finally:
         del LAYOUTS["for torch"]
     *tiles, thumbnail = regions(image)
-    small = image.cls_attention[thumbnail].view(1, 1, 3, 6)
+    small = image.encoder_attention[thumbnail].view(1, 1, 3, 6)
     large = F.interpolate(small, size=(4 * rows, 5 * columns), mode="bilinear", align_corners=False)[0, 0]
-    seen = seen_from_thumbnail(image, image.cls_attention)
+    seen = seen_from_thumbnail(image, image.encoder_attention)
     for number, tokens in enumerate(tiles):
         y, x = divmod(number, columns)
         expected = large[4 * y : 4 * y + 4, 5 * x : 5 * x + 5].flatten()
         torch.testing.assert_close(seen[tokens], expected)
-    assert torch.equal(seen[thumbnail], image.cls_attention[thumbnail])
+    assert torch.equal(seen[thumbnail], image.encoder_attention[thumbnail])
 
 
 def test_attention_shares_of_one_bright_spot():
     image = image_of("tiles, thumbnail last", lambda *shape: torch.zeros(shape))
-    image.cls_attention[6 * 9 + 4 + 1] = 1.0  # row 1, column 1 of 4 x 4: two thirds of it belong to the middle tile
-    assert attention_shares(image, image.cls_attention).tolist() == pytest.approx([1 / 3, 2 / 3, 0, 0, 0, 0, 0])
+    image.encoder_attention[6 * 9 + 4 + 1] = 1.0  # row 1, column 1 of 4 x 4: two thirds of it belong to the middle tile
+    assert attention_shares(image, image.encoder_attention).tolist() == pytest.approx([1 / 3, 2 / 3, 0, 0, 0, 0, 0])
     budgets = HiRED(keep_tokens=8).select(image).kept // 9
     assert budgets.bincount(minlength=7)[:6].tolist() == [1, 3, 0, 0, 0, 0]
 

@@ -8,7 +8,7 @@ or let in one at a time; the multimodal part's ``forward``, where a ``Pass`` beg
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -27,7 +27,7 @@ from ptprune.clock import Clock
 from ptprune.conventions import IMAGE_FEATURES, VIDEO_FEATURES, ModelCall
 from ptprune.errors import AttachError
 from ptprune.families.base import Model
-from ptprune.families.encoded import EncodedImage, EvidenceRequest
+from ptprune.families.encoded import Encoded, EvidenceRequest
 
 # Weak on both sides: an attachment lives in its model's wrappers, and dies with the model.
 _attached: WeakKeyDictionary[nn.Module, ReferenceType[Attachment]] = WeakKeyDictionary()
@@ -158,12 +158,12 @@ class Attachment:
         with self._one_at_a_time():  # or another thread's pictures would be taken for those of a call at work
             return self._vision.image_features(original, *args, **kwargs)
 
-    def _receive_images(self, parts: list[EncodedImage]) -> None:
+    def _receive_images(self, encoded: Sequence[Encoded]) -> None:
         """The images were encoded: inside a forward pass, or by generate() before it."""
         if self._pass is not None and self._pass.waits_for_images:
-            self._pass.receive(parts)
+            self._pass.receive(encoded)
         elif self._generation is not None:
-            self._generation.parts = parts
+            self._generation.encoded = encoded
 
 
 def join(pruner: Method, model: Model, clock: Clock | None = None) -> Attachment:

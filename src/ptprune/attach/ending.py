@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from ptprune.attach.cut import Cut, Memo
-from ptprune.attach.prompt import Prompt
 from ptprune.attach.setup import Setup
 from ptprune.errors import BrokenPass
 
 
-def check_end(setup: Setup, prompt: Prompt, next_layer: int, length: int, states: Tensor, cache: Any) -> None:
+def check_end(setup: Setup, past: int, next_layer: int, length: int, states: Tensor, cache: Any) -> None:
     """Every layer was passed, and every cache layer holds exactly what was there before and what was kept.
 
     Args:
+        past: tokens that the cache held before.
         next_layer: the layer that would have to be next.
         length: columns that the cuts left.
         states: [batch, columns, d], what the language model returned.
@@ -33,7 +33,7 @@ def check_end(setup: Setup, prompt: Prompt, next_layer: int, length: int, states
         raise BrokenPass(f"the language model returned {states.shape[1]} hidden states, not {length}")
     if cache is None:
         return
-    held = prompt.key_valid.shape[1] - prompt.length + length
+    held = past + length
     found = [layer.keys.shape[2] if layer.keys is not None else 0 for layer in cache.layers]
     if len(found) != layers or any(number != held for number in found):
         raise BrokenPass(

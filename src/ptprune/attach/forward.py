@@ -16,7 +16,7 @@ know is stopped before it returns a token.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -30,14 +30,14 @@ from ptprune.attach.compiled import check_parts
 from ptprune.attach.generation import Generation
 from ptprune.attach.instruction import InstructionScores
 from ptprune.attach.layers import Layers
-from ptprune.attach.prompt import Prompt
+from ptprune.attach.prompt import Columns, Prompt
 from ptprune.attach.setup import Setup
 from ptprune.attach.stage import Stage
 from ptprune.attach.windows import unslide
 from ptprune.attach.wrapping import wrap
 from ptprune.conventions import ModelCall
 from ptprune.errors import Refused
-from ptprune.families.encoded import EncodedImage
+from ptprune.families.encoded import Encoded
 from ptprune.scores.evidence import EMBEDDINGS, INSTRUCTION_ROWS
 
 
@@ -88,19 +88,17 @@ class Pass:
         family, model = setup.family, setup.model
         prompt = self.prompt = Prompt(
             given,
-            family.placeholders(model, ids, embeds),
+            Columns(family.placeholders(model, ids, embeds), keys, columns()),
             family.videos(model, ids, embeds),
-            keys,
-            columns(),
             new if generation is None else generation.prompt_columns(new, seen),
         )
         self.layers = Layers(setup, generation, prompt, sliding, slid)
         self._hook_prefill(self.layers, cache)
         if (outputs := call.encoded_images) is not None:
-            parts = getattr(outputs, "ptprune", None) or (generation and generation.parts)
-            if not parts:
+            encoded = getattr(outputs, "ptprune", None) or (generation and generation.encoded)
+            if not encoded:
                 raise Refused("the image features were encoded before the pruner was attached")
-            self.receive(parts)
+            self.receive(encoded)
 
     def _unslide(self, call: ModelCall) -> list[Any]:
         """Let all layers of the cache hold everything during this prefill; returns what ``slide`` gives back."""
@@ -126,7 +124,7 @@ class Pass:
     def waits_for_images(self) -> bool:
         return self.layers is not None and self.layers.waits_for_images
 
-    def receive(self, parts: list[EncodedImage]) -> None:
+    def receive(self, encoded: Sequence[Encoded]) -> None:
         """The images are encoded: find them in the prompt.
 
         Raises:
@@ -135,7 +133,7 @@ class Pass:
         assert self.prompt is not None
         assert self.layers is not None
         with self.setup.lap("select"):
-            stage = Stage.first(self.prompt, self.setup.family, parts)
+            stage = Stage.first(self.prompt, self.setup.family, encoded)
             if self.generation is not None and self.generation.selections is not None:
                 # generate() without a cache repeats the prefill at each step: the prompt is the same, and so the choice
                 stage.keep(self.generation.selections)

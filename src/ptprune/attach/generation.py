@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ptprune.conventions import ModelCall
 from ptprune.errors import BrokenPass
-from ptprune.families.encoded import EncodedImage
+from ptprune.families.encoded import Encoded
 from ptprune.selection import Selection
 
 
@@ -17,7 +18,7 @@ class Generation:
     Attributes:
         prompt_length: columns of ``input_ids`` as the caller gave them.
         sliced: whether generate() will cut from them what the cache has seen.
-        parts: what the vision side left behind; kept here too because accelerate, where it moves the encoder's output
+        encoded: what the vision side left behind; kept here too because accelerate, where it moves the encoder's output
             between devices, copies it and loses the attribute that carries them.
         arrived: whether a forward pass was given the images since they were encoded.
         selections: what the first forward pass chose.
@@ -25,7 +26,7 @@ class Generation:
 
     prompt_length: int
     sliced: bool
-    parts: list[EncodedImage] | None = None
+    encoded: Sequence[Encoded] | None = None
     arrived: bool = False
     selections: list[Selection] | None = None
 
@@ -48,6 +49,6 @@ class Generation:
         Raises:
             BrokenPass: where they do not, under any name that is known: the prompt would pass unpruned.
         """
-        if self.parts is not None and not self.arrived and not has_images:
+        if self.encoded is not None and not self.arrived and not has_images:
             raise BrokenPass("generate() encoded the pictures, but the model was called without them")
         self.arrived |= has_images

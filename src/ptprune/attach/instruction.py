@@ -49,24 +49,27 @@ class InstructionScores:
         Raises:
             BrokenPass: where the attention module was not looked at exactly once.
         """
-        shown = self._taps[layer].shown
-        if shown != 1:
+        calls = self._taps[layer].calls
+        if calls != 1:
             raise BrokenPass(
-                f"the attention of layer {layer - 1} handed over its queries and keys {shown} times, not once: "
+                f"the attention of layer {layer - 1} handed over its queries and keys {calls} times, not once: "
                 "tokens cannot be chosen by it"
             )
 
-    def _receive(self, layer: int, shown: QueriesAndKeys) -> None:
+    def _receive(self, layer: int, qk: QueriesAndKeys) -> None:
         with self.setup.lap("select"):
             stage = self.stage()
-            if shown.query.shape[2] != stage.length or shown.key.shape[2] != stage.past + stage.length:
+            if (
+                qk.query.shape[2] != stage.columns.length
+                or qk.key.shape[2] != stage.columns.past + stage.columns.length
+            ):
                 raise BrokenPass(
-                    f"the attention of layer {layer} got {shown.query.shape[2]} queries and {shown.key.shape[2]} keys, "
-                    f"but the prompt has {stage.length} tokens and the cache {stage.past}"
+                    f"the attention of layer {layer} got {qk.query.shape[2]} queries and {qk.key.shape[2]} keys, "
+                    f"but the prompt has {stage.columns.length} tokens and the cache {stage.columns.past}"
                 )
             columns = stage.instruction
-            queries = [query[:, row.to(query.device)] for query, row in zip(shown.query, columns, strict=True)]
-            self._score(layer, queries, shown.key, shown.scaling)
+            queries = [query[:, row.to(query.device)] for query, row in zip(qk.query, columns, strict=True)]
+            self._score(layer, queries, qk.key, qk.scaling)
 
     def score_before(self, layer: nn.Module, call: LayerCall) -> None:
         """Run the first layer up to all keys and the instruction's queries, without its attention, MLP and cache."""
@@ -74,16 +77,16 @@ class InstructionScores:
         alone = call.alone()
         with keys_alone(attention):
             keys = run_to_attention(layer, attention, call.states, alone).key
-        if stage.past:
+        if stage.columns.past:
             keys = torch.cat([call.cache.layers[0].keys, keys], dim=2)
         columns = stage.instruction
         one = columns[0].new_zeros(1)  # a layer cannot be run on nothing, and there may be no text at all
         index = pad_sequence([*columns, one], batch_first=True)[:-1]
         rotary = None if call.rotary is None else tuple(take_embedding(part, index) for part in call.rotary)
         alone |= {name: value for name, value in ((MASK, None), (POSITIONS, None), (ROTARY, rotary)) if name in alone}
-        shown = run_to_attention(layer, attention, take(call.states, index), alone)
-        queries = [query[:, : len(row)] for query, row in zip(shown.query, columns, strict=True)]
-        self._score(0, queries, keys, shown.scaling)
+        qk = run_to_attention(layer, attention, take(call.states, index), alone)
+        queries = [query[:, : len(row)] for query, row in zip(qk.query, columns, strict=True)]
+        self._score(0, queries, keys, qk.scaling)
 
     def _score(self, layer: int, queries: list[Tensor], keys: Tensor, scaling: float) -> None:
         """What the instruction pays at a layer.
@@ -93,10 +96,10 @@ class InstructionScores:
             keys: [batch, key_value_heads, past + length, head_dim].
         """
         stage, needs = self.stage(), self.setup.needs
-        device, home = keys.device, stage.placeholders.device
+        device, home = keys.device, stage.columns.placeholders.device
         for sample, (query, columns) in enumerate(zip(queries, stage.instruction, strict=True)):
-            valid, where = stage.key_valid[sample].to(device), stage.key_columns[sample].to(device)
-            queried = where[columns.to(device) + stage.past]
+            valid, where = stage.columns.key_valid[sample].to(device), stage.columns.key_columns[sample].to(device)
+            queried = where[columns.to(device) + stage.columns.past]
             blocks = attention_rows(query, keys[sample], queried, where, valid, scaling, self.setup.windows[layer])
             for name, values in summarise(blocks, needs, len(valid), device).items():
                 stage.attention.setdefault(name, []).append(values.to(home))

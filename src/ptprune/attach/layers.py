@@ -116,7 +116,7 @@ class Layers:
                 "called once each, in order, through their hooks"
             )
         self._next_layer += 1
-        expected = self.stage.placeholders.shape[0], self._length
+        expected = self.stage.columns.placeholders.shape[0], self._length
         if call.states.ndim != 3 or tuple(call.states.shape[:2]) != expected:
             raise BrokenPass(
                 f"language model layer {index} was given hidden states of shape {tuple(call.states.shape)}, not "
@@ -127,7 +127,7 @@ class Layers:
     def _length(self) -> int:
         """How many columns the hidden states have now."""
         assert self.prompt is not None
-        return self.prompt.length if self.cut is None else self.cut.index.shape[1]
+        return self.prompt.columns.length if self.cut is None else self.cut.index.shape[1]
 
     def _drop(self, index: int, module: nn.Module, call: LayerCall) -> LayerCall:
         """Choose what stays at this layer; cut hidden states and the caches of the layers before."""
@@ -137,11 +137,11 @@ class Layers:
         states = stage.merge(call.states)
         now = stage.cut()
         if now is not None:
-            if unknown := call.unknown_per_token(stage.length):
+            if unknown := call.unknown_per_token(stage.columns.length):
                 raise BrokenPass(f"layer {index} takes {', '.join(unknown)} for every token, which cannot be cut")
             states = now.states(states)
             for layer in call.cache.layers[:index] if call.cache is not None else ():
-                gather_new(layer, stage.past, now.index)
+                gather_new(layer, stage.columns.past, now.index)
             self._cuts.append((index, now if self.cut is None else self.cut.then(now)))
         if index < self.setup.cut_layers[-1]:
             self._stage = stage.next(now)
@@ -165,7 +165,7 @@ class Layers:
         assert self.prompt is not None
         copies = stage.copies
         images = [replace(layout, sample=layout.sample // copies) for layout in layouts]
-        self._write_report = functools.partial(write_report, images, selections, self.prompt.valid[::copies])
+        self._write_report = functools.partial(write_report, images, selections, self.prompt.columns.valid[::copies])
 
     def _restrict(self, call: LayerCall, index: int, cut: Cut | None) -> LayerCall:
         """Sliding windows over a cache that was pruned before this pass."""
@@ -213,7 +213,9 @@ class Layers:
         """Forward hook of the language model."""
         cut, cache = self.cut, cache_of(output)
         if self.prompt is not None:
-            check_end(self.setup, self.prompt, self._next_layer, self._length, output.last_hidden_state, cache)
+            check_end(
+                self.setup, self.prompt.columns.past, self._next_layer, self._length, output.last_hidden_state, cache
+            )
         if self._write_report is not None:
             self.setup.pruner.record(self._write_report)
         if cut is None:

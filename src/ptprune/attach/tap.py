@@ -32,7 +32,7 @@ class AttentionTap:
 
     def __init__(self, module: Any, receive: Receiver) -> None:
         self.receive = receive
-        self.shown = 0  # times
+        self.calls = 0
         self._module = module
         self._config: Any = None
 
@@ -68,8 +68,8 @@ def run_to_attention(layer: Any, attention: Any, hidden_states: Tensor, call: di
     """Run a layer up to the queries and keys of its attention, without the attention itself and what follows."""
     seen: list[QueriesAndKeys] = []
 
-    def receive_and_leave(shown: QueriesAndKeys) -> None:
-        seen.append(shown)
+    def receive_and_leave(qk: QueriesAndKeys) -> None:
+        seen.append(qk)
         raise _AttentionReached
 
     tap = AttentionTap(attention, receive_and_leave)
@@ -117,7 +117,7 @@ def _show_and_attend(
         scaling, starts = kwargs.get("scaling"), kwargs.get("cu_seq_lens_q")
         if scaling is None:  # the attention function would choose one by itself, and not tell
             raise UnknownTransformers(f"{type(module).__name__} hands no scaling to its attention function")
-        tap.shown += 1
+        tap.calls += 1
         tap.receive(
             QueriesAndKeys(query, key, scaling, attention_mask, None if starts is None else starts.diff().tolist())
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,7 +14,7 @@ from ptprune.attach.tap import AttentionTap
 from ptprune.conventions import named
 from ptprune.errors import BrokenPass
 from ptprune.families.base import Family, Model
-from ptprune.families.encoded import EncodedImage, EvidenceRequest
+from ptprune.families.encoded import Encoded, EvidenceRequest
 from ptprune.scores.attention import QueriesAndKeys, patch_scores
 
 
@@ -33,7 +33,7 @@ class VisionWatch:
         model: Model,
         wanted: EvidenceRequest,
         lap: Callable[[str], AbstractContextManager[Any]],
-        deliver: Callable[[list[EncodedImage]], None],
+        deliver: Callable[[Sequence[Encoded]], None],
     ) -> None:
         self.family, self.model, self.wanted, self.lap, self.deliver = family, model, wanted, lap, deliver
         self._video = False  # video features are being computed
@@ -42,29 +42,29 @@ class VisionWatch:
         if self._video:  # some models encode videos through here
             return original(*args, **kwargs)
         call = named(original, args, kwargs)
-        rows: dict[str, list[Tensor]] = {}
+        seen: dict[str, list[Tensor]] = {}
         has_cls = self.family.has_cls(self.model, call)
 
-        def receive(shown: QueriesAndKeys) -> None:
+        def receive(qk: QueriesAndKeys) -> None:
             with self.lap("select"):
-                for name, attention in patch_scores(shown, has_cls, self.wanted.names).items():
-                    rows.setdefault(name, []).append(attention)
+                for name, attention in patch_scores(qk, has_cls, self.wanted.names).items():
+                    seen.setdefault(name, []).append(attention)
 
         tap = AttentionTap(self.family.vision_attention(self.model, call), receive)
-        if self.wanted.names & {"cls_attention", "received_attention"}:
+        if self.wanted.names & {"encoder_attention", "received_attention"}:
             tap.arm()
         try:
             with self.lap("vision"):
                 output = original(*args, **kwargs)
         finally:
             tap.disarm()
-        if self.wanted.names & {"cls_attention", "received_attention"} and not tap.shown:
+        if self.wanted.names & {"encoder_attention", "received_attention"} and not tap.calls:
             raise BrokenPass("the vision encoder ran, but not the attention module whose scores are wanted")
         if not isinstance(output, tuple):
             with self.lap("select"):
-                attention = {name: torch.cat(parts) for name, parts in rows.items()}
-                parts = output.ptprune = self.family.encoded(self.model, call, output, attention, self.wanted)
-            self.deliver(parts)
+                attention = {name: torch.cat(parts) for name, parts in seen.items()}
+                encoded = output.ptprune = self.family.encoded(self.model, call, output, attention, self.wanted)
+            self.deliver(encoded)
         return output
 
     def video_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -123,7 +123,7 @@ def _count(plan: Plan, subject: Subject, arm: Arm, tokens: Tokens) -> dict[str, 
         if len(arm.pruner.cut_layers(shape.text.layers)) > 1:
             return None
         needs, patches = arm.pruner.needs, shape.vision.patches
-        rows = patches + 1 if "received_attention" in needs else int("cls_attention" in needs)
+        rows = patches + 1 if "received_attention" in needs else int("encoder_attention" in needs)
         instruction = setup.text_tokens if setup.shape is not None else tokens.other
         instruction = instruction if needs & INSTRUCTION_ROWS else 0
         ratio, layer = arm.pruner.keep_ratio, arm.pruner.layer

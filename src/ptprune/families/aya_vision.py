@@ -6,16 +6,14 @@ An LLM token is a row-major block of patches (pixel shuffle). Text names each ti
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ptprune.errors import UnsupportedModel
 from ptprune.families.base import INSTRUCTION, Model
-from ptprune.families.encoded import EncodedImage
 from ptprune.families.feature_layer import feature_layer, layer_behind
-from ptprune.families.grid import join_by_pixels
 from ptprune.families.grouping import ended_by_mark
 from ptprune.families.tiled import STAGES_WITHOUT_CLS, TiledFamily
 
@@ -25,6 +23,7 @@ class AyaVision(TiledFamily):
     model_class = "AyaVisionForConditionalGeneration"
     example = "CohereLabs/aya-vision-8b"
     stages = {**STAGES_WITHOUT_CLS, "instruction": f"{INSTRUCTION}; most layers see only a sliding window"}
+    grouped = staticmethod(ended_by_mark)
 
     @staticmethod
     def check(model: Model) -> None:
@@ -41,7 +40,3 @@ class AyaVision(TiledFamily):
     @staticmethod
     def patch_features(model: Model, call: Mapping[str, Any], output: Any) -> Tensor:
         return output.hidden_states[feature_layer(model, call)]
-
-    @staticmethod
-    def images(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> list[EncodedImage]:
-        return [join_by_pixels(parts[run.start : run.stop]) for run in ended_by_mark(gaps)]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from ptprune.families.encoded import EncodedImage, EvidenceRequest
+from ptprune.families.encoded import Encoded, EncodedImage, EvidenceRequest
 
 #: A transformers model. Its attributes have no useful static types.
 Model: TypeAlias = Any
@@ -84,12 +84,17 @@ class Family(ABC):
 
     # --- what the images became ---------------------------------------------------------------------------------------
 
-    @staticmethod
+    @classmethod
     @abstractmethod
     def encoded(
-        model: Model, call: Mapping[str, Any], output: Any, attention: Mapping[str, Tensor], wanted: EvidenceRequest
-    ) -> list[EncodedImage]:
-        """The images (or tiles, see ``images``) of one ``get_image_features`` call, in prompt order.
+        cls,
+        model: Model,
+        call: Mapping[str, Any],
+        output: Any,
+        attention: Mapping[str, Tensor],
+        wanted: EvidenceRequest,
+    ) -> Sequence[Encoded]:
+        """What one ``get_image_features`` call encoded, in prompt order.
 
         Args:
             call: the arguments of ``get_image_features`` by name.
@@ -97,16 +102,16 @@ class Family(ABC):
             attention: name in ``ImageEvidence`` -> FloatTensor [patches of all images], in the encoder's order.
         """
 
-    @staticmethod
-    def images(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> list[EncodedImage]:
-        """The images of one prompt. Families override it whose ``encoded`` returns tiles.
+    @classmethod
+    @abstractmethod
+    def images(cls, gaps: Sequence[Sequence[int]], encoded: Sequence[Any]) -> Sequence[EncodedImage]:
+        """The images of one prompt.
 
         Args:
-            gaps: the token ids before each part, since the part before it or the prompt's begin. Ids may stand for
-                embeddings where the prompt was given as such: only compare them.
-            parts: from ``encoded``, those of this prompt.
+            gaps: the token ids before each element of ``encoded``, since the one before it or the prompt's begin. Ids
+                may stand for embeddings where the prompt was given as such: only compare them.
+            encoded: what ``encoded`` returned for this prompt.
         """
-        return list(parts)
 
     @staticmethod
     def placeholders(model: Model, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
@@ -119,6 +124,14 @@ class Family(ABC):
         features like all others."""
         token = getattr(model.config, "video_token_id", None)
         return None if token is None else where_token(model, token, input_ids, inputs_embeds)
+
+
+class WholeImages(Family):
+    """Families whose ``encoded`` returns whole images."""
+
+    @classmethod
+    def images(cls, gaps: Sequence[Sequence[int]], encoded: Sequence[EncodedImage]) -> Sequence[EncodedImage]:
+        return encoded
 
 
 def where_token(model: Model, token: int, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:

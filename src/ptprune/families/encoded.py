@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -35,20 +35,39 @@ class EvidenceRequest:
 
 
 @dataclass(frozen=True, eq=False)
+class EncodedTile:
+    """A tile or a thumbnail as it was encoded, before the prompt tells which tiles make an image.
+
+    Attributes:
+        side: LLM tokens a side; the tile is a square of placeholders in the prompt.
+        tokens: name in ``ImageEvidence`` -> [side**2, d], values of patches pooled to LLM tokens.
+        feature: [1, d], its feature vector: its [CLS], or the mean over its patches.
+        preview: FloatTensor [3, p, p], a tiny copy of its pixels.
+    """
+
+    side: int
+    tokens: dict[str, Tensor]
+    feature: Tensor | None
+    preview: Tensor
+
+    @property
+    def num_placeholders(self) -> int:
+        return self.side**2
+
+
+@dataclass(frozen=True, eq=False)
 class EncodedImage:
-    """An image as it was encoded, or, in families whose prompts alone tell which tiles make an image, one tile.
+    """A whole image as it was encoded.
 
     Attributes:
         regions: in the order of the encoder's rows.
         region_of: LongTensor (CPU) [placeholders], the region of each of its placeholders in the prompt, -1 for
             structural ones (newlines), which always stay.
-        places: tells where the regions lie in the picture.
-        tokens: name in ``ImageEvidence`` -> [placeholders, d], values of patches pooled to LLM tokens; structural ones
-            hold anything.
+        places: returns where the regions lie in the picture.
+        tokens: name in ``ImageEvidence`` -> [placeholders, d]; rows of structural placeholders have no meaning.
         features: [num_regions, d], a feature vector of each region: its [CLS], or the mean over its patches.
         whole: [d], the feature vector of the whole image, where no region is a thumbnail.
-        preview: FloatTensor [3, height, width], where somebody looks at it: a tiny copy of the pixels of a tile, of the
-            whole picture once tiles are joined.
+        preview: FloatTensor [3, height, width], a small copy of the picture, if a method wants "pixels".
     """
 
     regions: tuple[Region, ...]
@@ -62,6 +81,10 @@ class EncodedImage:
     @property
     def num_placeholders(self) -> int:
         return len(self.region_of)
+
+
+Encoded: TypeAlias = EncodedTile | EncodedImage
+"""What one run of placeholders stands for: a tile in families with tiles of one size, else an image."""
 
 
 def check_patches(attention: Mapping[str, Tensor], expected: int) -> None:
@@ -84,22 +107,21 @@ def whole_picture() -> list[Place]:
 
 
 def join_tiles(
-    tiles: Sequence[EncodedImage], thumbnail: Literal["first", "last"], places: Callable[[], Sequence[Place]]
+    tiles: Sequence[EncodedTile], thumbnail: Literal["first", "last"], places: Callable[[], Sequence[Place]]
 ) -> EncodedImage:
-    """The image that a thumbnail and tiles make; a single tile has no thumbnail.
+    """The image that tiles and their thumbnail make; a single tile has no thumbnail.
 
     Args:
-        places: those of all regions, the thumbnail included.
+        places: of all regions, including the thumbnail.
     """
-    if len(tiles) == 1:
-        return tiles[0]
     which = 0 if thumbnail == "first" else len(tiles) - 1
-    regions = tuple(
-        replace(region, is_thumbnail=index == which) for index, tile in enumerate(tiles) for region in tile.regions
-    )
-    region_of = torch.cat([tile.region_of + index for index, tile in enumerate(tiles)])
-    tokens = {name: torch.cat([tile.tokens[name] for tile in tiles]) for name in tiles[0].tokens}
-    features = [tile.features for tile in tiles if tile.features is not None]
+    single = len(tiles) == 1
+    features = [tile.feature for tile in tiles if tile.feature is not None]
     return EncodedImage(
-        regions, region_of, places, tokens, torch.cat(features) if features else None, preview=tiles[which].preview
+        regions=tuple(Region((tile.side, tile.side), not single and i == which) for i, tile in enumerate(tiles)),
+        region_of=torch.arange(len(tiles)).repeat_interleave(tiles[0].num_placeholders),
+        places=whole_picture if single else places,
+        tokens={name: torch.cat([tile.tokens[name] for tile in tiles]) for name in tiles[0].tokens},
+        features=torch.cat(features) if features else None,
+        preview=tiles[which].preview,
     )

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ptprune.families.base import INSTRUCTION, Model
-from ptprune.families.encoded import EncodedImage, join_tiles
+from ptprune.families.encoded import EncodedImage, EncodedTile, join_tiles
 from ptprune.families.tiled import STAGES_WITHOUT_CLS, TiledFamily
 from ptprune.layout import THUMBNAIL, Place, even_place
 
@@ -38,24 +38,24 @@ class Gemma3(TiledFamily):
         decoder = cls.decoder(model)
         return decoder.rotary_emb(hidden_states, position_ids, decoder.config.layer_types[layer])
 
-    @staticmethod
-    def images(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> list[EncodedImage]:
+    @classmethod
+    def images(cls, gaps: Sequence[Sequence[int]], encoded: Sequence[EncodedTile]) -> list[EncodedImage]:
         images, first = [], 0
-        while first < len(parts):
-            crops, shape = _crops(gaps[first:], parts[first:])
-            images.append(join_tiles(parts[first : first + 1 + crops], "first", partial(_places, *shape)))
+        while first < len(encoded):
+            crops, shape = _crops(gaps[first:], encoded[first:])
+            images.append(join_tiles(encoded[first : first + 1 + crops], "first", partial(_places, *shape)))
             first += 1 + crops
         return images
 
 
-def _crops(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> tuple[int, tuple[int, int]]:
+def _crops(gaps: Sequence[Sequence[int]], tiles: Sequence[EncodedTile]) -> tuple[int, tuple[int, int]]:
     """How many of the pictures behind the first one are its crops, and (rows, columns) of them."""
     most = 0
-    while most + 1 < len(parts) and (most < 1 or gaps[most + 1] == gaps[2]):
+    while most + 1 < len(tiles) and (most < 1 or gaps[most + 1] == gaps[2]):
         most += 1
     if most < 2:  # pan and scan makes two crops or more
         return 0, (1, 1)
-    original, *crops = [part.preview.float().cpu() for part in parts[: most + 1] if part.preview is not None]
+    original, *crops = [tile.preview.float().cpu() for tile in tiles[: most + 1]]
     candidates = [(n, shape) for n in range(2, most + 1) for shape in ((1, n), (n, 1))]
     likeness, (number, shape) = max((_likeness(original, crops[:n], shape), (n, shape)) for n, shape in candidates)
     return (number, shape) if likeness > LIKENESS else (0, (1, 1))

@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptprune.families.encoded import EncodedImage, join_tiles
+from ptprune.families.encoded import EncodedImage, EncodedTile, join_tiles
 from ptprune.layout import THUMBNAIL, Place, even_place
 
 
-def join_by_pixels(tiles: Sequence[EncodedImage]) -> EncodedImage:
+def join_by_pixels(tiles: Sequence[EncodedTile]) -> EncodedImage:
     """The image of row-major tiles and, last, their thumbnail; its grid is read from their previews."""
-    previews = [tile.preview for tile in tiles if tile.preview is not None]
-    return join_tiles(tiles, "last", partial(_places, previews))
+    return join_tiles(tiles, "last", partial(_places, [tile.preview for tile in tiles]))
 
 
 def _places(previews: list[Tensor]) -> list[Place]:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ptprune.families.base import Model
-from ptprune.families.encoded import EncodedImage, join_tiles
+from ptprune.families.encoded import EncodedImage, EncodedTile, join_tiles
 from ptprune.families.grouping import ended_by_mark
 from ptprune.families.tiled import FRAMES, STAGES_WITHOUT_CLS, TiledFamily
 from ptprune.layout import THUMBNAIL, Place, even_place
@@ -24,6 +24,7 @@ class Idefics3(TiledFamily):
     model_class = "Idefics3ForConditionalGeneration"
     example = "HuggingFaceM4/Idefics3-8B-Llama3"
     stages = STAGES_WITHOUT_CLS
+    grouped = staticmethod(ended_by_mark)
 
     @staticmethod
     def decoder(model: Model) -> Model:
@@ -41,11 +42,8 @@ class Idefics3(TiledFamily):
         return pixels[real]
 
     @staticmethod
-    def images(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> list[EncodedImage]:
-        return [
-            join_tiles(parts[image.start : image.stop], "last", partial(_places, gaps[image.start : image.stop]))
-            for image in ended_by_mark(gaps)
-        ]
+    def joined(gaps: Sequence[Sequence[int]], tiles: Sequence[EncodedTile]) -> EncodedImage:
+        return join_tiles(tiles, "last", partial(_places, gaps))
 
 
 class SmolVLM(Idefics3):

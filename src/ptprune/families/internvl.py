@@ -6,16 +6,14 @@ image has, so they are counted: a run of image tokens is one image, a thumbnail 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ptprune.errors import UnsupportedModel
 from ptprune.families.base import INSTRUCTION, Model
-from ptprune.families.encoded import EncodedImage
 from ptprune.families.feature_layer import feature_layer, layer_behind
-from ptprune.families.grid import join_by_pixels
 from ptprune.families.grouping import runs
 from ptprune.families.tiled import FRAMES, TiledFamily
 
@@ -31,6 +29,7 @@ class InternVL(TiledFamily):
         "instruction": INSTRUCTION,
         "videos": FRAMES,
     }
+    grouped = staticmethod(runs)
 
     @staticmethod
     def check(model: Model) -> None:
@@ -50,7 +49,3 @@ class InternVL(TiledFamily):
     def patch_features(model: Model, call: Mapping[str, Any], output: Any) -> Tensor:
         layer = feature_layer(model, call)
         return output.last_hidden_state if layer == -1 else output.hidden_states[layer]
-
-    @staticmethod
-    def images(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> list[EncodedImage]:
-        return [join_by_pixels(parts[run.start : run.stop]) for run in runs(gaps)]

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 
-from ptprune.families.base import Family, Model
+from ptprune.families.base import Model, WholeImages
 from ptprune.families.encoded import EncodedImage, EvidenceRequest, check_patches, whole_picture
 from ptprune.families.feature_layer import feature_layer, layer_behind
 from ptprune.layout import THUMBNAIL, Place, Region
 
 
-class MergedFamily(Family):
+class MergedFamily(WholeImages):
     """``encoded`` returns whole images: ``image_sizes`` tells which tiles belong together."""
 
     @staticmethod

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptprune.families.base import Family, Model
+from ptprune.families.base import Model, WholeImages
 from ptprune.families.encoded import EncodedImage, EvidenceRequest, check_patches
 from ptprune.layout import Place, Region
 
 
-class NativeFamily(Family):
+class NativeFamily(WholeImages):
     """``encoded`` returns whole images; ``image_grid_thw`` tells their sizes."""
 
     grid_positions = True

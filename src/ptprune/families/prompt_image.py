@@ -1,4 +1,4 @@
-"""An image found in a prompt: from where it is and what was encoded of it to what a method may look at."""
+"""An image of a prompt: its encoded features joined with its token positions."""
 
 from __future__ import annotations
 
@@ -14,36 +14,37 @@ from ptprune.scores.evidence import ImageEvidence
 
 @dataclass(frozen=True, eq=False)
 class PromptImage:
-    """An image of a prompt.
+    """One image of a prompt.
 
     Attributes:
         layout: of its prunable tokens that are left.
-        image: what was encoded.
-        rows: LongTensor [num_tokens], which of the image's placeholders those are.
+        encoded: what the vision side made of it.
+        placeholders: LongTensor [num_tokens], the index of each of those tokens among the image's placeholders;
+            structural ones (newlines) are skipped.
     """
 
     layout: ImageLayout
-    image: EncodedImage
-    rows: Tensor
+    encoded: EncodedImage
+    placeholders: Tensor
 
     @classmethod
-    def at(cls, sample: int, columns: Tensor, image: EncodedImage) -> PromptImage:
-        """An image of batch row ``sample`` whose placeholders stand in ``columns``, structural ones included.
+    def at(cls, sample: int, columns: Tensor, encoded: EncodedImage) -> PromptImage:
+        """An image of batch row ``sample`` whose placeholders stand in ``columns``, including structural ones.
 
         Raises:
             Refused: where its regions do not have as many tokens.
         """
-        region_of = image.region_of.to(columns.device)
-        rows = (region_of >= 0).nonzero()[:, 0]
-        layout = ImageLayout(sample, columns[rows], image.regions, region_of[rows], image.places)
+        region_of = encoded.region_of.to(columns.device)
+        prunable = (region_of >= 0).nonzero()[:, 0]
+        layout = ImageLayout(sample, columns[prunable], encoded.regions, region_of[prunable], encoded.places)
         if layout.num_tokens != layout.num_unpruned:
-            raise Refused(f"{layout.num_unpruned} visual tokens of an image's regions, {len(rows)} found")
-        return cls(layout, image, rows)
+            raise Refused(f"{layout.num_unpruned} visual tokens of an image's regions, {len(prunable)} found")
+        return cls(layout, encoded, prunable)
 
     def after(self, kept: Tensor, columns: Tensor) -> PromptImage:
-        """With the tokens ``kept`` alone, which stand in ``columns`` now."""
+        """The image with only the tokens ``kept``, which stand in ``columns`` now."""
         layout = replace(self.layout, tokens=columns, region_of=self.layout.region_of[kept])
-        return PromptImage(layout, self.image, self.rows[kept])
+        return PromptImage(layout, self.encoded, self.placeholders[kept])
 
     def evidence(self, stage: int = 0, **language: Tensor) -> ImageEvidence:
         """What was computed for the image, on the device of its layout.
@@ -51,19 +52,19 @@ class PromptImage:
         Args:
             language: what the language model's side adds, by name in ``ImageEvidence``.
         """
-        device, image = self.rows.device, self.image
-        features, whole = image.features, image.whole
+        device, encoded = self.placeholders.device, self.encoded
+        features, whole = encoded.features, encoded.whole
         if features is not None:
             features = features.to(device)
             whole = features[self.layout.thumbnail] if self.layout.thumbnail is not None else whole
-        tokens = {name: values.to(device)[self.rows] for name, values in image.tokens.items()}
-        tokens |= {name: tokens[name][:, 0] for name in tokens.keys() & {"cls_attention", "received_attention"}}
+        tokens = {name: values.to(device)[self.placeholders] for name, values in encoded.tokens.items()}
+        tokens |= {name: tokens[name][:, 0] for name in tokens.keys() & {"encoder_attention", "received_attention"}}
         return ImageEvidence(
             self.layout,
             stage,
             region_features=features,
             image_feature=None if whole is None else whole.to(device),
-            pixels=image.preview,
+            pixels=encoded.preview,
             **tokens,
             **language,
         )

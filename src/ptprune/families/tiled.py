@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ptprune.errors import BrokenPass
 from ptprune.families.base import INSTRUCTION, Family, Model
-from ptprune.families.encoded import EncodedImage, EvidenceRequest, whole_picture
-from ptprune.layout import Region
+from ptprune.families.encoded import EncodedImage, EncodedTile, EvidenceRequest
+from ptprune.families.grid import join_by_pixels
 
 STAGES_WITHOUT_CLS = {
     "tiles": "row-major, thumbnail last where there is more than one tile",
@@ -25,7 +23,7 @@ FRAMES = "pruned frame by frame: every frame is an image of one tile"
 
 
 class TiledFamily(Family):
-    """``encoded`` returns one entry a tile; ``images``, which each family writes, tells which of them make an image.
+    """``encoded`` returns tiles; ``grouped``, which each family writes, says which of them make an image.
 
     The defaults are those of a model that uses the last features of a SigLIP.
     """
@@ -44,10 +42,20 @@ class TiledFamily(Family):
         """[tiles, 3, height, width], the pixels of the tiles in the encoder's order."""
         return call["pixel_values"]
 
+    @classmethod
+    def images(cls, gaps: Sequence[Sequence[int]], encoded: Sequence[EncodedTile]) -> list[EncodedImage]:
+        groups = [slice(run.start, run.stop) for run in cls.grouped(gaps)]
+        return [cls.joined(gaps[group], encoded[group]) for group in groups]
+
     @staticmethod
-    @abstractmethod
-    def images(gaps: Sequence[Sequence[int]], parts: Sequence[EncodedImage]) -> list[EncodedImage]:
-        """The images that a prompt's tiles make; see ``Family.images``."""
+    def grouped(gaps: Sequence[Sequence[int]]) -> list[range]:
+        """Which tiles of a prompt make an image, see ``grouping``."""
+        raise NotImplementedError
+
+    @staticmethod
+    def joined(gaps: Sequence[Sequence[int]], tiles: Sequence[EncodedTile]) -> EncodedImage:
+        """The image that row-major tiles and, last, their thumbnail make."""
+        return join_by_pixels(tiles)
 
     @classmethod
     def encoded(
@@ -57,7 +65,7 @@ class TiledFamily(Family):
         output: Any,
         attention: Mapping[str, Tensor],
         wanted: EvidenceRequest,
-    ) -> list[EncodedImage]:
+    ) -> list[EncodedTile]:
         previews = wanted.preview(cls.pixels(call))
         count, placeholders = len(previews), output_length(output) // len(previews)
         side, has_cls = round(placeholders**0.5), cls.has_cls(model, call)
@@ -70,15 +78,12 @@ class TiledFamily(Family):
             if "token_features" in wanted.names:
                 values["token_features"] = patches[:, 1:] if has_cls else patches
         pooled = {name: pool_to(side, patches) for name, patches in values.items()}
-        regions, region_of = (Region((side, side)),), torch.zeros(placeholders, dtype=torch.long)
         return [
-            EncodedImage(
-                regions,
-                region_of,
-                whole_picture,
-                tokens={name: tokens[tile] for name, tokens in pooled.items()},
-                features=None if features is None else features[tile],
-                preview=previews[tile],
+            EncodedTile(
+                side,
+                {name: tokens[tile] for name, tokens in pooled.items()},
+                None if features is None else features[tile],
+                previews[tile],
             )
             for tile in range(count)
         ]

@@ -25,10 +25,10 @@ class FasterVLM(TokenPruner):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"cls_attention"})
+        return frozenset({"encoder_attention"})
 
     def select(self, image: ImageEvidence) -> Selection:
-        attention = image.finite("cls_attention")
+        attention = image.finite("encoder_attention")
         budgets = image.layout.even_budgets(self.num_kept(len(attention)))
         kept = keep_top(attention, image.layout.region_of.to(attention.device), budgets)
         return Selection(kept, scores={"token": attention})

@@ -42,10 +42,10 @@ class GlobalCom2(TokenPruner):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"cls_attention"})
+        return frozenset({"encoder_attention"})
 
     def select(self, image: ImageEvidence) -> Selection:
-        layout, attention = image.layout, image.finite("cls_attention")
+        layout, attention = image.layout, image.finite("encoder_attention")
         shares = attention_shares(image, attention)
         sizes = layout.sizes()
         tiles = torch.tensor([not region.is_thumbnail for region in layout.regions])

@@ -36,10 +36,10 @@ class HiRED(TokenPruner):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"cls_attention"})
+        return frozenset({"encoder_attention"})
 
     def select(self, image: ImageEvidence) -> Selection:
-        layout, attention = image.layout, image.finite("cls_attention")
+        layout, attention = image.layout, image.finite("encoder_attention")
         shares: list[float] = attention_shares(image, attention).tolist()
         kept = keep_top(attention, layout.region_of.to(image.device), self.budgets(image, shares))
         saliency = [

@@ -39,10 +39,10 @@ class VisionZip(TokenPruner):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"cls_attention", "token_features", "embeddings"})
+        return frozenset({"encoder_attention", "token_features", "embeddings"})
 
     def select(self, image: ImageEvidence) -> Selection:
-        attention, features = image.finite("cls_attention"), F.normalize(image.finite("token_features"), dim=-1)
+        attention, features = image.finite("encoder_attention"), F.normalize(image.finite("token_features"), dim=-1)
         states, kept, merges = image.require("embeddings").clone(), [], False
         budgets = image.layout.even_budgets(self.num_kept(image.layout.num_tokens))
         for tokens, budget in zip(image.layout.members(), budgets, strict=True):

@@ -38,10 +38,10 @@ class VisPruner(TokenPruner):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"cls_attention", "token_features"})
+        return frozenset({"encoder_attention", "token_features"})
 
     def select(self, image: ImageEvidence) -> Selection:
-        attention, features = image.finite("cls_attention"), F.normalize(image.finite("token_features"), dim=-1)
+        attention, features = image.finite("encoder_attention"), F.normalize(image.finite("token_features"), dim=-1)
         budgets = image.layout.even_budgets(self.num_kept(image.layout.num_tokens))
         kept = []
         for tokens, budget in zip(image.layout.members(), budgets, strict=True):

@@ -27,26 +27,27 @@ class QueriesAndKeys:
     lengths: list[int] | None
 
 
-def patch_scores(shown: QueriesAndKeys, has_cls: bool, wanted: Container[str]) -> dict[str, Tensor]:
-    """Name in ``ImageEvidence`` -> FloatTensor [patches of all tiles]: attention from [CLS], attention received.
+def patch_scores(qk: QueriesAndKeys, has_cls: bool, wanted: Container[str]) -> dict[str, Tensor]:
+    """What attention says about the patches: name in ``ImageEvidence`` -> FloatTensor [patches of all tiles].
 
-    Where there is no [CLS], the attention received stands for both.
+    Without a [CLS], the attention received stands for both scores.
     """
-    attention = {}
-    if "cls_attention" in wanted and has_cls:
-        attention["cls_attention"] = cls_row(shown.query, shown.key, shown.scaling).flatten()
-    if "received_attention" in wanted or ("cls_attention" in wanted and not has_cls):
-        received = _received(shown)[:, int(has_cls) :].flatten()
-        attention |= {name: received for name in ("received_attention", "cls_attention") if name in wanted} | attention
-    return attention
+    scores = {}
+    if "encoder_attention" in wanted and has_cls:
+        scores["encoder_attention"] = cls_row(qk.query, qk.key, qk.scaling).flatten()
+    others = {"received_attention"} | (set() if has_cls else {"encoder_attention"})
+    if missing := [name for name in others if name in wanted]:
+        received = _received(qk)[:, int(has_cls) :].flatten()
+        scores |= dict.fromkeys(missing, received)
+    return scores
 
 
-def _received(shown: QueriesAndKeys) -> Tensor:
-    if shown.lengths is None:
-        return received_attention(shown.query, shown.key, shown.scaling, _valid(shown.mask))
+def _received(qk: QueriesAndKeys) -> Tensor:
+    if qk.lengths is None:
+        return received_attention(qk.query, qk.key, qk.scaling, _valid(qk.mask))
     # flash attention gets pictures of different sizes as one sequence
-    parts = zip(shown.query.split(shown.lengths, dim=2), shown.key.split(shown.lengths, dim=2), strict=True)
-    return torch.cat([received_attention(q, k, shown.scaling) for q, k in parts], dim=1)
+    parts = zip(qk.query.split(qk.lengths, dim=2), qk.key.split(qk.lengths, dim=2), strict=True)
+    return torch.cat([received_attention(q, k, qk.scaling) for q, k in parts], dim=1)
 
 
 def _valid(mask: Tensor | None) -> Tensor | None:

@@ -30,8 +30,8 @@ class ImageEvidence:
             patches where the encoder has none.
         image_feature: FloatTensor [d], the same of the whole image, with ``region_features``: the thumbnail's, or the
             mean over all patches where an image has no thumbnail.
-        cls_attention: FloatTensor [num_tokens], [CLS] attention of the feature layer, pooled to LLM tokens; where the
-            encoder has no [CLS], the attention that all patches pay on average.
+        encoder_attention: FloatTensor [num_tokens], the attention that [CLS] pays at the feature layer, pooled to LLM
+            tokens; the same as ``received_attention`` where the encoder has no [CLS].
         received_attention: FloatTensor [num_tokens], the attention that all patches of a tile pay on average.
         token_features: [num_tokens, d], the vision encoder's features, before the projector, pooled to LLM tokens.
         pixels: FloatTensor [3, height, width], a small copy of the whole picture, as the processor normalised it.
@@ -48,7 +48,7 @@ class ImageEvidence:
     stage: int = 0
     region_features: Tensor | None = None
     image_feature: Tensor | None = None
-    cls_attention: Tensor | None = None
+    encoder_attention: Tensor | None = None
     received_attention: Tensor | None = None
     token_features: Tensor | None = None
     pixels: Tensor | None = None
@@ -93,7 +93,7 @@ NAMES = tuple(each.name for each in fields(ImageEvidence) if each.default is Non
 def wrong_needs(needs: Any) -> str | None:
     """What is wrong with a collection of needs, in words; None where nothing is."""
     if isinstance(needs, str) or not isinstance(needs, Collection):
-        return f"write a collection of names such as ('cls_attention',), got {needs!r}"
+        return f"write a collection of names such as ('encoder_attention',), got {needs!r}"
     if not (unknown := [need for need in needs if need not in NAMES]):
         return None
     close = sorted({match for need in unknown for match in get_close_matches(str(need), NAMES)})

@@ -25,7 +25,7 @@ def cls_similarity(image: ImageEvidence) -> Tensor:
     return torch.cosine_similarity(features, whole[None], dim=-1)
 
 
-@REGION_SCORES.register("attention-mass", needs=("cls_attention",))
+@REGION_SCORES.register("attention-mass", needs=("encoder_attention",))
 def attention_mass(image: ImageEvidence) -> Tensor:
     """The thumbnail's [CLS] attention that falls on a tile's area: tiles that the encoder itself looks at.
 
@@ -33,7 +33,7 @@ def attention_mass(image: ImageEvidence) -> Tensor:
     size anyway [ours]. Where an image has no thumbnail, the mean over the region's own tokens. Choose it where [CLS]
     features are alike in all tiles.
     """
-    attention, thumbnail = image.require("cls_attention").float(), image.layout.thumbnail
+    attention, thumbnail = image.require("encoder_attention").float(), image.layout.thumbnail
     region_of = image.layout.region_of.to(attention.device)
     if thumbnail is None:
         return torch.stack([attention[region_of == region].mean() for region in range(len(image.layout.regions))])

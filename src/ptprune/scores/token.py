@@ -12,13 +12,13 @@ from ptprune.scores.registry import ScoreRegistry
 TOKEN_SCORES = ScoreRegistry("token")
 
 
-@TOKEN_SCORES.register("cls-attention", needs=("cls_attention",))
+@TOKEN_SCORES.register("cls-attention", needs=("encoder_attention",))
 def cls_attention(image: ImageEvidence) -> Tensor:
     """[CLS] attention at the ViT layer whose features the model uses, pooled to LLM tokens (the paper's).
 
     Attention received, averaged over all patches of the tile, stands in where the encoder has no [CLS] [ours].
     """
-    return image.require("cls_attention")
+    return image.require("encoder_attention")
 
 
 @TOKEN_SCORES.register("received-attention", needs=("received_attention",))

@@ -113,22 +113,21 @@ class PrunedModel:
         if number >= len(features):
             return features
         output = SimpleNamespace(last_hidden_state=seen["hidden_states"], pooler_output=features)
-        parts = ServedInternVL.encoded(self, {"pixel_values": pixels}, output, seen["attention"], self.wanted)
-        image = join_by_pixels(parts)
+        tiles = ServedInternVL.encoded(self, {"pixel_values": pixels}, output, seen["attention"], self.wanted)
         columns = torch.arange(num_before, num_before + len(features), device=features.device)
-        found = PromptImage.at(0, columns, image)
-        language = {} if text is None else self._language(found.layout, features, text.to(columns), num_instruction)
-        return features[self._select(number, found, language)]
+        image = PromptImage.at(0, columns, join_by_pixels(tiles))
+        language = {} if text is None else self._language(image.layout, features, text.to(columns), num_instruction)
+        return features[self._select(number, image, language)]
 
-    def _select(self, number: int, found: PromptImage, language: Mapping[str, Tensor]) -> Tensor:
+    def _select(self, number: int, image: PromptImage, language: Mapping[str, Tensor]) -> Tensor:
         """LongTensor [number], sorted: the tokens that stay, the same on every rank."""
         pruner = replace(self.pruner, keep_tokens=number)
         try:
-            kept = pruner.checked_select(found.evidence(0, **language)).kept
+            kept = pruner.checked_select(image.evidence(0, **language)).kept
         except ValueError as error:
             # The stock model would answer nonsense to this one request; an exception here would end them all.
             logger.error("ptprune: %s. An evenly spaced choice of the image's tokens stays.", error)
-            kept = torch.arange(number, device=found.rows.device) * found.layout.num_tokens // number
+            kept = torch.arange(number, device=image.placeholders.device) * image.layout.num_tokens // number
         # Ranks may differ in the last bit of a score, and must not differ in what they keep.
         return get_tp_group().broadcast(kept)
 
@@ -142,15 +141,15 @@ class PrunedModel:
 
         def receive_attention(module: Any, args: tuple[Tensor, ...]) -> None:
             query, key = (x.unflatten(-1, (-1, module.head_size)).transpose(1, 2) for x in args[:2])
-            shown = QueriesAndKeys(query, key, module.scale, None, None)
-            for name, values in patch_scores(shown, True, self.needs).items():
+            qk = QueriesAndKeys(query, key, module.scale, None, None)
+            for name, values in patch_scores(qk, True, self.needs).items():
                 seen["attention"][name] = _mean_over(ranks, values)
 
         def receive_states(module: Any, args: Any, output: Tensor) -> None:
             seen["hidden_states"] = output
 
         hooks = [self._tower().register_forward_hook(receive_states)]
-        if self.needs & {"cls_attention", "received_attention"}:
+        if self.needs & {"encoder_attention", "received_attention"}:
             hooks.append(attention.register_forward_pre_hook(receive_attention))
         try:
             yield seen
