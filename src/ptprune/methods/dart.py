@@ -30,11 +30,8 @@ class DART(TokenPruner):
         pivots: number of pivot tokens, at most the number kept.
     """
 
+    needs = frozenset({"hidden_states"})
     pivots: int = setting(8, whole(1))
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"hidden_states"})
 
     def select(self, image: ImageEvidence) -> Selection:
         states = image.finite("hidden_states")

@@ -28,11 +28,8 @@ class DivPrune(TokenPruner):
     again; equal distances rank by index; structural tokens such as newlines always stay and do not take part.
     """
 
+    needs = frozenset({"embeddings"})
     layer: int = 0
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"embeddings"})
 
     def select(self, image: ImageEvidence) -> Selection:
         vectors = F.normalize(image.finite("embeddings"), dim=-1)

@@ -21,11 +21,8 @@ class FasterVLM(TokenPruner):
     that all patches pay on average.
     """
 
+    needs = frozenset({"encoder_attention"})
     layer: int = 0
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"encoder_attention"})
 
     def select(self, image: ImageEvidence) -> Selection:
         attention = image.finite("encoder_attention")

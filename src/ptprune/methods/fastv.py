@@ -22,9 +22,7 @@ class FastV(TokenPruner):
     by the first layer's attention, where theirs draws at random.
     """
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"last_attention"})
+    needs = frozenset({"last_attention"})
 
     def select(self, image: ImageEvidence) -> Selection:
         attention = image.finite("last_attention")

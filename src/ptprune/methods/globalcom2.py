@@ -37,12 +37,9 @@ class GlobalCom2(TokenPruner):
         temperature: of the softmax over the tiles' attention; smaller favours the strongest tiles more.
     """
 
+    needs = frozenset({"encoder_attention"})
     layer: int = 0
     temperature: float = setting(10.0, POSITIVE)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"encoder_attention"})
 
     def select(self, image: ImageEvidence) -> Selection:
         layout, attention = image.layout, image.finite("encoder_attention")

@@ -31,12 +31,9 @@ class HiRED(TokenPruner):
         alpha: the thumbnail's share of the kept tokens.
     """
 
+    needs = frozenset({"encoder_attention"})
     layer: int = 0
     alpha: float = setting(0.5, SHARE)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"encoder_attention"})
 
     def select(self, image: ImageEvidence) -> Selection:
         layout, attention = image.layout, image.finite("encoder_attention")

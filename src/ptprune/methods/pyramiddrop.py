@@ -28,6 +28,7 @@ class PyramidDrop(TokenPruner):
         stages: how many, the first one unpruned; the later ones share the layers from ``layer`` on.
     """
 
+    needs = frozenset({"last_attention"})
     layer: int = setting(2, whole(1, because="tokens rank by the attention before"))
     stages: int = setting(4, whole(2))
 
@@ -36,10 +37,6 @@ class PyramidDrop(TokenPruner):
         if 0 < left < cuts:
             raise SettingError(f"stages must be at most {left + 1} where {left} layers follow, got {self.stages}")
         return tuple(self.layer + left * cut // cuts for cut in range(cuts))
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"last_attention"})
 
     def select(self, image: ImageEvidence) -> Selection:
         attention = image.finite("last_attention")

@@ -25,9 +25,7 @@ class SparseVLM(TokenPruner):
     equal scores rank by index.
     """
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"embeddings", "instruction_embeddings", "instruction_map"})
+    needs = frozenset({"embeddings", "instruction_embeddings", "instruction_map"})
 
     def select(self, image: ImageEvidence) -> Selection:
         visual, text = image.finite("embeddings"), image.finite("instruction_embeddings")

@@ -34,12 +34,9 @@ class VisionZip(TokenPruner):
         contextual_ratio: share of the kept tokens that are averages.
     """
 
+    needs = frozenset({"encoder_attention", "token_features", "embeddings"})
     layer: int = setting(0, BEFORE_ALL)
     contextual_ratio: float = setting(10 / 64, SHARE)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"encoder_attention", "token_features", "embeddings"})
 
     def select(self, image: ImageEvidence) -> Selection:
         attention, features = image.finite("encoder_attention"), F.normalize(image.finite("token_features"), dim=-1)

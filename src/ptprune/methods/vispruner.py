@@ -33,12 +33,9 @@ class VisPruner(TokenPruner):
         important_ratio: share of the kept tokens that attention chooses.
     """
 
+    needs = frozenset({"encoder_attention", "token_features"})
     layer: int = 0
     important_ratio: float = setting(0.5, SHARE)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"encoder_attention", "token_features"})
 
     def select(self, image: ImageEvidence) -> Selection:
         attention, features = image.finite("encoder_attention"), F.normalize(image.finite("token_features"), dim=-1)
