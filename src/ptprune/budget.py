@@ -10,12 +10,11 @@ from ptprune.errors import Refused
 
 
 def allocate(weights: Sequence[float], capacities: Sequence[int], total: int) -> list[int]:
-    """Share ``total`` tokens among regions in proportion to weight times capacity, exactly.
+    """Split ``total`` tokens across regions in proportion to weight * capacity.
 
-    A region never gets more than its capacity; what a full region cannot take goes to the others in proportion
-    (water-filling), then whole numbers are made by largest remainder, ties by index. Where all weights that are left
-    are zero, their capacities alone decide. Fractions keep the arithmetic exact, so no rounding can lose a token and
-    every machine gives the same budgets.
+    Regions are capped at their capacity and the excess is redistributed (water-filling). Fractions are rounded by
+    largest remainder; ties go to the lower index. If all remaining weights are zero, the split is by capacity. The
+    arithmetic is exact, so that no token is lost and every machine gives the same budgets.
 
     Args:
         weights: one non-negative finite number a region.
@@ -23,8 +22,8 @@ def allocate(weights: Sequence[float], capacities: Sequence[int], total: int) ->
         total: tokens to share, between 0 and ``sum(capacities)``.
 
     Returns:
-        One budget a region: sums to ``total``, each within its capacity, and, among regions of equal capacity,
-        never smaller for a larger weight.
+        One budget a region. They sum to ``total``, respect the capacities, and do not decrease with the weight among
+        regions of equal capacity.
 
     Raises:
         Refused: on lengths that differ, a bad weight or a total that cannot be shared.
@@ -47,7 +46,7 @@ def allocate(weights: Sequence[float], capacities: Sequence[int], total: int) ->
 
 
 def _water_fill(weights: list[Fraction], capacities: list[int], total: int) -> list[Fraction]:
-    """Fractional shares: proportional to weight times capacity, capped, the excess handed on."""
+    """Fractional shares: proportional to weight * capacity, capped, with the excess redistributed."""
     shares = [Fraction(0)] * len(weights)
     left = Fraction(total)
     active = [i for i, capacity in enumerate(capacities) if capacity]

@@ -1,50 +1,49 @@
-"""Errors that this package raises on purpose. All share ``PtpruneError``; each is also the built-in type that fits.
+"""The errors that this package raises on purpose. All derive from ``PtpruneError`` and from the built-in that fits.
 
-The command line turns any of them into one line and exit status 2. Every other exception is a bug, of ours or of a
-library, and keeps its traceback.
+The command line reports them in one line and exits with status 2. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
 
 class PtpruneError(Exception):
-    """Base of all errors of this package."""
+    """Base class of this package's errors."""
 
 
 class SettingError(PtpruneError, ValueError):
-    """A setting has a value that it cannot have. The message begins with its name and says what is allowed."""
+    """A setting has an invalid value. The message begins with the setting's name and says what is allowed."""
 
 
 class UnknownSetting(SettingError, AttributeError):
-    """No setting has that name. The message suggests settings with similar names."""
+    """There is no setting of that name. The message suggests similar names."""
 
 
 class UnsupportedModel(PtpruneError, TypeError):
-    """No supported model family, or a variant of one that cannot be pruned right."""
+    """The model belongs to no supported family, or is a variant that cannot be pruned correctly."""
 
 
 class Refused(PtpruneError, ValueError):
-    """An input, an option or a call that cannot be pruned right. Raised before anything is computed where possible."""
+    """An input, an option or a call cannot be pruned correctly. Raised before anything is computed if possible."""
 
 
 class MethodError(PtpruneError, ValueError):
-    """A method or a score is not written, or did not answer, as it has to. The message names it and what was wanted."""
+    """A method or a score breaks its interface. The message names it and what was expected."""
 
 
 class AttachError(PtpruneError, RuntimeError):
-    """The model cannot be attached to, changed or called now: it is compiled, in use, or has a pruner already."""
+    """The model is compiled, in use, or already has a pruner, so it cannot be attached to, changed or called now."""
 
 
 class UnknownTransformers(PtpruneError, RuntimeError):
-    """The installed transformers lacks, or names otherwise, something that pruning relies on."""
+    """The installed transformers lacks something that pruning relies on, or has it under another name."""
 
 
 class BrokenPass(PtpruneError, RuntimeError):
-    """A pruned forward pass did not go as the hooks rely on. No token of it was returned and the model is clean."""
+    """A pruned forward pass did not run as expected. It returned no token, and the model is clean."""
 
 
 class UserError(PtpruneError):
-    """Wrong usage or unreadable input at the command line. Says what is wrong, where, and what would be right."""
+    """Wrong usage or unreadable input. The message says what is wrong, where, and what would be right."""
 
 
 def first_line(error: BaseException) -> str:

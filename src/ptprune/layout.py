@@ -1,4 +1,4 @@
-"""Where an image's visual tokens are: regions (tiles, thumbnail, windows) inside a prompt. Knows no model, no score."""
+"""Where an image's visual tokens stand in a prompt, region by region. Knows no model and no score."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Region:
     """A tile, a thumbnail or a window of an image.
 
     Attributes:
-        grid: (rows, columns) of the region's visual tokens, which stand in the prompt row by row.
+        grid: (rows, columns) of its visual tokens, which stand in the prompt row by row.
         is_thumbnail: whether the region is the downsampled whole image.
     """
 
@@ -57,11 +57,11 @@ class ImageLayout:
 
     Attributes:
         sample: batch row.
-        tokens: LongTensor [num_tokens], prompt positions of the image's prunable visual tokens, increasing; of those
-            that are left, where a method drops in stages.
-        regions: in the order of the encoder's rows; as they were before any token was dropped.
-        region_of: LongTensor [num_tokens], the index of the region that each token belongs to.
-        places: tells where the regions lie in the picture; asked for when a report is read.
+        tokens: LongTensor [num_tokens], prompt positions of the image's prunable visual tokens, increasing. If a method
+            drops tokens in stages, those that are left.
+        regions: in the order of the encoder's rows, as they were before any token was dropped.
+        region_of: LongTensor [num_tokens], the index of each token's region.
+        places: returns where the regions lie in the picture; called when a report is read.
     """
 
     sample: int
@@ -85,7 +85,7 @@ class ImageLayout:
         return sum(region.num_tokens for region in self.regions)
 
     def members(self) -> list[Tensor]:
-        """For each region a LongTensor of its tokens among the image's, row by row."""
+        """For each region a LongTensor: the indices of its tokens among the image's, row by row."""
         region_of = self.region_of.to(self.tokens.device)
         return [(region_of == number).nonzero()[:, 0] for number in range(len(self.regions))]
 

@@ -1,4 +1,4 @@
-"""What users touch: a pruner is a plain dataclass of numbers and names, used on a model through ``with``."""
+"""The class that users see: a pruner is a plain dataclass of settings, used on a model in a ``with`` block."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _collecting: ContextVar[tuple[tuple[TokenPruner, ReportLog], ...]] = ContextVar(
 
 @dataclass(kw_only=True)
 class TokenPruner(Settings):
-    """Base of every method that drops visual tokens. A method overrides ``select``.
+    """Base class of all pruning methods. A method overrides ``select``.
 
     Attributes:
-        keep_ratio: share of an image's prunable visual tokens that stay, over 0 and up to 1.
-        keep_tokens: a fixed number of tokens an image instead of a ratio.
-        layer: tokens are dropped before this language model layer; 0 drops before the language model.
-        positions: "original" keeps each token's position id, "compact" numbers the kept tokens anew.
-        window: visual tokens a side of the windows that stand for tiles where a model has none (Qwen-VL, GLM-4V); the
-            whole image is cut into the fewest windows of at most this size. None: the whole image is one region.
+        keep_ratio: share of an image's prunable visual tokens to keep, over 0 and at most 1.
+        keep_tokens: number of tokens to keep in each image, instead of a ratio.
+        layer: the language model layer before which tokens are dropped; 0 drops them before the language model.
+        positions: "original" keeps each token's position id, "compact" renumbers the kept tokens.
+        window: side of a window in visual tokens. Windows replace tiles in models without tiles (Qwen-VL, GLM-4V): the
+            image is cut into the fewest windows of at most this size. None makes the whole image one region.
     """
 
     keep_ratio: float = setting(0.5, RATIO)
@@ -51,24 +51,29 @@ class TokenPruner(Settings):
         self._last = ReportLog()
 
     def cut_layers(self, num_layers: int) -> tuple[int, ...]:
-        """The layers of a language model of ``num_layers`` before which tokens are dropped, increasing; ``select`` is
-        asked at each. One layer, but for methods that drop in stages."""
+        """The layers before which tokens are dropped, increasing; ``select`` is called at each of them.
+
+        There is one such layer, except for methods that drop tokens in stages.
+
+        Args:
+            num_layers: of the language model.
+        """
         return (self.layer,)
 
     @property
     def needs(self) -> frozenset[str]:
-        """Fields of ``ImageEvidence`` that ``select`` reads; nothing else is computed."""
+        """The fields of ``ImageEvidence`` that ``select`` reads. Nothing else is computed."""
         return frozenset()
 
     def select(self, image: ImageEvidence) -> Selection:
-        """Choose the tokens of one image that stay: scores in, indices out."""
+        """Choose the tokens of one image to keep: evidence in, indices and scores out."""
         raise NotImplementedError(f"{type(self).__name__} does not say which tokens to keep")
 
     def check_needs(self) -> None:
-        """Refuse ``needs`` that name anything but evidence.
+        """Check that ``needs`` names fields of ``ImageEvidence``.
 
         Raises:
-            MethodError: naming the class, the unknown names, those spelt alike, and all that there are.
+            MethodError: naming the class, the unknown names, similar names, and all names.
         """
         needs: object = self.needs
         if not isinstance(needs, Set):
@@ -77,17 +82,19 @@ class TokenPruner(Settings):
             raise MethodError(f"{type(self).__name__}.needs names unknown evidence: {wrong}")
 
     def num_kept(self, num_tokens: int) -> int:
-        """How many of an image's ``num_tokens`` stay: ``max(1, round(keep_ratio * num_tokens))``, Python's round."""
+        """How many of an image's tokens to keep: ``max(1, round(keep_ratio * num_tokens))``, with Python's round."""
         wanted = round(self.keep_ratio * num_tokens) if self.keep_tokens is None else self.keep_tokens
         return min(max(1, wanted), num_tokens)
 
     @contextmanager
     def __call__(self, model: nn.Module, clock: Clock | None = None) -> Iterator[TokenPruner]:
-        """Prune ``model`` inside a ``with`` block. Blocks of the same pruner may overlap, also in several threads: the
-        model is pruned until the last of them is left. That one waits for calls which other threads have begun.
+        """Prune ``model`` inside a ``with`` block.
+
+        Blocks of the same pruner may overlap, also across threads. The model is pruned until the last block ends, which
+        waits for calls that other threads have begun.
 
         Args:
-            clock: adds up the seconds of "vision" and "select" (all of this package's own work).
+            clock: adds up the seconds of "vision" and of "select" (all work that this package adds).
 
         Raises:
             UnsupportedModel, AttachError, Refused, UnknownTransformers: see ``attach``.
@@ -99,18 +106,18 @@ class TokenPruner(Settings):
             attachment.leave()
 
     def attach(self, model: nn.Module) -> None:
-        """Prune ``model`` until ``detach``, for pipelines and servers.
+        """Prune ``model`` until ``detach`` is called, for pipelines and servers.
 
         Raises:
             UnsupportedModel: on a model of no supported family.
-            AttachError: where a pruner is attached already, or the model is compiled.
-            Refused: where this pruner's settings do not fit the model.
-            UnknownTransformers: where the installed transformers is not as this version of the package knows it.
+            AttachError: if a pruner is attached already, or the model is compiled.
+            Refused: if this pruner's settings do not fit the model.
+            UnknownTransformers: if the installed transformers is not as this version of the package expects it.
         """
         self._attachments.append(Attachment(self, model))
 
     def detach(self) -> None:
-        """Leave every model that ``attach`` was given as it was. Without one, nothing happens.
+        """Restore every model that ``attach`` was called with. Does nothing if there is none.
 
         Raises:
             AttachError: inside a call of such a model.
@@ -120,24 +127,24 @@ class TokenPruner(Settings):
             self._attachments.pop()
 
     def checked_select(self, image: ImageEvidence) -> Selection:
-        """``select``, without gradients, its answer checked.
+        """Call ``select`` without gradients and check its answer.
 
         Raises:
-            MethodError: where the answer is not a choice of this image's tokens; names the method and what is wrong.
+            MethodError: if the answer is not a choice of this image's tokens; names the method and what is wrong.
         """
         with torch.no_grad():
             return check_selection(type(self).__name__, self.select(image), image)
 
     def hold(self, models: int) -> None:
-        """So many models more, or fewer, work with these settings now, which cannot be changed meanwhile."""
+        """Count models that use these settings. Settings cannot change while there are any."""
         self._in_use += models
 
     def forget(self) -> None:
-        """A call with pictures begins: the last report is not about it."""
+        """Forget the last report, because a new call with pictures begins."""
         self._last = ReportLog()
 
     def record(self, write: Callable[[], PruningReport]) -> None:
-        """Remember a prefill; its report is written when somebody reads it, not while the model waits."""
+        """Remember a prefill. Its report is written when it is first read, not while the model waits."""
         log = ReportLog()
         log.add(write)
         self._last = log
@@ -147,15 +154,20 @@ class TokenPruner(Settings):
 
     @property
     def report(self) -> PruningReport | None:
-        """The last pruned prefill, or None before there was one, or where the last call failed before it. In a program
-        with several threads that is anybody's last: use ``reports``."""
+        """The report of the last pruned prefill; None if there was none, or if the last call failed before it.
+
+        With several threads this may be another thread's prefill: use ``reports`` there.
+        """
         log = self._last
         return log[-1] if log else None
 
     @contextmanager
     def reports(self) -> Iterator[ReportLog]:
-        """The reports of the prefills inside a ``with`` block, in order: those that this thread or asyncio task begins,
-        and those of functions that it awaits through ``asyncio.to_thread``; nobody else's."""
+        """Collect the reports of the prefills inside a ``with`` block, in order.
+
+        These are the prefills that this thread or asyncio task begins, also through ``asyncio.to_thread``, and no
+        others.
+        """
         collected = ReportLog()
         token = _collecting.set((*_collecting.get(), (self, collected)))
         try:

@@ -1,4 +1,4 @@
-"""What a pruned prefill did, in numbers that a user can print, draw or store as JSON."""
+"""Reports what a pruned prefill kept, in numbers that can be printed, drawn or stored as JSON."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class RegionReport:
     """One tile, thumbnail or window.
 
     Attributes:
-        row, column: place in the grid of tiles or windows; both -1 for the thumbnail.
-        is_thumbnail: whether this is the downsampled whole image.
-        start, stop: the range that its tokens span among the image's prunable visual tokens. Where a family lays the
-            tokens of neighbouring tiles out in common rows, ranges overlap and ``indices`` tells which tokens are its.
-        indices: its tokens among the image's prunable visual tokens, increasing: its ``grid`` row by row.
+        row, column: its place in the grid of tiles or windows; both are -1 for the thumbnail.
+        is_thumbnail: whether it is the downsampled whole image.
+        start, stop: the range that its tokens span among the image's prunable visual tokens. In families that
+            interleave neighbouring tiles row by row (LLaVA), ranges overlap; ``indices`` says which tokens it has.
+        indices: its tokens among the image's prunable visual tokens, increasing, row by row of its ``grid``.
         grid: (rows, columns) of its tokens.
-        box: (left, top, right, bottom) of what it shows, in fractions of the picture's width and height.
-        budget: how many of its tokens stayed.
-        saliency: the region level's score; None where the method or the image (a single tile) has no region stage.
+        box: (left, top, right, bottom) of the part of the picture that it shows, as fractions of width and height.
+        budget: how many of its tokens were kept.
+        saliency: the region level's score; None if the method or the image (a single tile) has no region stage.
     """
 
     row: int
@@ -48,9 +48,9 @@ class ImageReport:
     Attributes:
         sample: batch row.
         num_tokens: prunable visual tokens before pruning.
-        kept: LongTensor (CPU), sorted, indices 0..num_tokens-1 of the tokens that stayed, in prompt order.
+        kept: LongTensor (CPU), sorted, the indices 0..num_tokens-1 of the kept tokens in prompt order.
         regions: tiles and thumbnail in prompt order.
-        scores: "token", "instruction", "fused" -> FloatTensor [num_tokens] (CPU), those that the method computed.
+        scores: "token", "instruction", "fused" -> FloatTensor [num_tokens] (CPU), as far as the method computed them.
     """
 
     sample: int
@@ -68,13 +68,13 @@ class ImageReport:
 
 @dataclass(frozen=True, eq=False)
 class PruningReport:
-    """The last pruned prefill of a pruner.
+    """One pruned prefill.
 
     Attributes:
         images: in prompt order over the whole batch.
-        kept_mask: BoolTensor [batch, prompt length] (CPU): True for every prompt position (text included, padding
-            False) that the layers >= ``layer`` saw.
-        sequence_length: (before, after) per batch row, padding not counted.
+        kept_mask: BoolTensor [batch, prompt length] (CPU), True for every prompt position that the layers >= ``layer``
+            saw. Text counts, padding does not.
+        sequence_length: (before, after) for each batch row, without padding.
     """
 
     images: list[ImageReport]
@@ -114,7 +114,7 @@ class PruningReport:
 
 
 class ReportLog(Sequence[PruningReport]):
-    """The reports of several prefills in order. Each is written when it is first read, not while the model waits."""
+    """The reports of several prefills in order. Each is written when first read, not while the model waits."""
 
     def __init__(self) -> None:
         self._writers: list[Callable[[], PruningReport]] = []

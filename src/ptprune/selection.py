@@ -1,4 +1,4 @@
-"""Fuse the levels' scores, rank, keep. Pure functions on the tokens of one image."""
+"""Fuses the levels' scores, ranks tokens and keeps the best. Pure functions on the tokens of one image."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ptprune.errors import Refused
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What a method decided for one image.
+    """A method's decision for one image.
 
     Attributes:
         kept: LongTensor, sorted and unique, indices into the image's prunable visual tokens.
-        saliency: one number a region (None: no region stage, or not defined for that region), for the report.
-        states: [kept, D], hidden states that take the places of the kept tokens', where a method merges what it drops
-            into them; needs ``embeddings`` with layer 0, or ``hidden_states``.
+        saliency: one number a region, for the report; None without a region stage, or where a region has none.
+        states: [kept, D], hidden states that replace those of the kept tokens, for methods that merge dropped tokens
+            into kept ones; such a method needs ``embeddings`` (with layer 0) or ``hidden_states``.
         scores: name -> FloatTensor [num_tokens], for the report.
     """
 
@@ -30,7 +30,7 @@ class Selection:
 
 
 def minmax(scores: Tensor) -> Tensor:
-    """Scale scores [num_tokens] to 0..1. Constant scores say nothing about the order and become zeros."""
+    """Scale scores [num_tokens] to 0..1. Constant scores become zeros."""
     low, high = scores.min(), scores.max()
     spread = high - low
     return torch.where(spread > 0, (scores - low) / spread, torch.zeros_like(scores))
@@ -46,10 +46,10 @@ def fuse(
     """``(1 - alpha) * minmax(token) + alpha * minmax(instruction)`` over one image's tokens.
 
     Args:
-        token, instruction: FloatTensor [num_tokens]; without ``instruction`` the token level decides alone.
+        token, instruction: FloatTensor [num_tokens]. If ``instruction`` is None, the token level decides alone.
         alpha: weight of the instruction level; 0.5 in the paper.
-        normalize_instruction: False adds the raw instruction score, which is small (about 1e-3) and hardly counts.
-        known_finite: the scores were checked, and are not read from their device once more.
+        normalize_instruction: False adds the raw instruction score, which is too small (about 1e-3) to count much.
+        known_finite: True if the scores were checked before; that saves a read from their device.
 
     Raises:
         Refused: on scores that are not finite.

@@ -19,8 +19,7 @@ from ptprune.attach import refusals
 from ptprune.attach.compiled import check_not_compiling
 from ptprune.attach.forward import Pass
 from ptprune.attach.generation import Generation
-from ptprune.attach.method import Method
-from ptprune.attach.setup import Setup
+from ptprune.attach.setup import Method, Setup
 from ptprune.attach.vision import VisionWatch
 from ptprune.attach.wrapping import wrap
 from ptprune.clock import Clock

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ptprune.attach import refusals
 from ptprune.attach.contract import check_contract
-from ptprune.attach.method import Method
 from ptprune.clock import Clock
 from ptprune.conventions import layer_windows
 from ptprune.families import family_of
 from ptprune.families.base import Family, Model
+from ptprune.report import PruningReport
+from ptprune.scores.evidence import ImageEvidence
+from ptprune.selection import Selection
+
+
+class Method(Protocol):
+    """The part of ``TokenPruner`` that attaching needs; nothing here depends on that class."""
+
+    positions: str
+    window: int | None
+
+    def cut_layers(self, num_layers: int) -> tuple[int, ...]: ...
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    def check_needs(self) -> None: ...
+
+    def hold(self, models: int) -> None: ...
+
+    def checked_select(self, image: ImageEvidence) -> Selection: ...
+
+    def forget(self) -> None: ...
+
+    def record(self, write: Callable[[], PruningReport]) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
