@@ -24,23 +24,27 @@ class PrunedLayer(DynamicLayer):
         valid: BoolTensor [batch, held at the last cut]; False on padding and on filled-up places of shorter rows.
         columns: LongTensor [batch, held at the last cut], where those stood in the sequence.
         shift: LongTensor [batch], how far this layer's position ids lie behind the original ones (compact positions).
-        floor: how many of the held tokens cannot be taken back, because tokens were dropped between them.
         shifted, ragged: whether any ``shift`` is not zero, any ``valid`` is False.
         armed: set by an attached pruner for one forward pass.
     """
 
-    def __init__(self, layer: Any, removed: int, cut: Cut, shift: Tensor) -> None:
+    def __init__(self, layer: Any, removed: int, cut: Cut, shift: Tensor, shifted: bool) -> None:
         super().__init__()
-        self.lazy_initialization(layer.keys, layer.values)
-        self.keys, self.values = layer.keys, layer.values
+        # what lazy_initialization sets; it would make two empty tensors on the device
+        self.keys, self.values, self.is_initialized = layer.keys, layer.values, True
+        self.dtype, self.device = layer.keys.dtype, layer.keys.device
         self.removed = removed
         self.valid = cut.key_valid
         self.columns = cut.key_columns
-        self.shift = shift
-        self.floor = cut.floor
-        self.shifted = bool(shift.any())
+        self.shift, self.shifted = shift, shifted
         self.ragged = cut.ragged
         self.armed = False
+        self._cut: Cut | None = cut
+
+    @property
+    def floor(self) -> int:
+        """How many of the held tokens cannot be taken back, because tokens were dropped between them."""
+        return 0 if self._cut is None else self._cut.floor
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if (self.ragged or self.shifted) and not self.armed:
@@ -68,7 +72,7 @@ class PrunedLayer(DynamicLayer):
     def reset(self) -> None:
         self.keys = self.values = None
         self.is_initialized = False
-        self.removed, self.floor, self.ragged, self.shifted = 0, 0, False, False
+        self.removed, self._cut, self.ragged, self.shifted = 0, None, False, False
         self.valid, self.columns, self.shift = self.valid[:, :0], self.columns[:, :0], torch.zeros_like(self.shift)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
@@ -140,6 +144,11 @@ def gather_new(layer: Any, past: int, index: Tensor) -> None:
         setattr(layer, name, torch.cat([states[:, :, :past], new], dim=2) if past else new)
 
 
-def mark_pruned(cache: Any, removed: int, cut: Cut, shifts: Sequence[Tensor]) -> None:
-    """Turn the layers of a cache, already cut, into pruned ones: ``removed`` in all, one ``shift`` a layer."""
-    cache.layers = [PrunedLayer(layer, removed, cut, shift) for layer, shift in zip(cache.layers, shifts, strict=True)]
+def mark_pruned(cache: Any, removed: int, cut: Cut, shifts: Sequence[tuple[Tensor, bool]]) -> None:
+    """Turn the layers of a cache, already cut, into pruned ones.
+
+    Args:
+        removed: tokens seen and no longer held, in all.
+        shifts: of each layer, and whether any of it is not zero.
+    """
+    cache.layers = [PrunedLayer(layer, removed, cut, *each) for layer, each in zip(cache.layers, shifts, strict=True)]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptprune.attach.cache import pruned
 from ptprune.attach.cut import Cut, Memo
 from ptprune.attach.setup import Setup
 from ptprune.errors import BrokenPass
@@ -41,20 +42,21 @@ def check_end(setup: Setup, past: int, next_layer: int, length: int, states: Ten
         )
 
 
-def shifts(cache: Any, cuts: Sequence[tuple[int, Cut]], compact: bool, once: Memo) -> list[Tensor]:
-    """For each layer a LongTensor [batch]: how far its position ids lie behind the original ones after this pass.
+def shifts(cache: Any, cuts: Sequence[tuple[int, Cut]], compact: bool, memo: Memo) -> list[tuple[Tensor, bool]]:
+    """For each layer a LongTensor [batch]: how far its position ids lie behind the original ones after this pass, and
+    whether they do at all.
 
     Args:
         cuts: of this pass, at least one: from which layer on, and all that was dropped up to it.
-        once: shares one tensor between many layers.
+        memo: shares one tensor between many layers.
     """
     index = cuts[0][1].index
     none = torch.zeros(len(index), dtype=torch.long, device=index.device)
-    before = [getattr(layer, "shift", none) for layer in cache.layers]
+    before = [(layer.shift, layer.shifted) if pruned(cache) else (none, False) for layer in cache.layers]
     after = list(before)
     for first, cut in cuts if compact else ():
         dropped = cut.dropped.sum(dim=1)
-        for layer in range(first, len(after)):  # one tensor for many layers
-            inputs = before[layer], dropped
-            after[layer] = once(inputs, functools.partial(torch.add, *inputs))
+        for layer in range(first, len(after)):
+            inputs = before[layer][0], dropped
+            after[layer] = memo(inputs, functools.partial(torch.add, *inputs)), True
     return after

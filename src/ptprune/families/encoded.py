@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,24 +36,37 @@ class EvidenceRequest:
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedTile:
-    """A tile or a thumbnail as it was encoded, before the prompt tells which tiles make an image.
+class EncodedTiles:
+    """All tiles and thumbnails of one call, before the prompt tells which of them make an image.
 
     Attributes:
-        side: LLM tokens a side; the tile is a square of placeholders in the prompt.
-        tokens: name in ``ImageEvidence`` -> [side**2, d], values of patches pooled to LLM tokens.
-        feature: [1, d], its feature vector: its [CLS], or the mean over its patches.
-        preview: FloatTensor [3, p, p], a tiny copy of its pixels.
+        side: LLM tokens a side; a tile is a square of placeholders in the prompt.
+        tokens: name in ``ImageEvidence`` -> [tiles, side**2] or [tiles, side**2, d], patches pooled to LLM tokens.
+        features: [tiles, d], a feature vector of each: its [CLS], or the mean over its patches.
+        previews: FloatTensor [tiles, 3, p, p], tiny copies of their pixels.
     """
 
     side: int
     tokens: dict[str, Tensor]
-    feature: Tensor | None
-    preview: Tensor
+    features: Tensor | None
+    previews: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedTile:
+    """One of ``tiles``."""
+
+    tiles: EncodedTiles
+    index: int
 
     @property
     def num_placeholders(self) -> int:
-        return self.side**2
+        return self.tiles.side**2
+
+    @property
+    def preview(self) -> Tensor:
+        """FloatTensor [3, p, p]."""
+        return self.tiles.previews[self.index]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +78,7 @@ class EncodedImage:
         region_of: LongTensor (CPU) [placeholders], the region of each of its placeholders in the prompt, -1 for
             structural ones (newlines), which always stay.
         places: returns where the regions lie in the picture.
-        tokens: name in ``ImageEvidence`` -> [placeholders, d]; rows of structural placeholders have no meaning.
+        tokens: name in ``ImageEvidence`` -> [placeholders] or [placeholders, d]; structural rows have no meaning.
         features: [num_regions, d], a feature vector of each region: its [CLS], or the mean over its patches.
         whole: [d], the feature vector of the whole image, where no region is a thumbnail.
         preview: FloatTensor [3, height, width], a small copy of the picture, if a method wants "pixels".
@@ -114,14 +128,17 @@ def join_tiles(
     Args:
         places: of all regions, including the thumbnail.
     """
-    which = 0 if thumbnail == "first" else len(tiles) - 1
-    single = len(tiles) == 1
-    features = [tile.feature for tile in tiles if tile.feature is not None]
+    of, first, number = tiles[0].tiles, tiles[0].index, len(tiles)
+    which = 0 if thumbnail == "first" else number - 1
+
+    def mine(values: Tensor) -> Tensor:
+        return values if number == len(values) else values[first : first + number]
+
     return EncodedImage(
-        regions=tuple(Region((tile.side, tile.side), not single and i == which) for i, tile in enumerate(tiles)),
-        region_of=torch.arange(len(tiles)).repeat_interleave(tiles[0].num_placeholders),
-        places=whole_picture if single else places,
-        tokens={name: torch.cat([tile.tokens[name] for tile in tiles]) for name in tiles[0].tokens},
-        features=torch.cat(features) if features else None,
-        preview=tiles[which].preview,
+        regions=tuple(Region((of.side, of.side), number > 1 and index == which) for index in range(number)),
+        region_of=torch.from_numpy(np.arange(number).repeat(of.side**2)),
+        places=whole_picture if number == 1 else places,
+        tokens={name: mine(values).flatten(0, 1) for name, values in of.tokens.items()},
+        features=None if of.features is None else mine(of.features),
+        preview=of.previews[first + which] if of.previews.shape[-1] == PICTURE else None,
     )

@@ -15,11 +15,11 @@ from ptprune.layout import THUMBNAIL, Place, even_place
 
 def join_by_pixels(tiles: Sequence[EncodedTile]) -> EncodedImage:
     """The image of row-major tiles and, last, their thumbnail; its grid is read from their previews."""
-    return join_tiles(tiles, "last", partial(_places, [tile.preview for tile in tiles]))
+    return join_tiles(tiles, "last", partial(_places, tiles))
 
 
-def _places(previews: list[Tensor]) -> list[Place]:
-    *tiles, thumbnail = previews
+def _places(encoded: Sequence[EncodedTile]) -> list[Place]:
+    *tiles, thumbnail = (tile.preview for tile in encoded)
     columns = infer_columns(torch.stack(tiles), thumbnail)
     rows = len(tiles) // columns
     return [*(even_place(*divmod(tile, columns), rows, columns) for tile in range(len(tiles))), THUMBNAIL]

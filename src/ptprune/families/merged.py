@@ -74,6 +74,7 @@ class MergedFamily(WholeImages):
 
         where = pack([_coordinates(grid, side) for grid in tile_grids])
         packed = {name: pack(patches.split(counts)) for name, patches in values.items()}
+        packed |= {name: [image[:, 0] for image in packed[name]] for name in attention}
         previews: list[Any] = [None] * len(counts)
         if "pixels" in wanted.names:
             pixels = call["pixel_values"]

@@ -51,7 +51,7 @@ class NativeFamily(WholeImages):
             tokens = patches.view(sum(sizes), -1, patches.shape[-1]).mean(dim=1)
             return cls.in_prompt_order(model, call, tokens).split(sizes)
 
-        tokens = {name: pool(patches[:, None]) for name, patches in attention.items()}
+        tokens = {name: tuple(of[:, 0] for of in pool(patches[:, None])) for name, patches in attention.items()}
         if wanted.names & {"region_features", "token_features"}:
             tokens["token_features"] = pool(output.last_hidden_state)
         images = [

@@ -58,7 +58,6 @@ class PromptImage:
             features = features.to(device)
             whole = features[self.layout.thumbnail] if self.layout.thumbnail is not None else whole
         tokens = {name: values.to(device)[self.placeholders] for name, values in encoded.tokens.items()}
-        tokens |= {name: tokens[name][:, 0] for name in tokens.keys() & {"encoder_attention", "received_attention"}}
         return ImageEvidence(
             self.layout,
             stage,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ptprune.errors import BrokenPass
 from ptprune.families.base import INSTRUCTION, Family, Model
-from ptprune.families.encoded import EncodedImage, EncodedTile, EvidenceRequest
+from ptprune.families.encoded import EncodedImage, EncodedTile, EncodedTiles, EvidenceRequest
 from ptprune.families.grid import join_by_pixels
 
 STAGES_WITHOUT_CLS = {
@@ -69,24 +69,16 @@ class TiledFamily(Family):
         previews = wanted.preview(cls.pixels(call))
         count, placeholders = len(previews), output_length(output) // len(previews)
         side, has_cls = round(placeholders**0.5), cls.has_cls(model, call)
-        values = {name: patches.view(count, -1, 1) for name, patches in attention.items()}
+        tokens = {name: pool_to(side, patches.view(count, -1)) for name, patches in attention.items()}
         features = None
         if wanted.names & {"region_features", "token_features"}:
             patches = cls.patch_features(model, call, output)
             # a copy, or these few rows would hold on to all of the encoder's output during the prefill
-            features = patches[:, :1].clone() if has_cls else patches.mean(dim=1, keepdim=True)
+            features = patches[:, 0].clone() if has_cls else patches.mean(dim=1)
             if "token_features" in wanted.names:
-                values["token_features"] = patches[:, 1:] if has_cls else patches
-        pooled = {name: pool_to(side, patches) for name, patches in values.items()}
-        return [
-            EncodedTile(
-                side,
-                {name: tokens[tile] for name, tokens in pooled.items()},
-                None if features is None else features[tile],
-                previews[tile],
-            )
-            for tile in range(count)
-        ]
+                tokens["token_features"] = pool_to(side, patches[:, 1:] if has_cls else patches)
+        tiles = EncodedTiles(side, tokens, features, previews)
+        return [EncodedTile(tiles, index) for index in range(count)]
 
 
 def output_length(output: Any) -> int:
@@ -101,10 +93,10 @@ def pool_to(side: int, values: Tensor) -> Tensor:
 
     Args:
         side: tokens a side.
-        values: [tiles, patches, d], patches row-major on a square grid.
+        values: [tiles, patches] or [tiles, patches, d], patches row-major on a square grid.
 
     Returns:
-        [tiles, side**2, d], tokens row-major.
+        [tiles, side**2] or [tiles, side**2, d], tokens row-major.
 
     Raises:
         BrokenPass: where the patches do not make such blocks.
@@ -114,5 +106,7 @@ def pool_to(side: int, values: Tensor) -> Tensor:
         raise BrokenPass(
             f"attention or features of {values.shape[1]} patches do not make a tile of {side}x{side} tokens"
         )
+    if values.ndim == 2:
+        return F.avg_pool2d(values.unflatten(1, (patches, patches)), patches // side).flatten(1)
     grid = values.unflatten(1, (patches, patches)).permute(0, 3, 1, 2)
     return F.avg_pool2d(grid, patches // side).flatten(2).transpose(1, 2)
