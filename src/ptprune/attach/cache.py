@@ -1,4 +1,4 @@
-"""A KV cache from which tokens were dropped, in terms that the rest of transformers understands."""
+"""A KV cache from which tokens were dropped, with the interface that the rest of transformers expects."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ptprune.errors import AttachError, Refused
 class PrunedLayer(DynamicLayer):
     """A dynamic layer that holds fewer tokens than it has seen.
 
-    It answers ``get_seq_length`` with the tokens seen, so that generate(), hand-written loops and position ids go on
-    as if nothing had been dropped, and ``get_mask_sizes`` with what it holds.
+    ``get_seq_length`` counts the tokens seen, so that generate(), hand-written loops and position ids continue as if
+    nothing had been dropped. ``get_mask_sizes`` counts the tokens held.
 
     Attributes:
         removed: tokens seen but not held, the same for every row.
-        valid: BoolTensor [batch, held at the last cut]; False on padding and on filled-up places of shorter rows.
-        columns: LongTensor [batch, held at the last cut], where those stood in the sequence.
-        shift: LongTensor [batch], how far this layer's position ids lie behind the original ones (compact positions).
-        floor: how many of the held tokens cannot be taken back, because tokens were dropped between them.
-        shifted, ragged: whether any ``shift`` is not zero, any ``valid`` is False.
-        armed: set by an attached pruner for one forward pass.
+        valid: BoolTensor [batch, held at the last cut], False on padding and on the fill of shorter rows.
+        columns: LongTensor [batch, held at the last cut], their columns in the unpruned sequence.
+        shift: LongTensor [batch], how far this layer's position ids lag behind the original ones (compact positions).
+        floor: how many of the held tokens cannot be cropped, because tokens were dropped between them.
+        shifted, ragged: whether any ``shift`` is not zero, and whether any ``valid`` is False.
+        armed: an attached pruner sets it for one forward pass.
     """
 
     def __init__(self, layer: Any, removed: int, cut: Cut, shift: Tensor) -> None:
@@ -88,7 +88,7 @@ class PrunedLayer(DynamicLayer):
 
 
 def removed(cache: Any) -> int:
-    """Tokens that the cache has seen and no longer holds."""
+    """The number of tokens that the cache has seen and no longer holds."""
     return cache.layers[0].removed if pruned(cache) else 0
 
 
@@ -98,13 +98,13 @@ def pruned(cache: Any) -> bool:
 
 
 def key_mask(cache: Any, attention_mask: Tensor | None, batch: int, new: int, device: torch.device) -> Tensor:
-    """BoolTensor [batch, held + new]: which keys of the coming forward pass are real.
+    """BoolTensor [batch, held + new], True on the real keys of the coming forward pass.
 
     Args:
-        attention_mask: the caller's 2D mask over everything seen plus the ``new`` tokens, or None for all ones.
+        attention_mask: the caller's 2D mask over all seen and ``new`` tokens, or None for all ones.
 
     Raises:
-        Refused: where the mask has another length.
+        Refused: if the mask has another length.
     """
     seen = cache.get_seq_length() if cache is not None else 0
     if attention_mask is None:
@@ -122,7 +122,7 @@ def key_mask(cache: Any, attention_mask: Tensor | None, batch: int, new: int, de
 
 
 def key_columns(cache: Any, batch: int, new: int, device: torch.device) -> Tensor:
-    """LongTensor [batch, held + new]: where the keys of the coming forward pass stood in the sequence."""
+    """LongTensor [batch, held + new]: columns of the coming forward pass's keys in the unpruned sequence."""
     seen = cache.get_seq_length() if cache is not None else 0
     columns = torch.arange(seen + new, device=device).expand(batch, -1)
     if not pruned(cache):
@@ -132,7 +132,7 @@ def key_columns(cache: Any, batch: int, new: int, device: torch.device) -> Tenso
 
 
 def gather_new(layer: Any, past: int, index: Tensor) -> None:
-    """Keep the first ``past`` tokens of a layer and, of those after, the ones at ``index`` [batch, kept]."""
+    """Keep the first ``past`` tokens of a layer and those at ``index`` [batch, kept] of the rest."""
     rows = index.to(layer.keys.device)[:, None, :, None]
     for name in ("keys", "values"):
         states = getattr(layer, name)
@@ -141,5 +141,5 @@ def gather_new(layer: Any, past: int, index: Tensor) -> None:
 
 
 def mark_pruned(cache: Any, removed: int, cut: Cut, shifts: Sequence[Tensor]) -> None:
-    """Turn the layers of a cache, already cut, into pruned ones: ``removed`` in all, one ``shift`` a layer."""
+    """Turn a cut cache's layers into pruned ones. ``removed`` counts all removed tokens; ``shifts`` has one a layer."""
     cache.layers = [PrunedLayer(layer, removed, cut, shift) for layer, shift in zip(cache.layers, shifts, strict=True)]

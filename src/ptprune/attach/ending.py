@@ -1,4 +1,4 @@
-"""How a pass ends: every layer was passed, every cache layer holds what it has to, and how far positions moved."""
+"""The end of a pass: checks that every layer ran and that the cache fits, and computes how far positions moved."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ptprune.errors import BrokenPass
 
 
 def check_end(setup: Setup, past: int, next_layer: int, length: int, states: Tensor, cache: Any) -> None:
-    """Every layer was passed, and every cache layer holds exactly what was there before and what was kept.
+    """Check that every layer ran, and that every cache layer holds exactly the old tokens and the kept ones.
 
     Args:
         past: tokens that the cache held before.
-        next_layer: the layer that would have to be next.
+        next_layer: the layer expected next.
         length: columns that the cuts left.
-        states: [batch, columns, d], what the language model returned.
+        states: [batch, columns, d], the language model's output.
 
     Raises:
-        BrokenPass: where it is otherwise.
+        BrokenPass: if not.
     """
     layers = len(setup.layers)
     if next_layer != layers:
@@ -42,10 +42,10 @@ def check_end(setup: Setup, past: int, next_layer: int, length: int, states: Ten
 
 
 def shifts(cache: Any, cuts: Sequence[tuple[int, Cut]], compact: bool, once: Memo) -> list[Tensor]:
-    """For each layer a LongTensor [batch]: how far its position ids lie behind the original ones after this pass.
+    """For each layer a LongTensor [batch]: how far its position ids lag behind the original ones after this pass.
 
     Args:
-        cuts: of this pass, at least one: from which layer on, and all that was dropped up to it.
+        cuts: of this pass, at least one: (first layer, everything dropped before it).
         once: shares one tensor between many layers.
     """
     index = cuts[0][1].index
@@ -54,7 +54,7 @@ def shifts(cache: Any, cuts: Sequence[tuple[int, Cut]], compact: bool, once: Mem
     after = list(before)
     for first, cut in cuts if compact else ():
         dropped = cut.dropped.sum(dim=1)
-        for layer in range(first, len(after)):  # one tensor for many layers
+        for layer in range(first, len(after)):
             inputs = before[layer], dropped
             after[layer] = once(inputs, functools.partial(torch.add, *inputs))
     return after

@@ -1,4 +1,4 @@
-"""The tile grid of an image, read from its pixels where neither processor nor prompt tells."""
+"""Infers an image's tile grid from its pixels, for families where neither processor nor prompt gives it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ptprune.layout import THUMBNAIL, Place, even_place
 
 
 def join_by_pixels(tiles: Sequence[EncodedTile]) -> EncodedImage:
-    """The image of row-major tiles and, last, their thumbnail; its grid is read from their previews."""
+    """Join row-major tiles and, last, their thumbnail into an image. Their previews give the grid."""
     return join_tiles(tiles, "last", partial(_places, [tile.preview for tile in tiles]))
 
 
@@ -26,14 +26,14 @@ def _places(previews: list[Tensor]) -> list[Place]:
 
 
 def infer_columns(tiles: Tensor, thumbnail: Tensor) -> int:
-    """How many columns the tile grid has: the one whose picture, put together, looks most like the thumbnail.
+    """The number of columns for which the joined tiles look most like the thumbnail.
 
-    Only reports and drawings use it, pruning does not. Where the picture is so plain that several grids look alike,
-    the widest of them is returned.
+    Reports, drawings and scores by area (attention-mass, image-saliency, HiRED, GlobalCom2) use it; PTP's defaults do
+    not. If several grids look alike, the widest of them is returned.
 
     Args:
         tiles: FloatTensor [tiles, channels, p, p], tiny copies of the tiles, row-major.
-        thumbnail: FloatTensor [channels, p, p], the same of the thumbnail.
+        thumbnail: FloatTensor [channels, p, p], a tiny copy of the thumbnail.
     """
     count, channels, side, _ = tiles.shape
     tiles, thumbnail = tiles.float().cpu(), thumbnail.float().cpu()
