@@ -1,4 +1,4 @@
-"""How pruning enters a transformers model: hooks, attention rows, cache. Knows families by their interface only."""
+"""Applies pruning to a transformers model: hooks, attention rows, cache. Uses only the interface of families."""
 
 from ptprune.attach.attachment import Attachment
 

@@ -1,8 +1,8 @@
-"""Places a pruner's wrappers on a model and takes them off: what happens in a call is in ``forward``.
+"""Puts a pruner's wrappers on a model and removes them. What happens inside a call is in ``forward``.
 
-Four methods of the model are wrapped on the instance: ``generate`` and the model's ``forward``, where calls are refused
-or let in one at a time; the multimodal part's ``forward``, where a ``Pass`` begins and ends; and its
-``get_image_features``, which generate() calls before any forward. All other hooks are placed by a pass and go with it.
+Four methods are wrapped on the instance: ``generate`` and the model's ``forward``, which refuse calls or admit them one
+at a time; the multimodal part's ``forward``, where a ``Pass`` begins and ends; and its ``get_image_features``, which
+generate() calls before any forward. A pass places all other hooks and removes them.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from ptprune.errors import AttachError
 from ptprune.families.base import Model
 from ptprune.families.encoded import Encoded, EvidenceRequest
 
-# Weak on both sides: an attachment lives in its model's wrappers, and dies with the model.
+# Weak references, because the model's wrappers own the attachment: it must die with the model.
 _attached: WeakKeyDictionary[nn.Module, ReferenceType[Attachment]] = WeakKeyDictionary()
 _placing = threading.RLock()
 
 
 class Attachment:
-    """Wrappers of a pruner on a model; when the last block has left, the model is as it was.
+    """A pruner's wrappers on a model. They are removed when the last block ends.
 
-    Calls of the model go in one at a time: a call from another thread waits.
+    The model handles one call at a time: a call from another thread waits.
 
     Attributes:
         entries: how many blocks and ``attach`` calls use it.
 
     Raises:
         UnsupportedModel: on a model of no supported family.
-        AttachError: on a model that has a pruner already, or is compiled.
-        Refused: on a model that this pruner's settings do not fit.
+        AttachError: if the model has a pruner already, or is compiled.
+        Refused: if this pruner's settings do not fit the model.
         UnknownTransformers: on a version of transformers that the hooks do not know.
     """
 
@@ -56,7 +56,7 @@ class Attachment:
         wanted = EvidenceRequest(self.setup.needs, pruner.window)
         self._vision = VisionWatch(self.setup.family, model, wanted, self.setup.lap, self._receive_images)
         self._lock = threading.RLock()
-        self._depth = 0  # calls at work, all of the thread that holds the lock
+        self._depth = 0  # nested calls in progress, all in the thread that holds the lock
         self._pass: Pass | None = None
         self._generation: Generation | None = None
         self._undo: list[Callable[[], None]] = []
@@ -85,11 +85,10 @@ class Attachment:
             self._undo.pop()()
 
     def leave(self) -> None:
-        """One block fewer uses it. The last one to leave waits for the calls of other threads to end, and then takes
-        the wrappers off.
+        """End one use. The last one waits for the calls of other threads and then removes the wrappers.
 
         Raises:
-            AttachError: for the last one, inside a call of the model.
+            AttachError: if the last one ends inside a call of the model.
         """
         with _placing:
             if self.entries > 1:
@@ -99,7 +98,7 @@ class Attachment:
             if self._depth:
                 raise AttachError("the pruner cannot be detached inside a call of the model that it prunes")
             self.entries -= 1
-            if self.entries <= 0:  # or somebody came in meanwhile
+            if self.entries <= 0:  # another thread may have joined while this one waited
                 self._uninstall()
                 self.pruner.hold(-1)
                 if attachment_of(self.model) is self:
@@ -154,11 +153,11 @@ class Attachment:
                 self._pass = outer
 
     def _image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with self._one_at_a_time():  # or another thread's pictures would be taken for those of a call at work
+        with self._one_at_a_time():  # else a running call would take another thread's pictures for its own
             return self._vision.image_features(original, *args, **kwargs)
 
     def _receive_images(self, encoded: Sequence[Encoded]) -> None:
-        """The images were encoded: inside a forward pass, or by generate() before it."""
+        """Pass the encoded images on: to the running forward pass, or to generate(), which encodes them before it."""
         if self._pass is not None and self._pass.waits_for_images:
             self._pass.receive(encoded)
         elif self._generation is not None:
@@ -166,7 +165,7 @@ class Attachment:
 
 
 def join(pruner: Method, model: Model, clock: Clock | None = None) -> Attachment:
-    """The attachment of a pruner to a model: the one that is there, entered once more, or a new one.
+    """Use the pruner's existing attachment to a model once more, or create it.
 
     Raises:
         UnsupportedModel, AttachError, Refused, UnknownTransformers: see ``Attachment``.
@@ -180,6 +179,6 @@ def join(pruner: Method, model: Model, clock: Clock | None = None) -> Attachment
 
 
 def attachment_of(model: Model) -> Attachment | None:
-    """The attachment at work on a model, if any."""
+    """The attachment on a model, if any."""
     reference = _attached.get(model)
     return None if reference is None else reference()

@@ -1,4 +1,4 @@
-"""A KV cache from which tokens were dropped, in terms that the rest of transformers understands."""
+"""A KV cache from which tokens were dropped, with the interface that the rest of transformers expects."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ptprune.errors import AttachError, Refused
 class PrunedLayer(DynamicLayer):
     """A dynamic layer that holds fewer tokens than it has seen.
 
-    It answers ``get_seq_length`` with the tokens seen, so that generate(), hand-written loops and position ids go on
-    as if nothing had been dropped, and ``get_mask_sizes`` with what it holds.
+    ``get_seq_length`` counts the tokens seen, so that generate(), hand-written loops and position ids continue as if
+    nothing had been dropped. ``get_mask_sizes`` counts the tokens held.
 
     Attributes:
         removed: tokens seen but not held, the same for every row.
@@ -92,7 +92,7 @@ class PrunedLayer(DynamicLayer):
 
 
 def removed(cache: Any) -> int:
-    """Tokens that the cache has seen and no longer holds."""
+    """The number of tokens that the cache has seen and no longer holds."""
     return cache.layers[0].removed if pruned(cache) else 0
 
 
@@ -102,13 +102,13 @@ def pruned(cache: Any) -> bool:
 
 
 def key_mask(cache: Any, attention_mask: Tensor | None, batch: int, new: int, device: torch.device) -> Tensor:
-    """BoolTensor [batch, held + new]: which keys of the coming forward pass are real.
+    """BoolTensor [batch, held + new], True on the real keys of the coming forward pass.
 
     Args:
-        attention_mask: the caller's 2D mask over everything seen plus the ``new`` tokens, or None for all ones.
+        attention_mask: the caller's 2D mask over all seen and ``new`` tokens, or None for all ones.
 
     Raises:
-        Refused: where the mask has another length.
+        Refused: if the mask has another length.
     """
     seen = cache.get_seq_length() if cache is not None else 0
     if attention_mask is None:
@@ -126,7 +126,7 @@ def key_mask(cache: Any, attention_mask: Tensor | None, batch: int, new: int, de
 
 
 def key_columns(cache: Any, batch: int, new: int, device: torch.device) -> Tensor:
-    """LongTensor [batch, held + new]: where the keys of the coming forward pass stood in the sequence."""
+    """LongTensor [batch, held + new]: columns of the coming forward pass's keys in the unpruned sequence."""
     seen = cache.get_seq_length() if cache is not None else 0
     columns = torch.arange(seen + new, device=device).expand(batch, -1)
     if not pruned(cache):
@@ -136,7 +136,7 @@ def key_columns(cache: Any, batch: int, new: int, device: torch.device) -> Tenso
 
 
 def gather_new(layer: Any, past: int, index: Tensor) -> None:
-    """Keep the first ``past`` tokens of a layer and, of those after, the ones at ``index`` [batch, kept]."""
+    """Keep the first ``past`` tokens of a layer and those at ``index`` [batch, kept] of the rest."""
     rows = index.to(layer.keys.device)[:, None, :, None]
     for name in ("keys", "values"):
         states = getattr(layer, name)

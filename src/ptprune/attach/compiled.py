@@ -1,6 +1,6 @@
-"""Compiled models are refused: hooks and a prompt that becomes shorter half-way do not go into a compiled graph.
+"""Refuses compiled models: hooks, and a prompt that gets shorter half-way, do not work in a compiled graph.
 
-What is compiled before it is attached to, and around it, is found when attaching; what is compiled later, when called.
+Attaching detects parts and wrappers that are compiled by then; a call detects later ones.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from ptprune.errors import AttachError
 
 
 def check_not_compiled(model: nn.Module) -> None:
-    """Refuse a model of which a part is compiled, or which a compiled model wraps.
+    """Refuse a model if a part of it is compiled, or if a compiled model wraps it.
 
     Raises:
-        AttachError: naming the part.
+        AttachError: names the part.
     """
     check_parts(model.named_modules())
     if _anything_was_compiled() and any(
         isinstance(holder, dict) and holder.get("_orig_mod") is model for holder in gc.get_referrers(model)
     ):
         raise AttachError(
-            f"{type(model).__name__} is compiled: torch.compile made a model around it. Delete that one, or attach to "
-            "a model that is not compiled"
+            f"{type(model).__name__} is compiled: torch.compile made a wrapper around it. Delete the wrapper, or attach "
+            "to a model that is not compiled"
         )
 
 
@@ -36,7 +36,7 @@ def check_parts(modules: Iterable[tuple[str, nn.Module]]) -> None:
     """Refuse parts that are compiled by themselves.
 
     Raises:
-        AttachError: naming the first.
+        AttachError: names the first one.
     """
     for name, module in modules:
         if getattr(module, "_compiled_call_impl", None) is not None or type(module).__name__ == "OptimizedModule":
@@ -47,23 +47,23 @@ def check_parts(modules: Iterable[tuple[str, nn.Module]]) -> None:
 
 
 def check_not_compiling() -> None:
-    """Refuse a call that comes through torch.compile.
+    """Refuse a call through torch.compile.
 
     Raises:
-        AttachError: while a graph is traced, and inside a compiled model that has fallen back to running eagerly.
+        AttachError: while a graph is traced, and inside a compiled model that fell back to eager mode.
     """
     if torch.compiler.is_compiling() or _inside_compiled():
         raise AttachError("the model is compiled while a pruner is attached: detach it, or call the model uncompiled")
 
 
 def _anything_was_compiled() -> bool:
-    """Whether this process has compiled anything: looking for who holds a model takes tens of milliseconds."""
+    """Whether this process compiled anything. If not, the search for wrappers, tens of milliseconds, is skipped."""
     utils: Any = sys.modules.get("torch._dynamo.utils")
     return utils is not None and bool(utils.counters.get("frames"))
 
 
 def _inside_compiled() -> bool:
-    """Whether the compiler looks at every frame that begins now."""
+    """Whether the compiler intercepts new Python frames now."""
     frames: Any = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
     callback = getattr(frames, "get_eval_frame_callback", lambda: None)()
     return callback is not None and callback is not False

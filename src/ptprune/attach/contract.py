@@ -1,7 +1,7 @@
-"""What the hooks rely on, looked up in the classes and modules of the very model that is attached to.
+"""Checks that a model has everything that the hooks rely on, by its classes and modules.
 
-Nothing is run and no hook is placed. Where something is missing or unknown, the model is refused: a hook that trusts a
-name which has changed would prune wrongly without a word.
+It runs nothing and places no hook. A model that lacks something is refused, because a hook that relies on a changed
+name would silently prune wrongly.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ptprune.families.base import Family, Model
 
 
 def check_contract(model: Model, family: type[Family], windows: Sequence[int | None]) -> None:
-    """Refuse a model that does not call its parts as this package knows it.
+    """Refuse a model that does not call its parts as this package expects.
 
     Args:
-        windows: how far back each language model layer sees, see ``layer_windows``.
+        windows: each language model layer's sliding window, see ``layer_windows``.
 
     Raises:
-        UnknownTransformers: naming the model class, transformers' version, what was looked for, and tested versions.
+        UnknownTransformers: names the model class, transformers' version, what is missing, and the tested versions.
     """
     missing = [
         *_model(model, family),
@@ -40,14 +40,14 @@ def check_contract(model: Model, family: type[Family], windows: Sequence[int | N
     ]
     if missing:
         raise UnknownTransformers(
-            f"{type(model).__name__} of transformers {transformers.__version__} is not as this version of ptprune "
-            f"knows it: {'; '.join(dict.fromkeys(missing))}. Nothing was attached. Tested with transformers "
+            f"{type(model).__name__} of transformers {transformers.__version__} differs from what this version of "
+            f"ptprune expects: {'; '.join(dict.fromkeys(missing))}. Nothing was attached. Tested with transformers "
             f"{conventions.TESTED}: install one of those, or a newer ptprune"
         )
 
 
 def _lacking(module: Any, needed: Iterable[str]) -> list[str]:
-    """What a module's forward does not take, in words; the cache counts too."""
+    """Describe the needed arguments, and the cache, that a module's forward does not take."""
     name = type(module).__name__
     lacking = sorted(set(needed) - set(conventions.arguments_of(module)))
     found = [f"{name} takes no argument {argument!r}" for argument in lacking]
@@ -86,7 +86,7 @@ def _layers(model: Model, family: type[Family], windows: Sequence[int | None]) -
         try:
             attention = family.text_attention(model, index)
         except AttributeError:
-            found.append(f"{type(layer).__name__} {index} has no attention module where {family.name} has it")
+            found.append(f"{type(layer).__name__} {index} has no attention module where {family.name} expects it")
             continue
         found += _lacking(attention, conventions.ATTENTION_ARGUMENTS)
         found += _attention(attention)
@@ -99,13 +99,13 @@ def _layers(model: Model, family: type[Family], windows: Sequence[int | None]) -
 
 
 def _attention(attention: Any) -> list[str]:
-    """Queries and keys are seen where a module hands over to its attention function, see ``rows``."""
+    """Describe what keeps ``tap`` from reading the queries and keys that a module passes to its attention function."""
     name, found = type(attention).__name__, []
     if getattr(attention, "config", None) is None:
-        found.append(f"{name} has no config, which names its attention implementation")
+        found.append(f"{name} has no config with its attention implementation")
     if not any(hasattr(sys.modules[kind.__module__], EAGER) for kind in type(attention).__mro__):
-        found.append(f"{name} has no {EAGER} beside it")
-    # what the class or one it derives from looks up; a pass itself tells whether it went there, see ``instruction``
+        found.append(f"{name} has no {EAGER} in its file")
+    # names that the class or a base class looks up; ``instruction`` checks during a pass that the function was called
     looked_up = {
         word
         for kind in type(attention).__mro__
@@ -118,19 +118,19 @@ def _attention(attention: Any) -> list[str]:
 
 
 def _looked_up() -> None:
-    """Stands in for a forward that is no Python function: it looks nothing up."""
+    """Replaces a forward that is no Python function: looks nothing up."""
 
 
 def _vision(model: Model, family: type[Family]) -> list[str]:
     try:
         attention = family.vision_attention(model, {})
     except AttributeError as error:
-        return [f"the vision encoder's attention is not where {family.name} has it ({error})"]
+        return [f"the vision encoder's attention is not where {family.name} expects it ({error})"]
     return _attention(attention)
 
 
 def _cache() -> list[str]:
-    """``PrunedLayer`` must answer for everything that a cache asks of its layers."""
+    """Describe methods of cache layers that ``PrunedLayer`` does not know, or overrides in vain."""
     public = {name for name in dir(DynamicLayer) if not name.startswith("_")}
     overridden = conventions.CACHE_LAYER_OVERRIDDEN
     found = [f"DynamicLayer has no method {name}" for name in sorted(overridden - public)]

@@ -1,4 +1,4 @@
-"""Cut a prefill: which columns of a padded batch stay, and every tensor of a decoder layer's call cut to them."""
+"""Cuts a prefill: chooses the columns of a padded batch that stay and cuts a decoder layer's arguments to them."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ptprune.conventions import MASK, LayerCall
 class Cut:
     """The columns of a prefill that the layers from the cut on see.
 
-    Rows of a batch lose different numbers of tokens, so shorter rows are filled up with columns that nobody attends
-    to (padding first, being leftmost). The last column always stays: generate() reads its logits.
+    Rows of a batch lose different numbers of tokens, so shorter rows are filled up with columns that nothing attends
+    to (padding first, as it is leftmost). The last column always stays, because generate() reads its logits.
 
     Attributes:
         index: LongTensor [batch, kept], increasing columns of the prefill.
         valid: BoolTensor [batch, kept], False on fill and padding.
-        dropped: BoolTensor [batch, length], the visual tokens that were dropped.
-        past_valid: BoolTensor [batch, past], the real ones among the tokens that the cache held before.
-        columns: LongTensor [batch, past + length], where each key stood in the sequence.
+        dropped: BoolTensor [batch, length], the dropped visual tokens.
+        past_valid: BoolTensor [batch, past], the real tokens among those that the cache held before.
+        columns: LongTensor [batch, past + length], each key's column in the unpruned sequence.
     """
 
     index: Tensor
@@ -36,7 +36,7 @@ class Cut:
 
     @classmethod
     def of(cls, valid: Tensor, dropped: Tensor, past_valid: Tensor, columns: Tensor) -> Cut:
-        """The shortest cut of a prefill [batch, length] that keeps every valid column not dropped."""
+        """The shortest cut of a prefill [batch, length] that keeps every valid column that is not dropped."""
         real = valid & ~dropped
         keep = real.clone()
         keep[:, -1] = True
@@ -47,12 +47,12 @@ class Cut:
         return cls(index, real.gather(1, index), dropped, past_valid, columns)
 
     def then(self, later: Cut) -> Cut:
-        """This cut and one of what it left, as one."""
+        """Combine this cut with a later one of the columns that it left."""
         dropped = self.dropped.scatter(1, self.index, self.dropped.gather(1, self.index) | later.dropped)
         return Cut(self.index.gather(1, later.index), later.valid, dropped, self.past_valid, self.columns)
 
     def find(self, row: int, columns: Tensor) -> Tensor:
-        """Where columns of a row that stayed stand now."""
+        """The new places of a row's kept columns."""
         return torch.searchsorted(self.index[row], columns)
 
     @property
@@ -70,7 +70,7 @@ class Cut:
 
     @cached_property
     def floor(self) -> int:
-        """Held tokens, old ones included, up to the last place where a row lost a token."""
+        """Held tokens, including old ones, up to the last place where a row lost a token."""
         columns = torch.arange(self.length, device=self.dropped.device)
         last = torch.where(self.dropped, columns, -1).amax(dim=1, keepdim=True)
         return self.past_valid.shape[1] + int((self.index <= last).sum(dim=1).max())
@@ -82,7 +82,7 @@ class Cut:
 
     @cached_property
     def key_columns(self) -> Tensor:
-        """LongTensor [batch, past + kept], where each key that is left stood in the sequence."""
+        """LongTensor [batch, past + kept], each remaining key's column in the unpruned sequence."""
         past = self.past_valid.shape[1]
         return torch.cat([self.columns[:, :past], self.columns[:, past:].gather(1, self.index)], dim=1)
 
@@ -95,11 +95,11 @@ class Cut:
         return take(states, self.index)
 
     def mask(self, mask: Tensor | None, implementation: str, device: torch.device) -> Tensor | None:
-        """The attention mask of a layer cut in both directions, filled-up columns blocked.
+        """Cut a layer's attention mask in both directions and block the fill.
 
         Args:
             mask: None (causal), [batch, keys] or [batch or 1, 1, length, past + length], boolean or additive.
-            implementation: the model's attention implementation, which decides what a mask looks like.
+            implementation: the model's attention implementation, which decides the form of the mask.
         """
         if mask is None or mask.ndim == 2:
             if not self.ragged:
@@ -121,7 +121,7 @@ class Cut:
         return mask & ~blocked if mask.dtype == torch.bool else mask.masked_fill(blocked, torch.finfo(mask.dtype).min)
 
     def restore(self, states: Tensor) -> Tensor:
-        """[batch, kept, d] -> [batch, length, d], zeros where nothing stayed: outputs keep the prompt's shape."""
+        """[batch, kept, d] -> [batch, length, d], zeros on dropped columns, so that outputs have the prompt's shape."""
         index = self.index.to(states.device)
         written = self.valid.to(states.device) | (index == self.length - 1)
         rows = (index + torch.arange(len(index), device=index.device)[:, None] * self.length)[written]
@@ -130,7 +130,7 @@ class Cut:
 
 
 class Memo:
-    """Results of one forward pass by the identity of their inputs: layers share masks and positions."""
+    """Caches results of one forward pass by the identity of their inputs, because layers share masks and positions."""
 
     def __init__(self) -> None:
         self._results: dict[tuple[int, ...], tuple[Any, Any]] = {}
@@ -138,12 +138,12 @@ class Memo:
     def __call__(self, inputs: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
         key = tuple(map(id, inputs))
         if key not in self._results:
-            self._results[key] = (inputs, compute())  # holding the inputs keeps their ids from being used again
+            self._results[key] = (inputs, compute())  # hold the inputs, so that Python cannot reuse their ids
         return self._results[key][1]
 
 
 def cut_layer_call(cut: Cut, call: LayerCall, implementation: str, once: Callable[..., Any]) -> LayerCall:
-    """Cut all arguments of a decoder layer but its hidden states; ``once`` shares the work between the layers."""
+    """Cut all arguments of a decoder layer except its hidden states; ``once`` shares the work between layers."""
     mask, positions, rotary = call.mask, call.positions, call.rotary
     if MASK in call.names:
         call = replace(call, mask=once((cut, mask), lambda: cut.mask(mask, implementation, cut.index.device)))
@@ -160,17 +160,17 @@ def take(states: Tensor, index: Tensor) -> Tensor:
     index = index.to(states.device)
     if len(states) > 1:
         index = index + torch.arange(len(states), device=index.device)[:, None] * states.shape[1]
-    # whole rows of the flattened tensor: many times as fast as gather() on a CPU
+    # index_select of whole rows is many times faster than gather() on a CPU
     return states.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, *states.shape[2:])
 
 
 def take_embedding(embedding: Tensor, index: Tensor) -> Tensor:
-    """Of [batch, length, d], or [3, batch, length, d] where time, row and column are rotated apart."""
+    """``take`` for [batch, length, d], or [3, batch, length, d] if time, row and column are rotated separately."""
     return take(embedding, index) if embedding.ndim == 3 else torch.stack([take(part, index) for part in embedding])
 
 
 def cut_features(cut: Cut, visual: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """A mask of visual tokens [batch, length] and the features [visual tokens, d] that belong to them, cut."""
+    """Cut a mask of visual tokens [batch, length] and their features [visual tokens, d]."""
     number = (visual.flatten().cumsum(0) - 1).view(visual.shape)
     kept = cut.states(visual)
     return kept, features[cut.states(number)[kept].to(features.device)]

@@ -1,4 +1,4 @@
-"""How a pass ends: every layer was passed, every cache layer holds what it has to, and how far positions moved."""
+"""The end of a pass: checks that every layer ran and that the cache fits, and computes how far positions moved."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ptprune.errors import BrokenPass
 
 
 def check_end(setup: Setup, past: int, next_layer: int, length: int, states: Tensor, cache: Any) -> None:
-    """Every layer was passed, and every cache layer holds exactly what was there before and what was kept.
+    """Check that every layer ran, and that every cache layer holds exactly the old tokens and the kept ones.
 
     Args:
         past: tokens that the cache held before.
-        next_layer: the layer that would have to be next.
+        next_layer: the layer expected next.
         length: columns that the cuts left.
-        states: [batch, columns, d], what the language model returned.
+        states: [batch, columns, d], the language model's output.
 
     Raises:
-        BrokenPass: where it is otherwise.
+        BrokenPass: if not.
     """
     layers = len(setup.layers)
     if next_layer != layers:

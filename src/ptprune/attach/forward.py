@@ -1,16 +1,16 @@
-"""One forward pass of a model that prunes its prompt, or goes on with a pruned cache: where it begins and ends.
+"""One forward pass that prunes its prompt or continues a pruned cache, from begin to end.
 
-1. ``begin``: the prompt is looked at, refused or accepted; a mask over a pruned cache is rewritten; hooks are placed.
-   Leaves a ``Prompt`` and, for what happens at the layers, ``Layers``.
-2. ``receive``: the images are encoded, inside this pass or by generate() before it. They are found in the prompt, which
-   leaves the first ``Stage``.
-3. Attention before each cut: the instruction's rows are computed from its queries and keys, see ``instruction``.
-4. Before each layer from the first cut on: tokens are chosen and dropped, and the layer's call is cut, see ``layers``.
-5. After the language model: its output gets the prompt's shape again, the cache learns what it lost, see ``layers``.
-6. ``close``: always, also after an exception. Nothing of the pass is left on the model.
+1. ``begin`` checks the prompt, refuses or accepts it, rewrites a mask over a pruned cache and places hooks. It creates
+   a ``Prompt`` and the ``Layers`` that handle what happens at the layers.
+2. ``receive`` gets the images, encoded inside this pass or by generate() before it. It finds them in the prompt and
+   creates the first ``Stage``.
+3. The attention before each cut gives its queries and keys, from which ``instruction`` computes the attention rows.
+4. Before each layer from the first cut on, ``layers`` chooses and drops tokens and cuts the layer's arguments.
+5. After the language model, ``layers`` gives its output the prompt's shape and marks the cache as pruned.
+6. ``close`` always runs, also after an exception, and removes everything that the pass put on the model.
 
-Each step checks by shapes and counters that the ones before it happened: a model that goes another way than the hooks
-know is stopped before it returns a token.
+Each step checks by shapes and counters that the ones before it happened. A model that takes another path than the hooks
+expect is stopped before it returns a token.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class Pass:
 
     @staticmethod
     def is_needed(call: ModelCall) -> bool:
-        """Whether anything is to be done in a pass; all others go untouched."""
+        """Whether a call needs a pass. All others run unchanged."""
         return call.prompt is not None and (call.has_images or pruned(call.cache))
 
     def begin(self, call: ModelCall, training: bool) -> None:
-        """Look at the call of the multimodal model, rewrite its mask, place hooks.
+        """Check a call of the multimodal model, rewrite its mask and place hooks.
 
         Raises:
-            Refused: where the call cannot be pruned right.
+            Refused: if the call cannot be pruned correctly.
         """
         given = call.prompt
         assert given is not None
@@ -101,7 +101,7 @@ class Pass:
             self.receive(encoded)
 
     def _unslide(self, call: ModelCall) -> list[Any]:
-        """Let all layers of the cache hold everything during this prefill; returns what ``slide`` gives back."""
+        """Let all layers of the cache hold everything during this prefill. Returns what ``slide`` needs to undo it."""
         if not any(self.setup.windows):
             return []
         if call.cache is None and call.has_cache:
@@ -109,15 +109,15 @@ class Pass:
         return unslide(call.cache) if call.cache is not None else []
 
     def _continue(self, call: ModelCall, keys: Tensor) -> None:
-        """Go on with a cache that was pruned before."""
+        """Continue a cache that was pruned before."""
         cache, family = call.cache, self.setup.family
         for index, layer in enumerate(cache.layers):
             layer.armed = not layer.shifted or index >= self.setup.cut_layers[0]
         self._undo.callback(_disarm, cache.layers)
         if call.mask is not None or cache.layers[0].ragged:
             if family.grid_positions and call.positions is None:
-                raise Refused(f"{family.name} cannot tell positions from a mask over a pruned cache: pass position_ids")
-            # what stands in the columns of removed tokens is never read
+                raise Refused(f"{family.name} cannot derive positions from a pruned cache's mask: pass position_ids")
+            # the columns of removed tokens may hold anything: they are never read
             call.mask = torch.cat([keys.new_ones(len(keys), removed(cache)), keys], dim=1).long()
 
     @property
@@ -125,17 +125,17 @@ class Pass:
         return self.layers is not None and self.layers.waits_for_images
 
     def receive(self, encoded: Sequence[Encoded]) -> None:
-        """The images are encoded: find them in the prompt.
+        """Find the encoded images in the prompt.
 
         Raises:
-            Refused: where the prompt does not fit them.
+            Refused: if the prompt does not fit them.
         """
         assert self.prompt is not None
         assert self.layers is not None
         with self.setup.lap("select"):
             stage = Stage.first(self.prompt, self.setup.family, encoded)
             if self.generation is not None and self.generation.selections is not None:
-                # generate() without a cache repeats the prefill at each step: the prompt is the same, and so the choice
+                # generate() without a cache repeats the prefill at each step: the same prompt keeps the same choice
                 stage.keep(self.generation.selections)
             self.layers.stage = stage
 
@@ -167,7 +167,7 @@ class Pass:
             scores.arm()
 
     def close(self) -> None:
-        """Take every hook of this pass off the model."""
+        """Remove every hook of this pass."""
         self._undo.close()
 
 

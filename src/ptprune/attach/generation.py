@@ -1,4 +1,4 @@
-"""One call of generate(), as far as pruning must know it."""
+"""What pruning must know about one call of generate()."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ptprune.selection import Selection
 
 @dataclass
 class Generation:
-    """What one call of generate() brought and what was chosen for it.
+    """One call of generate() and the tokens that were chosen for it.
 
     Attributes:
-        prompt_length: columns of ``input_ids`` as the caller gave them.
-        sliced: whether generate() will cut from them what the cache has seen.
-        encoded: what the vision side left behind; kept here too because accelerate, where it moves the encoder's output
-            between devices, copies it and loses the attribute that carries them.
-        arrived: whether a forward pass was given the images since they were encoded.
+        prompt_length: columns of the caller's ``input_ids``.
+        sliced: whether generate() will cut off the columns that the cache has seen.
+        encoded: the images from the vision side. The encoder's output carries them too, but accelerate loses that
+            attribute if it copies the output between devices.
+        arrived: whether a forward pass got the images after they were encoded.
         selections: what the first forward pass chose.
     """
 
@@ -32,22 +32,22 @@ class Generation:
 
     @classmethod
     def of(cls, call: ModelCall) -> Generation | None:
-        """From the arguments of generate(); None where it starts from nothing."""
+        """Read the arguments of generate(). None if it has no prompt."""
         if (prompt := call.prompt) is None:
             return None
-        # a mask longer than the prompt means that the prompt holds new tokens only
+        # a mask that is longer than the prompt means that the prompt holds only new tokens
         length = prompt.shape[1]
         return cls(length, call.cache is not None and (call.mask is None or call.mask.shape[1] == length))
 
     def prompt_columns(self, length: int, seen: int) -> int:
-        """How many of the ``length`` new columns of a forward pass are prompt; assisted decoding appends drafts."""
+        """How many of a forward pass's ``length`` new columns are prompt; assisted decoding appends drafts to it."""
         return min(length, self.prompt_length - (seen if self.sliced else 0))
 
     def check_arrival(self, has_images: bool) -> None:
-        """Images that were encoded for this call must come with its first forward pass.
+        """Check that the first forward pass gets the images that were encoded for this call.
 
         Raises:
-            BrokenPass: where they do not, under any name that is known: the prompt would pass unpruned.
+            BrokenPass: if they arrive under no known name, because the prompt would stay unpruned.
         """
         if self.encoded is not None and not self.arrived and not has_images:
             raise BrokenPass("generate() encoded the pictures, but the model was called without them")

@@ -1,4 +1,4 @@
-"""The instruction's side of a pruned prefill: what its tokens pay to all others at the layers before the cuts."""
+"""Computes the attention that the instruction's tokens pay to all others, at the layers before the cuts."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class InstructionScores:
     """Scores the stages of one prefill by the queries and keys of language model layers.
 
     Args:
-        stage: tells the stage at work.
+        stage: returns the current stage.
     """
 
     def __init__(self, setup: Setup, stage: Callable[[], Stage]) -> None:
         self.setup, self.stage = setup, stage
-        self._taps: dict[int, AttentionTap] = {}  # by the layer that is cut
+        self._taps: dict[int, AttentionTap] = {}  # keyed by the layer after the tapped one, before which tokens drop
 
     def arm(self) -> None:
-        """Look at the layer before each cut; what is dropped before layer 0 is scored by ``score_before``."""
+        """Tap the layer before each cut. ``score_before`` does the scores for a cut before layer 0."""
         for layer in self.setup.cut_layers:
             if layer > 0:
                 attention = self.setup.family.text_attention(self.setup.model, layer - 1)
@@ -39,21 +39,21 @@ class InstructionScores:
                 tap.arm()
 
     def disarm(self) -> None:
-        """Leave all attention modules as they were. May be called twice."""
+        """Restore all attention modules. May be called twice."""
         for tap in self._taps.values():
             tap.disarm()
 
     def check(self, layer: int) -> None:
-        """The scores for the cut before ``layer`` must be there, of one call.
+        """Check that the scores for the cut before ``layer`` come from exactly one call of the attention module.
 
         Raises:
-            BrokenPass: where the attention module was not looked at exactly once.
+            BrokenPass: if not.
         """
         calls = self._taps[layer].calls
         if calls != 1:
             raise BrokenPass(
                 f"the attention of layer {layer - 1} handed over its queries and keys {calls} times, not once: "
-                "tokens cannot be chosen by it"
+                "its attention cannot rank tokens"
             )
 
     def _receive(self, layer: int, qk: QueriesAndKeys) -> None:
@@ -72,7 +72,7 @@ class InstructionScores:
             self._score(layer, queries, qk.key, qk.scaling)
 
     def score_before(self, layer: nn.Module, call: LayerCall) -> None:
-        """Run the first layer up to all keys and the instruction's queries, without its attention, MLP and cache."""
+        """Score the cut before layer 0: run that layer up to all keys and the instruction's queries, and no further."""
         stage, attention = self.stage(), self.setup.family.text_attention(self.setup.model, 0)
         alone = call.alone()
         with keys_alone(attention):
@@ -80,7 +80,7 @@ class InstructionScores:
         if stage.columns.past:
             keys = torch.cat([call.cache.layers[0].keys, keys], dim=2)
         columns = stage.instruction
-        one = columns[0].new_zeros(1)  # a layer cannot be run on nothing, and there may be no text at all
+        one = columns[0].new_zeros(1)  # there may be no text at all, and a layer cannot run on zero tokens
         index = pad_sequence([*columns, one], batch_first=True)[:-1]
         rotary = None if call.rotary is None else tuple(take_embedding(part, index) for part in call.rotary)
         alone |= {name: value for name, value in ((MASK, None), (POSITIONS, None), (ROTARY, rotary)) if name in alone}
@@ -89,10 +89,10 @@ class InstructionScores:
         self._score(0, queries, keys, qk.scaling)
 
     def _score(self, layer: int, queries: list[Tensor], keys: Tensor, scaling: float) -> None:
-        """What the instruction pays at a layer.
+        """Add the attention that the instruction pays at a layer to the stage.
 
         Args:
-            queries: of each row's instruction, [heads, tokens, head_dim].
+            queries: for each row's instruction, [heads, tokens, head_dim].
             keys: [batch, key_value_heads, past + length, head_dim].
         """
         stage, needs = self.stage(), self.setup.needs

@@ -34,7 +34,7 @@ FAMILIES: dict[str, type[Family]] = {
     )
 }
 
-# Known, and why they are not there.
+# Models that are refused by name, and why.
 UNSUPPORTED = {
     "MllamaForConditionalGeneration": "its language model reads the image through cross-attention, so there are no "
     "visual tokens in the prompt to drop",
@@ -50,7 +50,7 @@ def family_of(model: Model) -> type[Family]:
     """The family of a model.
 
     Raises:
-        UnsupportedModel: where no family supports the model, with the list of those that are supported.
+        UnsupportedModel: if no family supports the model. The message lists the supported ones.
     """
     classes = [cls.__name__ for cls in type(model).__mro__]
     for family in FAMILIES.values():

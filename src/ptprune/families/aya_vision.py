@@ -1,7 +1,7 @@
-"""Aya Vision: tiles row-major, thumbnail last, SigLIP without [CLS].
+"""Aya Vision: row-major tiles, then the thumbnail; SigLIP without [CLS].
 
-An LLM token is a row-major block of patches (pixel shuffle). Text names each tile: "TILE_1", "TILE_2", ...,
-"TILE_GLOBAL" before the thumbnail, which is there alone where an image has one tile.
+An LLM token is a row-major block of patches (pixel shuffle). Text before each tile names it: "TILE_1", "TILE_2", ...,
+and "TILE_GLOBAL" before the thumbnail. An image of one tile is only a "TILE_GLOBAL".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class AyaVision(TiledFamily):
     name = "aya-vision"
     model_class = "AyaVisionForConditionalGeneration"
     example = "CohereLabs/aya-vision-8b"
-    stages = {**STAGES_WITHOUT_CLS, "instruction": f"{INSTRUCTION}; most layers see only a sliding window"}
+    stages = {**STAGES_WITHOUT_CLS, "instruction": f"{INSTRUCTION}; most layers have a sliding window"}
     grouped = staticmethod(ended_by_mark)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What one file per model family says, and nothing more: where things are. Families never decide what is kept.
+"""The interface of a model family: it says where things are in a model and never decides what is kept.
 
 See docs/adding-a-family.md.
 """
@@ -23,18 +23,18 @@ NOT_PRUNED = "not pruned: all their tokens stay, with a warning"
 
 
 class Family(ABC):
-    """One model family. Everything that the rest of the package must know of a model goes through here.
+    """One model family. The rest of the package learns about a model only from here.
 
     Attributes:
         name: short name for messages and tables.
         model_class: the transformers class that this file supports.
         example: a checkpoint that users know.
-        stages: "tiles", each level, perhaps "videos" -> one line on what is used in this family.
+        stages: "tiles", each level, and possibly "videos" -> one line that says what this family uses.
         grid_positions: whether position ids are (time, row, column) triples, which compact positions cannot renumber.
-        repeats_pictures_wrong: whether the stock generate() mixes up the pictures of a prompt that beams or several
-            returns repeat.
+        repeats_pictures_wrong: whether the stock generate() mixes up a prompt's pictures when beams or several returns
+            repeat the prompt.
         deepstack: name of the language model's method ``(hidden_states, visual_mask, features)`` that adds visual
-            features to the hidden states after its first layers, where it has one.
+            features to the hidden states after its first layers; None if it has none.
     """
 
     name: ClassVar[str]
@@ -49,7 +49,7 @@ class Family(ABC):
 
     @staticmethod
     def check(model: Model) -> None:
-        """Raise TypeError or ValueError where this very model cannot be pruned right."""
+        """Raise TypeError or ValueError if this model's configuration cannot be pruned correctly."""
         return
 
     @staticmethod
@@ -69,7 +69,7 @@ class Family(ABC):
 
     @classmethod
     def rotary(cls, model: Model, layer: int, hidden_states: Tensor, position_ids: Tensor) -> Any:
-        """The position embeddings that the language model hands to a layer."""
+        """The position embeddings that the language model passes to a layer."""
         return cls.decoder(model).rotary_emb(hidden_states, position_ids)
 
     @staticmethod
@@ -82,7 +82,7 @@ class Family(ABC):
     def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:
         """The attention module of the vision layer whose features this ``get_image_features`` call uses."""
 
-    # --- what the images became ---------------------------------------------------------------------------------------
+    # --- how the images were encoded ----------------------------------------------------------------------------------
 
     @classmethod
     @abstractmethod
@@ -94,11 +94,11 @@ class Family(ABC):
         attention: Mapping[str, Tensor],
         wanted: EvidenceRequest,
     ) -> Sequence[Encoded]:
-        """What one ``get_image_features`` call encoded, in prompt order.
+        """The images or tiles that one ``get_image_features`` call encoded, in prompt order.
 
         Args:
             call: the arguments of ``get_image_features`` by name.
-            output: what it returned.
+            output: its return value.
             attention: name in ``ImageEvidence`` -> FloatTensor [patches of all images], in the encoder's order.
         """
 
@@ -108,20 +108,20 @@ class Family(ABC):
         """The images of one prompt.
 
         Args:
-            gaps: the token ids before each element of ``encoded``, since the one before it or the prompt's begin. Ids
-                may stand for embeddings where the prompt was given as such: only compare them.
+            gaps: for each element of ``encoded``, the token ids between it and the element before it or the prompt's
+                start. Only compare ids: they are stand-ins if the prompt was passed as embeddings.
             encoded: what ``encoded`` returned for this prompt.
         """
 
     @staticmethod
     def placeholders(model: Model, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        """BoolTensor [batch, length]: where image features are merged into the prompt."""
+        """BoolTensor [batch, length], True where image features are merged into the prompt."""
         return where_token(model, model.config.image_token_id, input_ids, inputs_embeds)
 
     @staticmethod
     def videos(model: Model, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor | None:
-        """BoolTensor [batch, length]: where video features are, which are never pruned, or None where they are image
-        features like all others."""
+        """BoolTensor [batch, length], True on video features, which are never pruned; None if the family treats video
+        features as image features."""
         token = getattr(model.config, "video_token_id", None)
         return None if token is None else where_token(model, token, input_ids, inputs_embeds)
 
@@ -135,9 +135,9 @@ class WholeImages(Family):
 
 
 def where_token(model: Model, token: int, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-    """Where a prompt holds a token, given as ids or, compared as the models themselves do, as embeddings."""
+    """BoolTensor [batch, length], True where a prompt of ids or embeddings holds a token."""
     if input_ids is not None:
         return input_ids == token
-    assert inputs_embeds is not None
+    assert inputs_embeds is not None  # compared exactly, as the models themselves do
     embedding = model.get_input_embeddings()(torch.tensor(token, device=inputs_embeds.device))
     return (inputs_embeds == embedding.to(inputs_embeds.device)).all(-1)

@@ -1,7 +1,6 @@
-"""Cohere2 Vision: tiles row-major, thumbnail last, SigLIP without [CLS].
+"""Cohere2 Vision: row-major tiles, then the thumbnail; SigLIP without [CLS].
 
-An LLM token is a row-major block of patches (pixel shuffle). A start token precedes an image, a line break ends each of
-its tiles.
+An LLM token is a row-major block of patches (pixel shuffle). A start token begins an image, a line break ends a tile.
 """
 
 from __future__ import annotations
@@ -15,5 +14,5 @@ class Cohere2Vision(TiledFamily):
     name = "cohere2-vision"
     model_class = "Cohere2VisionForConditionalGeneration"
     example = "CohereLabs/command-a-vision-07-2025"
-    stages = {**STAGES_WITHOUT_CLS, "instruction": f"{INSTRUCTION}; most layers see only a sliding window"}
+    stages = {**STAGES_WITHOUT_CLS, "instruction": f"{INSTRUCTION}; most layers have a sliding window"}
     grouped = staticmethod(started_by_mark)

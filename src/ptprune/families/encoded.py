@@ -1,4 +1,4 @@
-"""What the vision side of one ``get_image_features`` call leaves behind for the language side."""
+"""Images and tiles as one ``get_image_features`` call encoded them, kept for the language side."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from torch import Tensor
 from ptprune.errors import BrokenPass
 from ptprune.layout import Place, Region, even_place
 
-PREVIEW = 12  # pixels a side: enough to tell a 3x4 grid of tiles from a 4x3 one, nothing to store
-PICTURE = 64  # pixels a side of a picture that a method looks at itself
+PREVIEW = 12  # pixels a side: enough to distinguish a 3x4 grid of tiles from a 4x3 one, and negligible to store
+PICTURE = 64  # pixels a side if a method needs the pixels themselves
 
 
 @dataclass(frozen=True)
 class EvidenceRequest:
-    """What a method wants to know of the images.
+    """The evidence that a method needs from the vision side.
 
     Attributes:
         names: fields of ``ImageEvidence``; families look for "region_features", "token_features" and "pixels".
-        window: tokens a side of the windows that stand for tiles where a model has none; None: one region an image.
+        window: largest side, in tokens, of the windows that replace tiles in models without tiles; None makes the image
+            one region.
     """
 
     names: frozenset[str]
@@ -71,11 +72,11 @@ class EncodedTile:
 
 @dataclass(frozen=True, eq=False)
 class EncodedImage:
-    """A whole image as it was encoded.
+    """An encoded image.
 
     Attributes:
         regions: in the order of the encoder's rows.
-        region_of: LongTensor (CPU) [placeholders], the region of each of its placeholders in the prompt, -1 for
+        region_of: LongTensor (CPU) [placeholders], the region of each of its placeholders in the prompt; -1 for
             structural ones (newlines), which always stay.
         places: returns where the regions lie in the picture.
         tokens: name in ``ImageEvidence`` -> [placeholders] or [placeholders, d]; structural rows have no meaning.
@@ -98,17 +99,14 @@ class EncodedImage:
 
 
 Encoded: TypeAlias = EncodedTile | EncodedImage
-"""What one run of placeholders stands for: a tile in families with tiles of one size, else an image."""
+"""What one run of placeholders holds: a tile in families with tiles of one size, else an image."""
 
 
 def check_patches(attention: Mapping[str, Tensor], expected: int) -> None:
-    """The vision encoder's attention must have been seen for every patch, and once.
-
-    Args:
-        attention: name in ``ImageEvidence`` -> FloatTensor [patches of all images].
+    """Check that attention [patches of all images] was recorded once for every patch.
 
     Raises:
-        BrokenPass: naming both numbers.
+        BrokenPass: if not.
     """
     for values in attention.values():
         if len(values) != expected:
@@ -123,7 +121,7 @@ def whole_picture() -> list[Place]:
 def join_tiles(
     tiles: Sequence[EncodedTile], thumbnail: Literal["first", "last"], places: Callable[[], Sequence[Place]]
 ) -> EncodedImage:
-    """The image that tiles and their thumbnail make; a single tile has no thumbnail.
+    """Join tiles and their thumbnail into an image. A single tile has no thumbnail.
 
     Args:
         places: of all regions, including the thumbnail.

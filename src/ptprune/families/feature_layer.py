@@ -1,4 +1,4 @@
-"""Which layer of a vision encoder a model uses."""
+"""The layer of the vision encoder whose features a model uses."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ptprune.families.base import Model
 
 
 def feature_layer(model: Model, call: Mapping[str, Any]) -> int:
-    """``vision_feature_layer`` of a call of ``get_image_features``.
+    """The ``vision_feature_layer`` of a ``get_image_features`` call.
 
     Raises:
-        UnsupportedModel: where the model concatenates several layers.
+        UnsupportedModel: if the model concatenates several layers.
     """
     layer = call.get("vision_feature_layer")
     layer = model.config.vision_feature_layer if layer is None else layer

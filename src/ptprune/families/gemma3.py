@@ -1,8 +1,8 @@
-"""Gemma3 with pan and scan: the thumbnail ("original image") FIRST, then its crops, SigLIP without [CLS].
+"""Gemma3 with pan and scan: the thumbnail ("original image") FIRST, then its crops; SigLIP without [CLS].
 
 An LLM token is the mean over a block of patches. Crops are strips, side by side or one below the other. Neither the
-processor nor the model's inputs tell which pictures are crops of which, so text and pixels must: the same text stands
-between all crops of an image, and the crops, put together, look like the original.
+processor nor the model's inputs show which pictures are crops of which, so this file infers it from text and pixels:
+the same text stands between all crops of an image, and the joined crops look like the original.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ptprune.families.encoded import EncodedImage, EncodedTile, join_tiles
 from ptprune.families.tiled import STAGES_WITHOUT_CLS, TiledFamily
 from ptprune.layout import THUMBNAIL, Place, even_place
 
-LIKENESS = 0.85  # correlation of an original with its crops put together; those of other pictures are far below
+LIKENESS = 0.85  # least correlation of an original with its joined crops; other pictures are far below
 
 
 class Gemma3(TiledFamily):
@@ -29,8 +29,8 @@ class Gemma3(TiledFamily):
     example = "google/gemma-3-4b-it"
     stages = {
         **STAGES_WITHOUT_CLS,
-        "tiles": "thumbnail first, then the crops of pan and scan where the processor was told to make them",
-        "instruction": f"{INSTRUCTION}; five layers of six see only a sliding window, the sixth sees all: `layer=6`",
+        "tiles": "thumbnail first, then the crops if the processor makes them (pan and scan)",
+        "instruction": f"{INSTRUCTION}; five of six layers have a sliding window, the sixth sees all: `layer=6`",
     }
 
     @classmethod
@@ -49,7 +49,7 @@ class Gemma3(TiledFamily):
 
 
 def _crops(gaps: Sequence[Sequence[int]], tiles: Sequence[EncodedTile]) -> tuple[int, tuple[int, int]]:
-    """How many of the pictures behind the first one are its crops, and (rows, columns) of them."""
+    """How many pictures after the first one are its crops, and their (rows, columns)."""
     most = 0
     while most + 1 < len(tiles) and (most < 1 or gaps[most + 1] == gaps[2]):
         most += 1
@@ -62,7 +62,7 @@ def _crops(gaps: Sequence[Sequence[int]], tiles: Sequence[EncodedTile]) -> tuple
 
 
 def _likeness(original: Tensor, crops: list[Tensor], shape: tuple[int, int]) -> float:
-    """Correlation of a picture with strips put together and shrunk to its size; all [3, p, p]."""
+    """Correlation of a picture with the strips, joined and shrunk to its size; all [3, p, p]."""
     whole = F.adaptive_avg_pool2d(
         torch.cat(crops, dim=2 if shape[0] == 1 else 1), (original.shape[1], original.shape[2])
     )

@@ -1,4 +1,4 @@
-"""GLM-4V (4.1V): the picture whole, 2x2 patches make an LLM token (a convolution merges them), no [CLS]."""
+"""GLM-4V (4.1V): pictures are encoded whole without [CLS]; a convolution merges 2x2 patches into an LLM token."""
 
 from __future__ import annotations
 

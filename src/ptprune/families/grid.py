@@ -1,4 +1,4 @@
-"""The tile grid of an image, read from its pixels where neither processor nor prompt tells."""
+"""Infers an image's tile grid from its pixels, for families where neither processor nor prompt gives it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def _places(encoded: Sequence[EncodedTile]) -> list[Place]:
 
 
 def infer_columns(tiles: Tensor, thumbnail: Tensor) -> int:
-    """How many columns the tile grid has: the one whose picture, put together, looks most like the thumbnail.
+    """The number of columns for which the joined tiles look most like the thumbnail.
 
-    Only reports and drawings use it, pruning does not. Where the picture is so plain that several grids look alike,
-    the widest of them is returned.
+    Reports, drawings and scores by area (attention-mass, image-saliency, HiRED, GlobalCom2) use it; PTP's defaults do
+    not. If several grids look alike, the widest of them is returned.
 
     Args:
         tiles: FloatTensor [tiles, channels, p, p], tiny copies of the tiles, row-major.
-        thumbnail: FloatTensor [channels, p, p], the same of the thumbnail.
+        thumbnail: FloatTensor [channels, p, p], a tiny copy of the thumbnail.
     """
     count, channels, side, _ = tiles.shape
     tiles, thumbnail = tiles.float().cpu(), thumbnail.float().cpu()

@@ -1,4 +1,4 @@
-"""Which tiles of a prompt make an image, told from the text between them. Token ids are compared, never known."""
+"""Groups a prompt's tiles into images by the text between them. Token ids are only compared, never looked up."""
 
 from __future__ import annotations
 
@@ -6,28 +6,22 @@ from collections.abc import Sequence
 
 
 def split_at(starts: Sequence[bool]) -> list[range]:
-    """Ranges of tiles that begin where ``starts`` is True; the first tile always begins one."""
+    """Ranges of tiles. One begins at the first tile and wherever ``starts`` is True."""
     begins = [i for i, start in enumerate(starts) if start or i == 0]
     return [range(a, b) for a, b in zip(begins, [*begins[1:], len(starts)], strict=True)]
 
 
 def runs(gaps: Sequence[Sequence[int]]) -> list[range]:
-    """Tiles that follow one another without text make an image."""
+    """An image is a run of tiles without text between them."""
     return split_at([len(gap) > 0 for gap in gaps])
 
 
 def started_by_mark(gaps: Sequence[Sequence[int]]) -> list[range]:
-    """Images whose first tile follows a start token, the others something else.
-
-    The token before the prompt's first tile is that start token.
-    """
+    """An image begins at every tile that follows the start token, which is the token before the prompt's first tile."""
     return split_at([gap[-1:] == gaps[0][-1:] for gap in gaps])
 
 
 def ended_by_mark(gaps: Sequence[Sequence[int]]) -> list[range]:
-    """Images whose last tile, the thumbnail, follows a token of its own, which no other tile follows.
-
-    The token before the prompt's last tile is that token.
-    """
+    """An image ends with a thumbnail, which follows a token of its own: the one before the prompt's last tile."""
     last = [gap[-1:] == gaps[-1][-1:] for gap in gaps]
     return split_at([False, *last[:-1]])

@@ -1,7 +1,7 @@
-"""Idefics3 and SmolVLM: tiles row-major, thumbnail ("global image") last, SigLIP without [CLS].
+"""Idefics3 and SmolVLM: row-major tiles, then the thumbnail ("global image"); SigLIP without [CLS].
 
-An LLM token is a row-major block of patches (pixel shuffle). Text names the place of each tile, "<row_1_col_2>", and
-the thumbnail, "<global-img>"; a row of tiles ends with a newline. SmolVLM's video frames are images of one tile.
+An LLM token is a row-major block of patches (pixel shuffle). Text before each tile names its place, "<row_1_col_2>", or
+the thumbnail, "<global-img>". A newline ends a row of tiles. SmolVLM's video frames are images of one tile.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Idefics3(TiledFamily):
     @staticmethod
     def pixels(call: Mapping[str, Any]) -> Tensor:
         pixels = call["pixel_values"].flatten(0, 1)
-        real = pixels.flatten(1).any(dim=1)  # shorter lists of tiles are filled up with zeros, which are not encoded
-        real[0] |= ~real.any()  # SmolVLM encodes one nevertheless
+        real = pixels.flatten(1).any(dim=1)  # the model does not encode the all-zero tiles that pad shorter lists
+        real[0] |= ~real.any()  # but SmolVLM encodes one if all are zero
         return pixels[real]
 
     @staticmethod
@@ -54,7 +54,7 @@ class SmolVLM(Idefics3):
 
 
 def _places(gaps: Sequence[Sequence[int]]) -> list[Place]:
-    """Before a tile stands a separator and its name, and a newline before those where a row begins."""
+    """A separator and its name precede each tile; a newline precedes both at the start of a row."""
     separator = gaps[-1][-2]
     columns = next((i for i, gap in enumerate(gaps) if i and gap[0] != separator), len(gaps) - 1)
     tiles = len(gaps) - 1

@@ -1,7 +1,7 @@
-"""InternVL (2.5, 3, 3.5 in the native "-hf" format): tiles row-major, thumbnail last, InternViT with a [CLS].
+"""InternVL (2.5, 3, 3.5 in the native "-hf" format): row-major tiles, then the thumbnail; InternViT with a [CLS].
 
 An LLM token is a row-major 2x2 block of patches (pixel shuffle). The processor does not pass on how many tiles an
-image has, so they are counted: a run of image tokens is one image, a thumbnail is there iff it has more than one tile.
+image has, so they are counted: a run of image tokens is one image, with a thumbnail iff it has more than one tile.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class InternVL(TiledFamily):
     model_class = "InternVLForConditionalGeneration"
     example = "OpenGVLab/InternVL3-1B-hf"
     stages = {
-        "tiles": "row-major, thumbnail last where there is more than one tile",
+        "tiles": "row-major, then a thumbnail if there is more than one tile",
         "region": "cosine of each tile's [CLS] with the thumbnail's",
         "token": "[CLS] attention, mean over the 2x2 patches of a token",
         "instruction": INSTRUCTION,

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT (1.6): thumbnail first, then all tiles as one unpadded grid with newlines; CLIP with a [CLS].
+"""LLaVA-NeXT (1.6): the thumbnail, then all tiles as one unpadded grid with newlines; CLIP with a [CLS].
 
 An LLM token is a patch. The features come from the last layer but one.
 """
@@ -19,7 +19,7 @@ class LlavaNext(MergedFamily):
     model_class = "LlavaNextForConditionalGeneration"
     example = "llava-hf/llava-v1.6-mistral-7b-hf"
     stages = {
-        "tiles": "thumbnail first, then one unpadded grid whose rows run through neighbouring tiles; newlines stay",
+        "tiles": "thumbnail first, then one unpadded grid with rows across neighbouring tiles; newlines stay",
         "region": "cosine of each tile's [CLS] with the thumbnail's",
         "token": "[CLS] attention at the layer whose features the model uses, the last but one; a token is a patch",
         "instruction": INSTRUCTION,

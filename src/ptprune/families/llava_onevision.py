@@ -1,6 +1,6 @@
-"""LLaVA-OneVision: as LLaVA-NeXT, but SigLIP without [CLS], and large grids are shrunk.
+"""LLaVA-OneVision: like LLaVA-NeXT, but with SigLIP without [CLS], and the model shrinks large grids.
 
-Several pictures in one prompt are not tiled. Shrinking is bilinear; scores are shrunk alike.
+Several pictures in one prompt are not tiled. Shrinking is bilinear, of features and scores alike.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class LlavaOnevision(MergedFamily):
     model_class = "LlavaOnevisionForConditionalGeneration"
     example = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
     stages = {
-        "tiles": "thumbnail first, then one unpadded, perhaps shrunk grid whose rows run through neighbouring tiles; "
+        "tiles": "thumbnail first, then one unpadded, possibly shrunk grid with rows across neighbouring tiles; "
         "newlines stay; several pictures in one prompt are not tiled",
         "region": "cosine of each tile's mean patch feature with the thumbnail's (SigLIP has no [CLS])",
-        "token": "attention received from the tile's patches; a token is a patch, or several where the grid was shrunk",
+        "token": "attention received from the tile's patches; a token is a patch, or several if the grid was shrunk",
         "instruction": INSTRUCTION,
         "videos": NOT_PRUNED,
     }

@@ -1,7 +1,7 @@
-"""Families that lay an image's tiles out as one unpadded grid behind the thumbnail: LLaVA-NeXT and LLaVA-OneVision.
+"""Families that merge an image's tiles into one unpadded grid after the thumbnail: LLaVA-NeXT and LLaVA-OneVision.
 
-A newline embedding ends each row of the grid. Which patch stands where is the model's own doing: its
-``pack_image_features`` is asked, with patch coordinates in place of features.
+A newline embedding ends each row of the grid. To learn which patch goes where, this file passes patch coordinates
+instead of features through the model's own ``pack_image_features``.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ptprune.layout import THUMBNAIL, Place, Region
 
 
 class MergedFamily(WholeImages):
-    """``encoded`` returns whole images: ``image_sizes`` tells which tiles belong together."""
+    """``encoded`` returns whole images, because ``image_sizes`` shows which tiles belong together."""
 
     @staticmethod
     @abstractmethod
     def tile_grids(model: Model, call: Mapping[str, Any], image_sizes: Tensor) -> list[tuple[int, int] | None]:
-        """(rows, columns) of the tiles of each image behind its thumbnail; None for an image that is not tiled."""
+        """(rows, columns) of each image's tiles, without the thumbnail; None for an image that is not tiled."""
 
     @staticmethod
     @abstractmethod
@@ -40,7 +40,7 @@ class MergedFamily(WholeImages):
     @classmethod
     def has_cls(cls, model: Model, call: Mapping[str, Any]) -> bool:
         strategy = call.get("vision_feature_select_strategy") or model.config.vision_feature_select_strategy
-        return strategy == "default"  # the models' word for "drop the first token"
+        return strategy == "default"  # it means "drop the first token"
 
     @staticmethod
     def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:
@@ -78,7 +78,7 @@ class MergedFamily(WholeImages):
         previews: list[Any] = [None] * len(counts)
         if "pixels" in wanted.names:
             pixels = call["pixel_values"]
-            if pixels.ndim == 4:  # one list of all tiles
+            if pixels.ndim == 4:  # the tiles of all images in one list
                 pixels = torch.stack([tiles[0] for tiles in pixels.split(counts)])[:, None]
             previews = list(wanted.preview(pixels[:, 0]))
         images = [
@@ -95,7 +95,7 @@ def tile_grid(image_size: Sequence[int], grid_pinpoints: list[list[int]], tile: 
 
 
 def _coordinates(grid: tuple[int, int] | None, side: int) -> Tensor:
-    """FloatTensor [thumbnail and tiles, patches, 2]: (row, column) of each patch, over all tiles."""
+    """FloatTensor [thumbnail and tiles, patches, 2]: each patch's (row, column) in the thumbnail or the whole grid."""
     inside = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
     if grid is None:
         return inside[None]
@@ -106,23 +106,23 @@ def _coordinates(grid: tuple[int, int] | None, side: int) -> Tensor:
 def _image(
     where: Tensor, grid: tuple[int, int] | None, side: int, tokens: dict[str, Tensor], features: Tensor | None
 ) -> EncodedImage:
-    """An image from where its patches came to stand.
+    """Build an image from the packed coordinates of its patches.
 
     Args:
-        where: FloatTensor [placeholders, 2], ``_coordinates`` after packing, NaN where a newline stands.
-        grid: (rows, columns) of the tiles behind the thumbnail.
+        where: FloatTensor [placeholders, 2], ``_coordinates`` after packing, NaN on newlines.
+        grid: (rows, columns) of the tiles.
         features: [thumbnail and tiles, d].
     """
     region_of = torch.full((len(where),), -1)
     region_of[: side * side] = 0
     merged = where[side * side :]
     newlines = merged[:, 0].isnan()
-    if grid is None or bool(newlines.all()):  # of a picture that is very narrow, unpadding may leave nothing
+    if grid is None or bool(newlines.all()):  # unpadding may leave nothing of a very narrow picture
         first = None if features is None else features[:1]
         return EncodedImage((Region((side, side)),), region_of, whole_picture, tokens, first)
     height = int(newlines.sum())
     rows, columns = merged.view(height, -1, 2)[:, 0, 0], merged.view(height, -1, 2)[0, :-1, 1]
-    # centres of patches: where a large grid was shrunk, coordinates are not whole numbers
+    # use the patches' centres, because shrinking makes coordinates fractional
     tile_of = [((line + 0.5) / side).long().tolist() for line in (rows, columns)]
     spans = [[(tile, line.index(tile), line.count(tile)) for tile in sorted(set(line))] for line in tile_of]
 
@@ -134,7 +134,7 @@ def _image(
             edges = (left / len(columns), top / height, (left + wide) / len(columns), (top + tall) / height)
             places.append(Place(row, column, edges))
             regions.append(Region((tall, wide)))
-            encoder_rows.append(1 + row * grid[1] + column)  # some tiles may be gone
+            encoder_rows.append(1 + row * grid[1] + column)  # unpadding may have removed whole tiles
     region_of[side * side :] = numbers.flatten()
     return EncodedImage(
         tuple(regions),

@@ -1,7 +1,7 @@
 """Families that encode a picture whole, at its own resolution: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, GLM-4V.
 
-Windows of the grid of visual tokens stand for tiles, and the whole picture's mean feature for the thumbnail. Patches
-come in the order of the LLM tokens that they are merged into, those of one token together.
+Windows of the grid of visual tokens replace tiles, and the whole picture's mean feature replaces the thumbnail. The
+patches of an LLM token stand together, in the order of the tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ptprune.layout import Place, Region
 
 
 class NativeFamily(WholeImages):
-    """``encoded`` returns whole images; ``image_grid_thw`` tells their sizes."""
+    """``encoded`` returns whole images; their sizes are in ``image_grid_thw``."""
 
     grid_positions = True
 
@@ -59,7 +59,7 @@ class NativeFamily(WholeImages):
             for i, grid in enumerate(grids)
         ]
         if "pixels" in wanted.names:
-            # a colour a token, of the patches as the processor lists them
+            # one mean colour a token; pixel_values lists the patches in prompt order
             colours = call["pixel_values"].float().view(sum(sizes), -1, 3, call["pixel_values"].shape[1] // 3)
             parts = colours.mean(dim=(1, 3)).split(sizes)
             images = [
@@ -70,11 +70,7 @@ class NativeFamily(WholeImages):
 
 
 def _image(grid: tuple[int, int], window: int | None, tokens: dict[str, Tensor]) -> EncodedImage:
-    """An image cut into windows.
-
-    Args:
-        grid: (rows, columns) of the picture's visual tokens.
-    """
+    """Cut an image whose visual tokens form a grid of (rows, columns) into windows."""
     states = tokens["token_features"].float().view(*grid, -1) if "token_features" in tokens else None
     cuts = [_cuts(length, window) for length in grid]
     numbers = torch.empty(grid, dtype=torch.long)
@@ -99,6 +95,6 @@ def _image(grid: tuple[int, int], window: int | None, tokens: dict[str, Tensor])
 
 
 def _cuts(length: int, window: int | None) -> Sequence[int]:
-    """Where to cut a side: into the fewest windows of at most ``window`` tokens, as equal as can be."""
+    """Edges of the windows along a side: the fewest of at most ``window`` tokens, as equal as possible."""
     number = 1 if window is None else -(-length // window)
     return [round(i * length / number) for i in range(number + 1)]

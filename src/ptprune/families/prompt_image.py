@@ -17,10 +17,10 @@ class PromptImage:
     """One image of a prompt.
 
     Attributes:
-        layout: of its prunable tokens that are left.
-        encoded: what the vision side made of it.
-        placeholders: LongTensor [num_tokens], the index of each of those tokens among the image's placeholders;
-            structural ones (newlines) are skipped.
+        layout: of its remaining prunable tokens.
+        encoded: the image as the vision side encoded it.
+        placeholders: LongTensor [num_tokens], the index of each of those tokens among the image's placeholders, which
+            include structural ones (newlines).
     """
 
     layout: ImageLayout
@@ -29,10 +29,10 @@ class PromptImage:
 
     @classmethod
     def at(cls, sample: int, columns: Tensor, encoded: EncodedImage) -> PromptImage:
-        """An image of batch row ``sample`` whose placeholders stand in ``columns``, including structural ones.
+        """An image of batch row ``sample`` with its placeholders, including structural ones, in ``columns``.
 
         Raises:
-            Refused: where its regions do not have as many tokens.
+            Refused: if its regions have another number of tokens.
         """
         region_of = encoded.region_of.to(columns.device)
         prunable = (region_of >= 0).nonzero()[:, 0]
@@ -42,15 +42,15 @@ class PromptImage:
         return cls(layout, encoded, prunable)
 
     def after(self, kept: Tensor, columns: Tensor) -> PromptImage:
-        """The image with only the tokens ``kept``, which stand in ``columns`` now."""
+        """The image with only the tokens ``kept``, which are in ``columns`` now."""
         layout = replace(self.layout, tokens=columns, region_of=self.layout.region_of[kept])
         return PromptImage(layout, self.encoded, self.placeholders[kept])
 
     def evidence(self, stage: int = 0, **language: Tensor) -> ImageEvidence:
-        """What was computed for the image, on the device of its layout.
+        """The image's evidence, on the device of its layout.
 
         Args:
-            language: what the language model's side adds, by name in ``ImageEvidence``.
+            language: evidence from the language model, by name in ``ImageEvidence``.
         """
         device, encoded = self.placeholders.device, self.encoded
         features, whole = encoded.features, encoded.whole

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: the picture whole, 2x2 patches make an LLM token, no [CLS]; the encoder works in windows of its own."""
+"""Qwen2.5-VL: like Qwen2-VL, but the encoder reorders the patches into attention windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL: the picture whole, 2x2 patches make an LLM token, no [CLS]."""
+"""Qwen2-VL: pictures are encoded whole without [CLS]; 2x2 patches make an LLM token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Qwen2VL(NativeFamily):
     model_class = "Qwen2VLForConditionalGeneration"
     example = "Qwen/Qwen2-VL-2B-Instruct"
     stages = {
-        "tiles": "none: windows of the token grid (option `window`) stand for tiles",
+        "tiles": "none: windows of the token grid (option `window`) replace them",
         "region": "cosine of each window's mean patch feature with the whole picture's",
         "token": "attention received from the picture's patches at the last layer, mean over a token's patches",
         "instruction": INSTRUCTION,

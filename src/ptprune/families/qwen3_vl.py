@@ -1,4 +1,4 @@
-"""Qwen3-VL: the picture whole, 2x2 patches make an LLM token, no [CLS]; deepstack adds features after first layers."""
+"""Qwen3-VL: like Qwen2-VL, but deepstack adds visual features after the language model's first layers."""
 
 from __future__ import annotations
 

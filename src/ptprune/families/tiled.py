@@ -1,4 +1,4 @@
-"""Families whose every tile and thumbnail is a run of placeholders of one length: a square of LLM tokens."""
+"""Families in which every tile and thumbnail is a run of placeholders of one length: a square of LLM tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ptprune.families.encoded import EncodedImage, EncodedTile, EncodedTiles, Ev
 from ptprune.families.grid import join_by_pixels
 
 STAGES_WITHOUT_CLS = {
-    "tiles": "row-major, thumbnail last where there is more than one tile",
+    "tiles": "row-major, then a thumbnail if there is more than one tile",
     "region": "cosine of each tile's mean patch feature with the thumbnail's (SigLIP has no [CLS])",
     "token": "attention received from the tile's patches, mean over the patches of a token",
     "instruction": INSTRUCTION,
@@ -23,9 +23,9 @@ FRAMES = "pruned frame by frame: every frame is an image of one tile"
 
 
 class TiledFamily(Family):
-    """``encoded`` returns tiles; ``grouped``, which each family writes, says which of them make an image.
+    """``encoded`` returns tiles. A family overrides ``grouped``, which groups them into images.
 
-    The defaults are those of a model that uses the last features of a SigLIP.
+    The defaults fit models that use the last features of a SigLIP.
     """
 
     @staticmethod
@@ -34,12 +34,12 @@ class TiledFamily(Family):
 
     @staticmethod
     def patch_features(model: Model, call: Mapping[str, Any], output: Any) -> Tensor:
-        """[tiles, patches, d], the features that the projector sees, with the [CLS] in front where there is one."""
+        """[tiles, patches, d], the features that the projector sees, preceded by the [CLS] if there is one."""
         return output.last_hidden_state
 
     @staticmethod
     def pixels(call: Mapping[str, Any]) -> Tensor:
-        """[tiles, 3, height, width], the pixels of the tiles in the encoder's order."""
+        """The tiles' pixels in the encoder's order: [tiles, 3, height, width]."""
         return call["pixel_values"]
 
     @classmethod
@@ -49,12 +49,12 @@ class TiledFamily(Family):
 
     @staticmethod
     def grouped(gaps: Sequence[Sequence[int]]) -> list[range]:
-        """Which tiles of a prompt make an image, see ``grouping``."""
+        """Ranges of a prompt's tiles that make an image, see ``grouping``."""
         raise NotImplementedError
 
     @staticmethod
     def joined(gaps: Sequence[Sequence[int]], tiles: Sequence[EncodedTile]) -> EncodedImage:
-        """The image that row-major tiles and, last, their thumbnail make."""
+        """Join row-major tiles and, last, their thumbnail into an image."""
         return join_by_pixels(tiles)
 
     @classmethod
@@ -82,14 +82,14 @@ class TiledFamily(Family):
 
 
 def output_length(output: Any) -> int:
-    """How many placeholders the image features of a call fill."""
+    """The number of placeholders that a call's image features fill."""
     features = output.pooler_output
     parts = [features] if isinstance(features, Tensor) else features
     return sum(part.shape[:-1].numel() for part in parts)
 
 
 def pool_to(side: int, values: Tensor) -> Tensor:
-    """Mean over the square blocks of patches that make the LLM tokens of a tile.
+    """Average patches over the square blocks that make the LLM tokens of a tile.
 
     Args:
         side: tokens a side.
@@ -99,7 +99,7 @@ def pool_to(side: int, values: Tensor) -> Tensor:
         [tiles, side**2] or [tiles, side**2, d], tokens row-major.
 
     Raises:
-        BrokenPass: where the patches do not make such blocks.
+        BrokenPass: if the patches do not make such blocks.
     """
     patches = round(values.shape[1] ** 0.5)
     if patches**2 != values.shape[1] or patches % side:

@@ -1,4 +1,4 @@
-"""Every pruning method by name; each is a ``TokenPruner`` that overrides ``select``."""
+"""All pruning methods by name. Each is a ``TokenPruner`` that overrides ``select``."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -38,10 +38,7 @@ METHODS: dict[str, type[TokenPruner]] = {
 
 
 def make_pruner(method: str, settings: Mapping[str, Any]) -> TokenPruner:
-    """A method by name with those settings that are given; the others keep the method's defaults.
-
-    Args:
-        settings: name -> value; None counts as not given.
+    """Create a method by name. Settings that are None or missing keep the method's defaults.
 
     Raises:
         SettingError: for an unknown method, a setting that the method does not have, or a value out of range.

@@ -1,4 +1,4 @@
-"""DART, Wen et al., arXiv 2502.11494: duplication matters more than importance."""
+"""DART, Wen et al., arXiv 2502.11494: drop tokens that duplicate others."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ptprune.settings import setting, whole
 
 @dataclass(kw_only=True)
 class DART(TokenPruner):
-    """DART: keep a few pivot tokens and those that duplicate them least, by hidden states of an early layer.
+    """DART: keep a few pivot tokens and the tokens that duplicate them least, judged by an early layer's hidden states.
 
     Source: Zichen Wen et al., "Stop Looking for Important Tokens in Multimodal Language Models: Duplication Matters
-    More", arXiv 2502.11494, its pivots by norm and its retained tokens by cosine: each pivot in turn adds the same
-    number of tokens that are least similar to it.
+    More", arXiv 2502.11494. Pivots are chosen by norm. Then each pivot in turn adds the same number of tokens, those
+    with the lowest cosine to it.
 
-    Differs here: pivots have the largest L1 norm of the hidden state that the layer takes, theirs of the key at the
-    layer before; all 8 are visual tokens, theirs 4 visual and 4 of the question; cosines of that hidden state as it
-    is, theirs after the model's last normalisation. Exactly K tokens an image: the first pivots add one more where the
-    number does not divide. Pivots take turns by norm, theirs in the order of a Python set; equal values rank by index.
+    Differs here: pivots have the largest L1 norm of the layer's input hidden states; theirs use the keys of the layer
+    before. All 8 pivots are visual; theirs are 4 visual and 4 question tokens. Cosines use the raw hidden states;
+    theirs apply the last normalisation. Exactly K tokens of each image are kept: the first pivots add one more if K
+    does not divide. Pivots take turns by norm; theirs in the order of a Python set. Equal values rank by index.
 
     Attributes:
-        pivots: number of pivot tokens, at most the number kept.
+        pivots: number of pivot tokens; capped at the number of kept tokens.
     """
 
     needs = frozenset({"hidden_states"})

@@ -1,4 +1,4 @@
-"""DivPrune, Alvar et al., arXiv 2503.02175: the tokens that are furthest apart."""
+"""DivPrune, Alvar et al., arXiv 2503.02175: keep the tokens that are furthest apart."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
 
-ROWS_AT_A_TIME = 256  # of the cosines of all tokens with all tokens, which are never held whole
+ROWS_AT_A_TIME = 256  # of the cosine matrix of all tokens, which is too large to hold whole
 
 
 @dataclass(kw_only=True)
 class DivPrune(TokenPruner):
-    """DivPrune: keep tokens that are as different from each other as can be; needs no attention and no question.
+    """DivPrune: keep tokens that differ as much as possible from each other; needs no attention and no question.
 
-    Source: Saeed Ranjbar Alvar et al., arXiv 2503.02175, its Algorithm 1 for the max-min diversity problem on cosine
-    distances of the embeddings: first the token that is furthest from its nearest neighbour, then again and again the
-    one that is furthest from what was chosen.
+    Source: Saeed Ranjbar Alvar et al., arXiv 2503.02175, Algorithm 1 for the max-min diversity problem on cosine
+    distances of the embeddings. It starts with the token that is furthest from its nearest neighbour and repeatedly
+    adds the token that is furthest from the chosen ones.
 
-    Differs here: the matrix of all distances is never held, only 256 rows of it to find the first token and one row at
-    a time after that, memory 256 x tokens; exactly K different tokens, where theirs may choose one of two duplicates
-    again; equal distances rank by index; structural tokens such as newlines always stay and do not take part.
+    Differs here: the distance matrix is never held whole: the first token takes 256 rows of it at a time, later tokens
+    one row, so memory is 256 x tokens. Exactly K different tokens are kept; theirs may choose one of two duplicates
+    again. Equal distances rank by index. Structural tokens such as newlines always stay and do not take part.
     """
 
     needs = frozenset({"embeddings"})
@@ -37,9 +37,9 @@ class DivPrune(TokenPruner):
 
 
 def furthest_apart(vectors: Tensor, number: int) -> Tensor:
-    """``number`` of the vectors [num_tokens, d] of length one, chosen greedily: LongTensor, sorted."""
+    """Greedily choose ``number`` of the unit vectors [num_tokens, d]. Returns sorted indices, a LongTensor."""
     chosen = [_loneliest(vectors)]
-    # how similar each token is to the nearest one chosen; those chosen are out of reach
+    # similarity of each token to the nearest chosen one; infinity keeps chosen tokens from being chosen again
     nearest = torch.full((len(vectors),), -2.0, device=vectors.device)
     while len(chosen) < number:
         last = chosen[-1]
@@ -49,7 +49,7 @@ def furthest_apart(vectors: Tensor, number: int) -> Tensor:
 
 
 def _loneliest(vectors: Tensor) -> Tensor:
-    """The vector that is least similar to the one most similar to it: LongTensor [1]."""
+    """Index of the vector that is furthest from its nearest neighbour: LongTensor [1]."""
     most = []
     for start in range(0, len(vectors), ROWS_AT_A_TIME):
         rows = vectors[start : start + ROWS_AT_A_TIME] @ vectors.T

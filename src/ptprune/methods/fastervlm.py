@@ -1,4 +1,4 @@
-"""FasterVLM, Zhang et al., arXiv 2412.01818: [CLS] attention alone."""
+"""FasterVLM, Zhang et al., arXiv 2412.01818: rank tokens by [CLS] attention alone."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ptprune.selection import Selection, keep_top
 
 @dataclass(kw_only=True)
 class FasterVLM(TokenPruner):
-    """FasterVLM: keep what the vision encoder's [CLS] attends to, before the language model; simple and question-blind.
+    """FasterVLM: keep what the vision encoder's [CLS] attends to, before the language model; simple, question-blind.
 
     Source: Qizhe Zhang et al., arXiv 2412.01818 (versions 1 and 2: "[CLS] Attention is All You Need for Training-Free
-    Visual Token Pruning"): tokens rank by [CLS] attention, mean over heads, of the layer whose features the model uses.
+    Visual Token Pruning"). Tokens rank by [CLS] attention, mean over heads, at the layer whose features the model uses.
     Each tile keeps the same share, as in their code.
 
-    Differs here: exactly K tokens an image; equal scores rank by index; where the encoder has no [CLS], the attention
-    that all patches pay on average.
+    Differs here: exactly K tokens of each image are kept. Equal scores rank by index. If the encoder has no [CLS], the
+    mean attention from all patches replaces it.
     """
 
     needs = frozenset({"encoder_attention"})

@@ -1,4 +1,4 @@
-"""GlobalCom2, Liu et al., arXiv 2501.05179: the thumbnail as a global commander of the tiles."""
+"""GlobalCom2, Liu et al., arXiv 2501.05179: the thumbnail guides how tiles are pruned."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from ptprune.settings import POSITIVE, setting
 
 @dataclass(kw_only=True)
 class GlobalCom2(TokenPruner):
-    """GlobalCom2: the thumbnail's [CLS] guides each tile's budget and, with the tile's own, its tokens; for tiles.
+    """GlobalCom2: the thumbnail's [CLS] sets each tile's budget and, with the tile's own, ranks its tokens; for tiles.
 
-    Source: Xuyang Liu et al., "Compression with Global Guidance", arXiv 2501.05179, its adaptive compression of crops.
-    With ``s`` the thumbnail's attention summed over each tile's area and ``R`` the ratio, a tile keeps
-    ``R * (1 + softmax(s / temperature) - 1 / tiles)`` of its tokens, those with the largest sum of the tile's own
-    attention and the thumbnail's at the token's place, each of length one over the tile. The thumbnail keeps ``R`` of
-    itself by its own attention.
+    Source: Xuyang Liu et al., "Compression with Global Guidance", arXiv 2501.05179, the adaptive compression of crops.
+    Let ``s`` be the thumbnail's attention summed over each tile's area and ``R`` the ratio. A tile keeps
+    ``R * (1 + softmax(s / temperature) - 1 / tiles)`` of its tokens. They rank by the sum of the tile's own attention
+    and the thumbnail's attention at the token's place, each scaled to length one over the tile. The thumbnail keeps
+    ``R`` of its own tokens by its own attention.
 
-    Differs here: budgets are exact (largest remainder, what is over a tile's size goes to the others), theirs are
-    rounded down and clipped. ``s`` is a share of the attention on all tiles, which does not depend on how patches
-    become tokens; a token that two tiles cut counts by area. Without a thumbnail, ``s`` is the attention on the
-    region's own tokens, and these rank by their own alone; without [CLS], it is the attention that all patches pay on
-    average. Equal scores rank by index. Shares are at most 1, as their sums are, so their temperature of 10 leaves the
-    budgets all but equal.
+    Differs here: budgets are exact (largest remainder, the excess over a tile's size is redistributed); theirs are
+    rounded down and clipped. ``s`` is a share of the attention on all tiles, so it does not depend on how patches
+    become tokens; a token that straddles two tiles counts by area. Without a thumbnail, ``s`` is the attention on the
+    region's own tokens, and tokens rank by their own attention alone. Without [CLS], the mean attention from all
+    patches replaces it. Equal scores rank by index. Shares are at most 1, as their sums are, so their temperature of
+    10 leaves the budgets almost equal.
 
     Attributes:
-        temperature: of the softmax over the tiles' attention; smaller favours the strongest tiles more.
+        temperature: of the softmax over the tiles' attention; a smaller one favours the strongest tiles more.
     """
 
     needs = frozenset({"encoder_attention"})
@@ -57,7 +57,7 @@ class GlobalCom2(TokenPruner):
 
     @staticmethod
     def scores(image: ImageEvidence, attention: Tensor) -> Tensor:
-        """Local plus global attention, each of length one over a region: FloatTensor [num_tokens]."""
+        """Local plus global attention, each scaled to length one over a region: FloatTensor [num_tokens]."""
         scores, thumbnail = attention.clone(), image.layout.thumbnail
         seen = None if thumbnail is None else seen_from_thumbnail(image, attention)
         for number, tokens in enumerate(image.layout.members()):

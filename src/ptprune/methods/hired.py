@@ -1,4 +1,4 @@
-"""HiRED, Arif et al., arXiv 2408.10945: the thumbnail's attention shares the budget among the tiles."""
+"""HiRED, Arif et al., arXiv 2408.10945: the thumbnail's attention splits the budget across the tiles."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from ptprune.settings import SHARE, setting
 class HiRED(TokenPruner):
     """HiRED: tiles where the thumbnail's [CLS] looks get larger budgets, filled by [CLS] attention; for tiled models.
 
-    Source: Kazi Hasan Ibn Arif et al., arXiv 2408.10945, its token budget distribution and token dropping: the
-    thumbnail gets the share ``alpha`` of the budget, at most all of itself; each tile a part of the rest in proportion
-    to the thumbnail's attention on the tile's area.
+    Source: Kazi Hasan Ibn Arif et al., arXiv 2408.10945, token budget distribution and token dropping. The thumbnail
+    gets the share ``alpha`` of the budget, capped at its size. The tiles split the rest in proportion to the
+    thumbnail's attention on their area.
 
-    Differs here: budgets are exact (what a full tile cannot take goes to the others, whole numbers by largest
-    remainder), theirs are rounded down and clipped, so that tokens are lost. Attention is summed over a tile's true
-    area; their code counts the strongest tokens in even stretches of the flattened thumbnail. Budgets and tokens both
-    use the layer whose features the model uses, theirs takes the budgets from the encoder's first layer. Without a
-    thumbnail, regions share by the attention on their own tokens; without [CLS], it is the attention that all patches
-    pay on average. Equal scores rank by index.
+    Differs here: budgets are exact (largest remainder, a full tile's excess is redistributed); theirs are rounded down
+    and clipped, so tokens are lost. Attention is summed over a tile's true area; their code counts the strongest tokens
+    in even stretches of the flattened thumbnail. Budgets and tokens both use the layer whose features the model uses;
+    theirs take the budgets from the encoder's first layer. Without a thumbnail, budgets follow the attention on the
+    regions' own tokens. Without [CLS], the mean attention from all patches replaces it. Equal scores rank by index.
 
     Attributes:
         alpha: the thumbnail's share of the kept tokens.
@@ -51,7 +50,7 @@ class HiRED(TokenPruner):
         total, thumbnail = self.num_kept(layout.num_tokens), layout.thumbnail
         own = 0
         if thumbnail is not None:
-            # at most all of it, at least what the tiles cannot take
+            # capped at its size, but no less than the excess that does not fit into the tiles
             own = min(max(int(total * self.alpha), total - (sum(sizes) - sizes[thumbnail])), sizes[thumbnail])
         tiles = [index for index in range(len(sizes)) if index != thumbnail]
         weights = [shares[i] / sizes[i] for i in tiles]  # ``allocate`` multiplies by the size

@@ -17,7 +17,7 @@ from ptprune.settings import FLAG, POSITIVE, SHARE, Rule, number, one_of, ratios
 
 
 def score_of(registry: ScoreRegistry) -> Rule:
-    """A rule for the names of a level's scores, those of users included, and of what stands for none of them."""
+    """The rule for a setting that names a score. Names are looked up late, so that users' scores count too."""
 
     def names() -> tuple[str, ...]:
         return *registry.names, *registry.reserved
@@ -29,24 +29,24 @@ def score_of(registry: ScoreRegistry) -> Rule:
 
 @dataclass(kw_only=True)
 class PyramidTokenPruning(TokenPruner):
-    """PTP: salient tiles get larger budgets, and in a tile the tokens stay that stand out or that the question needs.
+    """PTP: salient tiles get larger budgets; each tile keeps the tokens that stand out or that the question needs.
 
-    Source: Liang et al., arXiv 2509.15704. From the paper: [CLS] attention as the token score, the strongest attention
-    from the instruction, their fusion with ``alpha`` 0.5. Everything else that the abstract leaves open is this
-    project's choice, see docs/method.md.
+    Source: Liang et al., arXiv 2509.15704. The paper defines [CLS] attention as the token score, the strongest
+    attention from the instruction as the instruction score, and their fusion with ``alpha`` 0.5. This project chose
+    everything that the abstract leaves open, see docs/method.md.
 
     Attributes:
-        coverage: instead of a ratio, keep the fewest tokens whose share of the fused importance reaches this value.
+        coverage: keeps the fewest tokens whose share of the fused importance reaches this value, instead of a ratio.
         region: how salient a tile is, one of ``REGION_SCORES``.
         token: how much a token stands out in its tile, one of ``TOKEN_SCORES``.
         instruction: how much the question needs a token, one of ``INSTRUCTION_SCORES``, or "none".
         alpha: weight of the instruction level against the token level, 0 to 1.
-        temperature: of the softmax over the tiles' standardised saliencies; larger is nearer to uniform budgets.
+        temperature: of the softmax over the tiles' standardised saliencies; a larger one gives more even budgets.
         thumbnail: "ratio" keeps the thumbnail's share of its own tokens, "whole" keeps all of it, "region" treats it
             as one more tile.
-        ranking: "tile" ranks within each tile's budget, "image" ranks the whole image at once, without budgets, by the
-            fused score times the tile's weight.
-        coverage_bounds: the smallest and the largest ratio that ``coverage`` may choose.
+        ranking: "tile" ranks tokens within each tile's budget; "image" uses no budgets and ranks all tokens of the
+            image by fused score * tile weight.
+        coverage_bounds: smallest and largest ratio that ``coverage`` may choose.
         normalize_instruction: whether the instruction score is scaled to 0..1 before it is fused.
     """
 
@@ -70,7 +70,7 @@ class PyramidTokenPruning(TokenPruner):
 
     @property
     def guided(self) -> bool:
-        """Whether the question counts: with alpha 0 it does not, and its attention rows are not computed."""
+        """Whether the question counts. With alpha 0 it does not, so its attention rows need not be computed."""
         return self.instruction != "none" and self.alpha > 0
 
     def select(self, image: ImageEvidence) -> Selection:
@@ -81,7 +81,7 @@ class PyramidTokenPruning(TokenPruner):
 
         saliency = None
         if len(image.layout.regions) > 1:
-            # to the CPU at once: a few numbers, which budgets and the report read anyway
+            # move these few numbers to the CPU now, because budgets and the report read them anyway
             saliency = REGION_SCORES[self.region].compute(image).cpu()
         region_of = image.layout.region_of.to(image.device)
         if self.ranking == "image":
@@ -99,7 +99,7 @@ class PyramidTokenPruning(TokenPruner):
         return min(max(covering(fused, self.coverage), smallest), largest)
 
     def _weighted(self, image: ImageEvidence, fused: Tensor, saliency: Tensor) -> Tensor:
-        """FloatTensor [num_tokens]: fused scores times weights of mean 1 over the tiles; the thumbnail weighs 1."""
+        """Fused scores times tile weights of mean 1; the thumbnail's weight is 1. FloatTensor [num_tokens]."""
         region_of, thumbnail = image.layout.region_of.to(image.device), image.layout.thumbnail
         tiles = torch.ones(len(saliency), dtype=torch.bool)
         if thumbnail is not None and self.thumbnail != "region":
@@ -115,7 +115,7 @@ class PyramidTokenPruning(TokenPruner):
         """Tokens to keep in each region, ``total`` in all.
 
         Args:
-            saliency: FloatTensor [num_regions], or None for an image of one region, which has no region stage.
+            saliency: FloatTensor [num_regions]; None for an image of one region, which has no region stage.
         """
         sizes = image.layout.sizes()
         thumbnail = image.layout.thumbnail
@@ -127,7 +127,7 @@ class PyramidTokenPruning(TokenPruner):
         share = sizes[thumbnail]
         if self.thumbnail == "ratio":
             share = round(total * share / sum(sizes))
-        # what the tiles cannot take falls to the thumbnail, and the other way round
+        # the thumbnail takes the excess that does not fit into the tiles, and the other way round
         share = min(max(share, total - sum(sizes[i] for i in tiles)), total, sizes[thumbnail])
         weights = region_weights(saliency[tiles], self.temperature).tolist()
         budgets = allocate(weights, [sizes[i] for i in tiles], total - share)
@@ -139,11 +139,11 @@ def covering(importance: Tensor, coverage: float) -> int:
     """The smallest number of tokens whose share of the total importance reaches ``coverage``, at least one.
 
     Args:
-        importance: FloatTensor [num_tokens], not negative; constant importance counts every token alike.
+        importance: FloatTensor [num_tokens], not negative; if all are zero, every token counts the same.
     """
     importance = importance.double()
     if not bool(importance.any()):
         importance = torch.ones_like(importance)
     shares = importance.sort(descending=True).values.cumsum(0) / importance.sum()
-    # a hair below, else rounding of the sum asks for one token more
+    # a small tolerance, because a rounding error in the sum could cost one extra token
     return min(int((shares < coverage - 1e-9).sum()) + 1, len(importance))

@@ -1,4 +1,4 @@
-"""PyramidDrop, Xing et al., arXiv 2410.17247: the last token's attention, again and again on the way up."""
+"""PyramidDrop, Xing et al., arXiv 2410.17247: drop tokens in stages by the last token's attention."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ptprune.settings import setting, whole
 
 @dataclass(kw_only=True)
 class PyramidDrop(TokenPruner):
-    """PyramidDrop: drop tokens in stages, few early and more the deeper, by the last token's attention.
+    """PyramidDrop: drop tokens in stages, few in early layers and more in deep ones, by the last token's attention.
 
     Source: Long Xing et al., "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual Redundancy
-    Reduction", arXiv 2410.17247: the language model is cut into stages of equal depth; at the end of each, tokens rank
-    by the attention that the instruction's last token pays, mean over heads, and the same share of them stays.
+    Reduction", arXiv 2410.17247. The language model is cut into stages of equal depth. At the end of each stage, tokens
+    rank by the attention that the instruction's last token pays, mean over heads, and the same share of them stays.
 
-    Differs here: ``keep_ratio`` is what the last stage leaves, exactly K tokens of each image, and a stage keeps its
-    (stages - 1)-th root; dropped tokens leave every layer's cache, where theirs stay in the caches of earlier stages.
-    The first stage ends before ``layer``, 2 as for other methods here; theirs at a quarter of the depth (8 of 32, to be
-    set as ``layer=8``). Attention is that of a stage's last layer; their code takes the next layer's queries and keys.
+    Differs here: ``keep_ratio`` is the share that the last stage leaves, exactly K tokens of each image; every stage
+    keeps its (stages - 1)-th root. Dropped tokens leave every layer's cache; theirs stay in the caches of earlier
+    stages. The first stage ends before ``layer``, 2 as in other methods here; theirs ends at a quarter of the depth (8
+    of 32: set ``layer=8``). Attention is that of a stage's last layer; theirs uses the next layer's queries and keys.
 
     Attributes:
-        stages: how many, the first one unpruned; the later ones share the layers from ``layer`` on.
+        stages: number of stages. The first one is unpruned, the others share the layers from ``layer`` on.
     """
 
     needs = frozenset({"last_attention"})

@@ -20,10 +20,10 @@ def _is_seed(value: Any) -> bool:
 
 @dataclass(kw_only=True)
 class RandomPruning(TokenPruner):
-    """Random: keep a random share of each image's tokens, the same for the same seed and number of tokens.
+    """Random: keep a random share of each image's tokens; the same seed and number of tokens give the same choice.
 
     Attributes:
-        seed: of the generator, which is set anew for every image.
+        seed: of the generator. Every image starts from it again.
     """
 
     seed: int = setting(0, Rule("a whole number of 64 bits", _is_seed))

@@ -1,4 +1,4 @@
-"""SparseVLM, Zhang et al., arXiv 2410.04417: the question's visual words rate the tokens."""
+"""SparseVLM, Zhang et al., arXiv 2410.04417: the question's visual words rank the tokens."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ptprune.selection import Selection, keep_best
 
 @dataclass(kw_only=True)
 class SparseVLM(TokenPruner):
-    """SparseVLM: keep what those words of the question attend to that have to do with the image; for wordy questions.
+    """SparseVLM: keep what the question's image-related words attend to; for wordy questions.
 
-    Source: Yuan Zhang et al., arXiv 2410.04417, section 3.2 and the rating that follows it: raters are the instruction
-    tokens whose relevance, softmax over them of the products of visual and text embeddings, mean over the visual
-    tokens, is above average; a token's score is the mean of the raters' attention rows, themselves means over heads.
+    Source: Yuan Zhang et al., arXiv 2410.04417, section 3.2 and the rating that follows it. A token's score is the mean
+    attention that the raters pay, also a mean over heads. Raters are the instruction tokens of above-average relevance:
+    the softmax over instruction tokens of the products of visual and text embeddings, mean over visual tokens.
 
-    Differs here: one stage before ``layer``, theirs prunes at layers 2, 6 and 15; exactly K tokens, theirs a table or
-    the rank of the attention matrix; dropped tokens are gone, theirs clusters and recycles some. Relevance counts the
-    visual tokens of one image at a time, without newlines. Where no instruction token is above average, all are raters;
-    equal scores rank by index.
+    Differs here: tokens are dropped once, before ``layer``; theirs at layers 2, 6 and 15. Exactly K tokens are kept;
+    their number comes from a table or the rank of the attention matrix. Dropped tokens are lost; theirs are partly
+    clustered and recycled. Relevance counts the visual tokens of one image at a time, without newlines. If no
+    instruction token is above average, all are raters. Equal scores rank by index.
     """
 
     needs = frozenset({"embeddings", "instruction_embeddings", "instruction_map"})

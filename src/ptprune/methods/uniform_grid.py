@@ -1,4 +1,4 @@
-"""Uniform sampling of every region's grid: what a method must beat that claims to know which tokens matter."""
+"""Uniform sampling of every region's grid: the baseline for every method that claims to know which tokens matter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ptprune.selection import Selection
 
 @dataclass(kw_only=True)
 class UniformGrid(TokenPruner):
-    """Uniform grid: keep evenly spaced tokens of every tile, looking at nothing; the baseline that sees everywhere.
+    """Uniform grid: keep evenly spaced tokens of every tile, whatever they show; the baseline that sees everywhere.
 
     Source: none, it is the plain subsampling that papers compare with. Every region keeps the same share of its tokens,
     spread over rows and columns as evenly as whole numbers allow.
@@ -30,9 +30,9 @@ class UniformGrid(TokenPruner):
 
 
 def even_cells(rows: int, columns: int, number: int) -> list[int]:
-    """``number`` cells of a grid, counted row by row, as evenly spaced as can be.
+    """Choose ``number`` evenly spaced cells of a grid, numbered row by row.
 
-    As many lines are used as squares of equal area would need; each line holds the same number of cells, or one more.
+    As many lines are used as ``number`` squares of equal area would need. Lines differ by at most one cell.
     """
     if not number:
         return []
@@ -46,5 +46,5 @@ def even_cells(rows: int, columns: int, number: int) -> list[int]:
 
 
 def _spread(length: int, number: int) -> list[int]:
-    """``number`` of ``length`` cells: those in which the middles of ``number`` equal parts lie."""
+    """Choose ``number`` of ``length`` cells: those that contain the centres of ``number`` equal parts."""
     return [(2 * i + 1) * length // (2 * number) for i in range(number)]

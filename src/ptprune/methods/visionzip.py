@@ -1,4 +1,4 @@
-"""VisionZip, Yang et al., arXiv 2412.04467: dominant tokens stay, the rest is merged into contextual tokens."""
+"""VisionZip, Yang et al., arXiv 2412.04467: keep dominant tokens and merge the rest into contextual tokens."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ BEFORE_ALL = Rule("0 (tokens are merged before the language model)", lambda laye
 
 @dataclass(kw_only=True)
 class VisionZip(TokenPruner):
-    """VisionZip: keep what [CLS] attends to and merge the rest into a few averages; nothing is lost without a trace.
+    """VisionZip: keep what [CLS] attends to and merge the rest into a few averages; every token leaves a trace.
 
-    Source: Senqiao Yang et al., arXiv 2412.04467, its dominant tokens and contextual tokens (10 of 64 are contextual).
-    As in their code, every tile is compressed by itself: dominant tokens by [CLS] attention; of the others every n-th
-    is a target, and each of the remaining joins the target that it is most similar to.
+    Source: Senqiao Yang et al., arXiv 2412.04467, dominant tokens and contextual tokens (10 of 64 are contextual). As
+    in their code, every tile is compressed by itself. [CLS] attention chooses the dominant tokens. Every n-th of the
+    others is a target, and each remaining token joins the target that it is most similar to.
 
-    Differs here: exactly K tokens an image, each tile the same share of its own. Similarity is that of the vision
-    encoder's features, theirs of the keys at its last layer but one. What is averaged are the language model's
-    embeddings, target included; theirs adds the mean of the others to the target before the projector, which would
-    double an embedding's length. A merged token stands at its target's position, theirs behind the dominant ones;
-    [CLS] itself is not passed on. Equal scores rank by index; without [CLS], dominant is what all patches attend to.
+    Differs here: exactly K tokens of each image are kept, the same share of each tile. Similarity compares the vision
+    encoder's features; theirs compares the keys at its last layer but one. Merging averages the language model's
+    embeddings, including the target's; theirs adds the mean of the others to the target before the projector, which
+    would double an embedding's length. A merged token takes its target's position; theirs follow the dominant ones.
+    [CLS] is not passed on. Equal scores rank by index. Without [CLS], the mean attention from all patches replaces it.
 
     Attributes:
         contextual_ratio: share of the kept tokens that are averages.
@@ -61,14 +61,14 @@ class VisionZip(TokenPruner):
 
 
 def merged(states: Tensor, features: Tensor, targets: Tensor, rest: Tensor) -> Tensor:
-    """The mean embedding of each target and of those tokens of ``rest`` that are most similar to it: [targets, D].
+    """Average each target's embedding with those of the tokens of ``rest`` that are most similar to it: [targets, D].
 
     Args:
         states: [num_tokens, D].
-        features: FloatTensor [num_tokens, d], of length one.
+        features: FloatTensor [num_tokens, d], unit vectors.
     """
     nearest = (features[rest] @ features[targets].T).argmax(dim=1)
-    # sums by a product, as adding up by index has no fixed order on GPUs
+    # a matrix product, because adding by index has no fixed order on GPUs
     joins = (nearest == torch.arange(len(targets), device=nearest.device)[:, None]).float()
     total = states[targets].float() + joins @ states[rest].float()
     return (total / (1 + joins.sum(dim=1, keepdim=True))).to(states.dtype)

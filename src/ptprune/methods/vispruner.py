@@ -1,4 +1,4 @@
-"""VisPruner, Zhang et al., arXiv 2412.01818v3: important tokens by [CLS] attention, the rest without duplicates."""
+"""VisPruner, Zhang et al., arXiv 2412.01818v3: keep tokens with [CLS] attention, and others without duplicates."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
 from ptprune.settings import SHARE, setting
 
-STEP = 8  # duplicates removed at a time, as theirs
+STEP = 8  # duplicates removed at a time, as in their code
 
 
 @dataclass(kw_only=True)
 class VisPruner(TokenPruner):
-    """VisPruner: half the tokens by [CLS] attention, half so that no two look alike; keeps the background in sight.
+    """VisPruner: keep half of the tokens by [CLS] attention and half for their diversity, which preserves background.
 
     Source: Qizhe Zhang et al., "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in
-    VLMs", arXiv 2412.01818v3, its sections on important and on diverse tokens. As in their code, every tile is pruned
-    by itself: what is left after the important tokens, in order of attention, is dealt out alternately into two halves,
-    and those of the first half that are most like one of the second go, 8 at a time, until the number fits.
+    VLMs", arXiv 2412.01818v3, the sections on important and on diverse tokens. As in their code, every tile is pruned
+    by itself. Attention chooses the important tokens. The others, ordered by attention, are dealt alternately into two
+    halves. The tokens of the first half most similar to one of the second are removed, 8 at a time, until the number
+    fits.
 
-    Differs here: exactly K tokens an image, each tile the same share of its own, any number of them (theirs must be
-    even); equal scores rank by index; without [CLS], the attention that all patches pay on average; features pooled
-    to LLM tokens. Cosines of half of a tile's tokens with the other half are held, never those of all tokens.
+    Differs here: exactly K tokens of each image are kept, the same share of each tile; K may be odd, theirs must be
+    even. Equal scores rank by index. Without [CLS], the mean attention from all patches replaces it. Features are
+    pooled to LLM tokens. Only the cosines of half of a tile's tokens with the other half are held.
 
     Attributes:
         important_ratio: share of the kept tokens that attention chooses.
@@ -49,10 +50,10 @@ class VisPruner(TokenPruner):
 
 
 def distinct(features: Tensor, tokens: Tensor, number: int) -> Tensor:
-    """``number`` of the tokens, after the most alike were removed a few at a time.
+    """Remove the tokens with the closest duplicates, a few at a time, until ``number`` are left.
 
     Args:
-        features: FloatTensor [num_tokens, d], of length one.
+        features: FloatTensor [num_tokens, d], unit vectors.
         tokens: LongTensor, in order of attention.
     """
     if not number:

@@ -1,4 +1,4 @@
-"""The three levels of the pyramid as pure functions on tensors, one registry a level. They never see a model."""
+"""The three levels of the pyramid: pure functions on tensors, in one registry a level. They never see a model."""
 
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.instruction import INSTRUCTION_SCORES

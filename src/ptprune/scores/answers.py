@@ -1,4 +1,4 @@
-"""What methods and scores answer, checked: a wrong answer is refused by the name of whose it is, before it is used."""
+"""Checks what methods and scores return before it is used. Errors name the method or the score."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def check_selection(method: str, selection: Any, image: ImageEvidence) -> Selection:
-    """What a method's ``select`` returned, its saliency as plain numbers, if it is a choice of this image's tokens.
+    """Check that a ``select`` returned a choice of this image's tokens. Returns it with saliency as plain numbers.
 
     One value is read from the device.
 
     Raises:
-        MethodError: naming the method, what it has to return and what it did.
+        MethodError: names the method, what it must return and what it did return.
     """
 
     def expect(holds: bool, what: str, got: Any) -> None:
@@ -56,8 +56,7 @@ def check_selection(method: str, selection: Any, image: ImageEvidence) -> Select
 
 
 def _check_indices(method: str, kept: Tensor, number: int) -> None:
-    """Refuse indices that are not increasing or not below ``number``."""
-    # one read for all three, because a device has to finish its work before it can be read
+    # one read for all three conditions, because each read waits until the device has finished its work
     if not bool((kept[1:] <= kept[:-1]).any() | (kept[0] < 0) | (kept[-1] >= number)):
         return
     outside, steps = kept[(kept < 0) | (kept >= number)].tolist(), kept[1:] - kept[:-1]
@@ -66,7 +65,7 @@ def _check_indices(method: str, kept: Tensor, number: int) -> None:
 
 
 def _state_size(image: ImageEvidence) -> int | None:
-    """How long a hidden state is, where the method asked for any."""
+    """The length of a hidden state, if the method needs any."""
     known = [states for states in (image.hidden_states, image.embeddings) if states is not None]
     return known[0].shape[-1] if known else None
 
@@ -78,13 +77,11 @@ def _is_saliency(value: object) -> bool:
 def check_scores(
     whose: str, values: Any, length: int, device: torch.device, not_finite: Callable[[], Exception]
 ) -> Tensor:
-    """What a score returned, if it is one finite number each.
-
-    One value is read from the device.
+    """Check that a score returned finite numbers. One value is read from the device.
 
     Args:
         whose: level and name, for the message.
-        not_finite: makes the error for NaN and infinite values.
+        not_finite: creates the error for NaN and infinite values.
 
     Raises:
         MethodError: on anything but a FloatTensor [length] on ``device``.
@@ -98,7 +95,7 @@ def check_scores(
 
 
 def described(value: Any) -> str:
-    """What a value is, in a few words for an error message."""
+    """Describe a value in a few words for an error message."""
     if isinstance(value, Tensor):
         return f"Tensor {list(value.shape)} of {str(value.dtype).removeprefix('torch.')} on {value.device}"
     if isinstance(value, list | tuple | dict):

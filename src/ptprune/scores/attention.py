@@ -1,4 +1,4 @@
-"""What queries and keys of a vision encoder's attention say about its patches; the full map is never held."""
+"""Scores patches by the queries and keys of a vision encoder's attention. The full attention map is never held."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class QueriesAndKeys:
-    """What an attention module hands to its attention function.
+    """The inputs of an attention function.
 
     Attributes:
         query: [batch, heads, queries, head_dim].
         key: [batch, key_value_heads, keys, head_dim].
-        mask: as the implementation has it: None, [batch, keys], or [batch, 1, queries, keys] boolean or additive.
-        lengths: of the sequences that flash attention gets packed into one, else None.
+        mask: as the attention implementation uses it: None, [batch, keys], or [batch, 1, queries, keys], boolean or
+            additive.
+        lengths: of the sequences if they are packed into one for flash attention, else None.
     """
 
     query: Tensor
@@ -28,9 +29,9 @@ class QueriesAndKeys:
 
 
 def patch_scores(qk: QueriesAndKeys, has_cls: bool, wanted: Container[str]) -> dict[str, Tensor]:
-    """What attention says about the patches: name in ``ImageEvidence`` -> FloatTensor [patches of all tiles].
+    """The wanted attention scores: name in ``ImageEvidence`` -> FloatTensor [patches of all tiles].
 
-    Without a [CLS], the attention received stands for both scores.
+    Without a [CLS], both scores are the received attention.
     """
     scores = {}
     if "encoder_attention" in wanted and has_cls:
@@ -45,13 +46,13 @@ def patch_scores(qk: QueriesAndKeys, has_cls: bool, wanted: Container[str]) -> d
 def _received(qk: QueriesAndKeys) -> Tensor:
     if qk.lengths is None:
         return received_attention(qk.query, qk.key, qk.scaling, _valid(qk.mask))
-    # flash attention gets pictures of different sizes as one sequence
+    # pictures of different sizes are packed into one sequence for flash attention
     parts = zip(qk.query.split(qk.lengths, dim=2), qk.key.split(qk.lengths, dim=2), strict=True)
     return torch.cat([received_attention(q, k, qk.scaling) for q, k in parts], dim=1)
 
 
 def _valid(mask: Tensor | None) -> Tensor | None:
-    """BoolTensor [tiles, patches] of a mask that hides padded patches from all others."""
+    """BoolTensor [tiles, patches], False on padding. The mask is the same for every query, so one row is enough."""
     if mask is None or mask.ndim == 2:
         return None if mask is None else mask.bool()
     row = mask[:, 0, 0]
@@ -60,15 +61,13 @@ def _valid(mask: Tensor | None) -> Tensor | None:
 
 @torch.no_grad()
 def cls_row(query: Tensor, key: Tensor, scaling: float) -> Tensor:
-    """The [CLS] row of a ViT layer's attention, mean over heads: ``softmax(q_cls K^T * scaling)``.
-
-    One row a tile is computed, never the full map.
+    """The [CLS] row of a ViT layer's attention, mean over heads: ``softmax(q_cls K^T * scaling)``, without other rows.
 
     Args:
         query, key: [tiles, heads, 1 + patches, head_dim], [CLS] first.
 
     Returns:
-        FloatTensor [tiles, patches]; the softmax runs over all keys, [CLS] included, so rows sum to less than 1.
+        FloatTensor [tiles, patches]. The softmax runs over all keys including [CLS], so rows sum to less than 1.
     """
     tiles, heads, length, width = key.shape
     # Encoders hold keys as [tiles, length, heads * width]. One product with a block-diagonal matrix of the [CLS]
@@ -80,7 +79,7 @@ def cls_row(query: Tensor, key: Tensor, scaling: float) -> Tensor:
     return torch.softmax(logits.mul_(scaling), dim=1).mean(dim=2)[:, 1:]
 
 
-# Attention weights held at a time: 16 MB in float32, however many patches a picture has; more is slower on CPUs.
+# Attention weights held at a time: 16 MB in float32 for any number of patches. More is slower on CPUs.
 WEIGHTS_AT_A_TIME = 2**22
 
 
@@ -88,11 +87,11 @@ WEIGHTS_AT_A_TIME = 2**22
 def received_attention(query: Tensor, key: Tensor, scaling: float, valid: Tensor | None = None) -> Tensor:
     """Attention that each patch of a tile receives: the mean over heads and queries of ``softmax(q K^T * scaling)``.
 
-    The map is never held whole, only blocks of its rows.
+    Only blocks of the map's rows are held.
 
     Args:
         query, key: [tiles, heads, patches, head_dim].
-        valid: BoolTensor [tiles, patches], False on padding, which neither pays nor receives.
+        valid: BoolTensor [tiles, patches], False on padding, which neither pays nor receives attention.
 
     Returns:
         FloatTensor [tiles, patches]; rows sum to 1.

@@ -1,4 +1,4 @@
-"""What a method may look at when it chooses the tokens of one image."""
+"""The evidence from which a method chooses the tokens of one image."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from torch import Tensor
 from ptprune.errors import Refused
 from ptprune.layout import ImageLayout
 
-# Names of evidence that comes from the same place.
+# Evidence that comes from the same place: the attention rows of the question, the inputs of the first layer.
 INSTRUCTION_ROWS = frozenset({"instruction_attention", "last_attention", "instruction_map"})
 EMBEDDINGS = frozenset({"embeddings", "instruction_embeddings"})
 
 
 @dataclass(frozen=True, eq=False)
 class ImageEvidence:
-    """Raw material for the scores of one image; only what the method ``needs`` was computed, the rest is None.
+    """Raw material for the scores of one image. Fields that the method does not name in ``needs`` are None.
 
     Attributes:
         layout: the image's regions and tokens.
-        stage: which of the layers where the method drops tokens this is, from 0.
-        region_features: FloatTensor [num_regions, d], the vision encoder's [CLS] of each region; the mean over its
-            patches where the encoder has none.
-        image_feature: FloatTensor [d], the same of the whole image, with ``region_features``: the thumbnail's, or the
-            mean over all patches where an image has no thumbnail.
+        stage: counts the layers before which the method drops tokens, from 0.
+        region_features: FloatTensor [num_regions, d], the vision encoder's [CLS] of each region, or the mean over its
+            patches if the encoder has none.
+        image_feature: FloatTensor [d], the feature of the whole image, computed with ``region_features``: the
+            thumbnail's, or the mean over all patches if the image has no thumbnail.
         encoder_attention: FloatTensor [num_tokens], the attention that [CLS] pays at the feature layer, pooled to LLM
-            tokens; the same as ``received_attention`` where the encoder has no [CLS].
-        received_attention: FloatTensor [num_tokens], the attention that all patches of a tile pay on average.
-        token_features: [num_tokens, d], the vision encoder's features, before the projector, pooled to LLM tokens.
+            tokens; equal to ``received_attention`` if the encoder has no [CLS].
+        received_attention: FloatTensor [num_tokens], the mean attention that all patches of a tile pay to the token.
+        token_features: [num_tokens, d], the vision encoder's features before the projector, pooled to LLM tokens.
         pixels: FloatTensor [3, height, width], a small copy of the whole picture, as the processor normalised it.
         instruction_attention: FloatTensor [num_tokens], the strongest attention that any instruction token pays at one
             LLM layer.
-        last_attention: FloatTensor [num_tokens], what the last instruction token pays there.
-        instruction_map: FloatTensor [instruction tokens, num_tokens], what each of them pays there.
-        embeddings: [num_tokens, D], the visual tokens as the language model's first layer takes them.
-        instruction_embeddings: [instruction tokens, D], the instruction's tokens as that layer takes them.
-        hidden_states: [num_tokens, D], the visual tokens as the layer of the cut takes them.
+        last_attention: FloatTensor [num_tokens], the attention that the last instruction token pays there.
+        instruction_map: FloatTensor [instruction tokens, num_tokens], the attention that each of them pays there.
+        embeddings: [num_tokens, D], the visual tokens at the input of the language model's first layer.
+        instruction_embeddings: [instruction tokens, D], the instruction's tokens at the input of that layer.
+        hidden_states: [num_tokens, D], the visual tokens at the input of the layer before which tokens are dropped.
     """
 
     layout: ImageLayout
@@ -67,7 +67,7 @@ class ImageEvidence:
         """The named tensor in float32.
 
         Raises:
-            Refused: where it was not computed, or holds NaN or infinite values: no ranking could be trusted.
+            Refused: if it was not computed, or holds NaN or infinite values, which cannot be ranked.
         """
         values = self.require(name).float()
         if not bool(torch.isfinite(values).all()):
@@ -78,7 +78,7 @@ class ImageEvidence:
         """The named tensor.
 
         Raises:
-            Refused: where it was not computed because the method did not name it in ``needs``.
+            Refused: if it was not computed because the method did not name it in ``needs``.
         """
         value = getattr(self, name)
         if value is None:
@@ -87,11 +87,11 @@ class ImageEvidence:
 
 
 NAMES = tuple(each.name for each in fields(ImageEvidence) if each.default is None)
-"""What a method or a score can need."""
+"""The evidence that a method or a score may name in ``needs``."""
 
 
 def wrong_needs(needs: Any) -> str | None:
-    """What is wrong with a collection of needs, in words; None where nothing is."""
+    """Describe the error in a collection of needs; None if there is none."""
     if isinstance(needs, str) or not isinstance(needs, Collection):
         return f"write a collection of names such as ('encoder_attention',), got {needs!r}"
     if not (unknown := [need for need in needs if need not in NAMES]):

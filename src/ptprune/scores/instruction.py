@@ -13,7 +13,7 @@ from ptprune.scores.registry import ScoreRegistry
 
 INSTRUCTION_SCORES = ScoreRegistry("instruction", reserved=("none",))
 
-# Attention rows held at a time: bounds the memory at batch x heads x 64 x sequence whatever the question's length.
+# Attention rows held at a time. Memory is at most batch x heads x 64 x sequence, however long the question is.
 ROWS_AT_A_TIME = 64
 
 
@@ -27,7 +27,7 @@ def attention(image: ImageEvidence) -> Tensor:
 def embedding(image: ImageEvidence) -> Tensor:
     """Strongest cosine of the visual token with any instruction token's embedding: needs no attention row of the LLM.
 
-    Choose it with ``layer=0`` where the language model's first layer cannot be read; it is far weaker than attention.
+    Choose it with ``layer=0`` if the language model's first layer cannot be read. It is far weaker than attention.
     """
     visual = F.normalize(image.require("embeddings").float(), dim=-1)
     text = F.normalize(image.require("instruction_embeddings").float(), dim=-1)
@@ -45,17 +45,16 @@ def attention_rows(
     scaling: float,
     window: int | None = None,
 ) -> Iterator[Tensor]:
-    """Rows of one prompt's attention map, mean over heads: ``softmax(q_i K^T * scaling)`` of the instruction tokens i.
+    """The instruction tokens' rows of one prompt's attention map, mean over heads: ``softmax(q_i K^T * scaling)``.
 
-    Causal and padding masks and the layer's sliding window apply. Only these rows are computed, ``ROWS_AT_A_TIME`` at a
-    time.
+    Causal and padding masks and the layer's sliding window apply. Other rows are not computed.
 
     Args:
-        query: [heads, rows, head_dim], those of the instruction tokens, after rotary embedding.
+        query: [heads, rows, head_dim], of the instruction tokens, after rotary embedding.
         key: [key_value_heads, keys, head_dim].
-        query_columns, key_columns: LongTensor [rows], [keys], where each stood in the sequence.
+        query_columns, key_columns: LongTensor [rows], [keys], the position of each in the unpruned sequence.
         key_valid: BoolTensor [keys], False on padding.
-        window: how far back the layer sees, itself included; None: all the way.
+        window: how many tokens the layer sees, counting back from and including the row's own; None: all.
 
     Yields:
         FloatTensor [up to ROWS_AT_A_TIME, keys].
@@ -81,10 +80,10 @@ def attention_rows(
 def summarise(
     blocks: Iterable[Tensor], wanted: Container[str], keys: int, device: torch.device | str
 ) -> dict[str, Tensor]:
-    """What methods want to know of ``attention_rows``: ``instruction_attention`` is ``c_j = max_i A[i, j]``.
+    """Summarise ``attention_rows`` for the methods: ``instruction_attention`` is ``c_j = max_i A[i, j]``.
 
     Returns:
-        Name in ``ImageEvidence`` -> FloatTensor [..., keys]; zeros without an instruction.
+        Name in ``ImageEvidence`` -> FloatTensor [..., keys]; zeros if there is no instruction.
     """
     best = last = torch.zeros(keys, device=device)
     whole = [torch.zeros(0, keys, device=device)]

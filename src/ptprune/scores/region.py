@@ -16,9 +16,9 @@ REGION_SCORES = ScoreRegistry("region")
 
 @REGION_SCORES.register("cls-similarity", needs=("region_features", "image_feature"))
 def cls_similarity(image: ImageEvidence) -> Tensor:
-    """Cosine of each tile's [CLS] with the thumbnail's: tiles that carry what the whole picture shows.
+    """Cosine of each tile's [CLS] with the thumbnail's: prefers tiles that carry what the whole picture shows.
 
-    Mean patch features stand in for [CLS] where the encoder has none, and those of the whole image for a thumbnail
+    Mean patch features replace [CLS] if the encoder has none, and those of the whole image replace a missing thumbnail
     [ours]. Returns FloatTensor [num_regions]; the thumbnail's own entry is 1.
     """
     features, whole = image.require("region_features").float(), image.require("image_feature").float()
@@ -27,11 +27,11 @@ def cls_similarity(image: ImageEvidence) -> Tensor:
 
 @REGION_SCORES.register("attention-mass", needs=("encoder_attention",))
 def attention_mass(image: ImageEvidence) -> Tensor:
-    """The thumbnail's [CLS] attention that falls on a tile's area: tiles that the encoder itself looks at.
+    """The thumbnail's [CLS] attention that falls on a tile's area: prefers tiles that the encoder itself looks at.
 
-    As in HiRED (arXiv 2408.10945) and GlobalCom2 (arXiv 2501.05179); here per area, because budgets grow with a tile's
-    size anyway [ours]. Where an image has no thumbnail, the mean over the region's own tokens. Choose it where [CLS]
-    features are alike in all tiles.
+    HiRED (arXiv 2408.10945) and GlobalCom2 (arXiv 2501.05179) do the same; here it is a mean over the area, because
+    budgets grow with a tile's size anyway [ours]. Without a thumbnail, it is the mean over the region's own tokens.
+    Choose it if [CLS] features are alike in all tiles.
     """
     attention, thumbnail = image.require("encoder_attention").float(), image.layout.thumbnail
     region_of = image.layout.region_of.to(attention.device)
@@ -42,14 +42,14 @@ def attention_mass(image: ImageEvidence) -> Tensor:
 
 @REGION_SCORES.register("image-saliency", needs=("pixels",))
 def image_saliency(image: ImageEvidence) -> Tensor:
-    """How much a tile's pixels stand out by colour and contrast, whatever the encoder makes of them.
+    """How much a tile's pixels stand out by colour and contrast: ignores the encoder.
 
     The detector is OpenCV's fine-grained static saliency (Montabone and Soto 2010) on a small copy of the picture.
     Needs ``pip install opencv-contrib-python-headless``. Choose it to compare, or for pictures of few objects on plain
-    grounds.
+    backgrounds.
 
     Raises:
-        ImportError: where OpenCV's contributed modules are not installed.
+        ImportError: if OpenCV's contributed modules are not installed.
     """
     try:
         import cv2
@@ -67,19 +67,12 @@ def image_saliency(image: ImageEvidence) -> Tensor:
 
 @REGION_SCORES.register("uniform")
 def uniform(image: ImageEvidence) -> Tensor:
-    """Every tile alike: budgets in proportion to the tiles' sizes, for comparison."""
+    """The same for every tile: gives budgets in proportion to the tiles' sizes, for comparison."""
     return torch.ones(len(image.layout.regions), device=image.device)
 
 
 def mean_inside(picture: Tensor, image: ImageEvidence) -> Tensor:
-    """The mean of a map of the whole picture over each region's area.
-
-    Args:
-        picture: FloatTensor [rows, columns].
-
-    Returns:
-        FloatTensor [num_regions].
-    """
+    """Mean of a map [rows, columns] of the whole picture over each region's area: FloatTensor [num_regions]."""
     means = []
     for place in image.layout.places():
         left, top, right, bottom = place.box
@@ -90,7 +83,7 @@ def mean_inside(picture: Tensor, image: ImageEvidence) -> Tensor:
 
 
 def _overlap(cells: int, start: float, stop: float) -> Tensor:
-    """Which share of each of ``cells`` equal cells of the unit interval lies between ``start`` and ``stop``."""
+    """The share of each of ``cells`` equal cells of the unit interval that lies between ``start`` and ``stop``."""
     edges = torch.linspace(0, 1, cells + 1, dtype=torch.float64)
     return (edges[1:].clamp(max=stop) - edges[:-1].clamp(min=start)).clamp(min=0) * cells
 
@@ -98,13 +91,13 @@ def _overlap(cells: int, start: float, stop: float) -> Tensor:
 def region_weights(saliency: Tensor, temperature: float) -> Tensor:
     """Softmax of the standardised saliency over an image's tiles: ``softmax(z / temperature)``.
 
-    Encoders differ in the range of their similarities (.3 to .9 on one, .85 to .95 on another), so saliency is
-    standardised over the tiles, which gives the temperature one meaning everywhere [ours]. Tiles whose saliencies
-    differ by less than float32 noise count as equal.
+    Encoders differ in the range of their similarities (.3 to .9 on one, .85 to .95 on another). Saliency is therefore
+    standardised over the tiles, so that a temperature means the same everywhere [ours]. Saliencies that differ by less
+    than float32 noise count as equal.
 
     Args:
         saliency: FloatTensor [num_tiles].
-        temperature: larger is nearer to uniform.
+        temperature: a larger one gives more even weights.
 
     Raises:
         Refused: on values that are not finite.

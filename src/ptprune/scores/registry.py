@@ -1,4 +1,4 @@
-"""One registry a level: a score is a function of an image's evidence, known by name."""
+"""The registries of scores, one a level. A score is a named function of an image's evidence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Score:
         name: what users write.
         needs: fields of ``ImageEvidence`` that it reads.
         function: evidence -> FloatTensor, one value a region (region level) or a token.
-        about: one line on what it is and when to use it.
+        about: one line that says what it is and when to use it.
     """
 
     level: str
@@ -34,15 +34,15 @@ class Score:
         """The image's scores: FloatTensor [num_regions] (region level) or [num_tokens], on the image's device.
 
         Raises:
-            MethodError: where the function returns anything else, or values of a user's that are not finite.
-            Refused: where values of this package's scores are not finite.
+            MethodError: if the function returns anything else, or a user's function returns values that are not finite.
+            Refused: if one of this package's scores is not finite.
         """
         length = len(image.layout.regions) if self.level == "region" else image.layout.num_tokens
         whose = f"{self.level} score {self.name!r}"
         return check_scores(whose, self.function(image), length, image.device, self._not_finite)
 
     def _not_finite(self) -> PtpruneError:
-        # the package's own scores are finite where the model's numbers are; of a user's score nobody can say that
+        # the package's own scores are finite unless the model's numbers overflowed; a user's score may be wrong itself
         if (getattr(self.function, "__module__", None) or "").partition(".")[0] == __name__.partition(".")[0]:
             return Refused(
                 f"the {self.level} scores hold NaN or infinite values: the model's activations overflowed "
@@ -56,7 +56,7 @@ class ScoreRegistry:
 
     Args:
         level: "region" scores have one value a region, all others one a token.
-        reserved: names that mean something else where a score is chosen.
+        reserved: names that no score may have, because the level's setting gives them another meaning.
     """
 
     def __init__(self, level: str, reserved: tuple[str, ...] = ()) -> None:
@@ -66,11 +66,11 @@ class ScoreRegistry:
     def register(
         self, name: str, *, needs: Collection[str] = ()
     ) -> Callable[[Callable[[ImageEvidence], Tensor]], Callable[[ImageEvidence], Tensor]]:
-        """Decorator that adds a score; the first line of its docstring says what it is.
+        """Decorator that adds a score. The first line of the score's docstring describes it.
 
         Raises:
-            SettingError: on a name that is no string or is taken, a need that ``ImageEvidence`` does not have, or a
-                score that cannot be called.
+            SettingError: if the name is no string or is taken, a need is no field of ``ImageEvidence``, or the score
+                cannot be called.
         """
         if not isinstance(name, str) or not name:
             raise SettingError(f"a {self.level} score is registered under a name, a string, got {name!r}")

@@ -1,4 +1,4 @@
-"""What the thumbnail's attention says about the tiles; both HiRED and GlobalCom2 let it guide the budgets."""
+"""The thumbnail's attention, mapped onto the tiles. HiRED and GlobalCom2 derive budgets from it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ptprune.scores.region import mean_inside
 def attention_shares(image: ImageEvidence, attention: Tensor) -> Tensor:
     """The share of attention that falls on each region's part of the picture.
 
-    It is the thumbnail's attention, cut at the tiles' boxes (a token that a box cuts counts by area); in an image
-    without a thumbnail, what the region's own tokens get.
+    The thumbnail's attention is cut at the tiles' boxes; a token that a box cuts counts by area. Without a thumbnail,
+    the attention on each region's own tokens counts.
 
     Args:
         attention: FloatTensor [num_tokens].
@@ -30,7 +30,7 @@ def attention_shares(image: ImageEvidence, attention: Tensor) -> Tensor:
         areas = [(right - left) * (bottom - top) for left, top, right, bottom in boxes]
         masses = mean_inside(seen, image) * torch.tensor(areas, dtype=torch.double)
         masses[layout.thumbnail] = 0
-    # rounded, so that noise of the sums decides nothing between equal tiles
+    # rounded, so that rounding noise of the sums does not favour one of two equal tiles
     return (masses / masses.sum().clamp(min=torch.finfo(masses.dtype).tiny)).round(decimals=9)
 
 
@@ -41,7 +41,7 @@ def seen_from_thumbnail(image: ImageEvidence, attention: Tensor) -> Tensor:
         attention: FloatTensor [num_tokens] of an image with a thumbnail.
 
     Returns:
-        FloatTensor [num_tokens]; the thumbnail's own tokens get their own.
+        FloatTensor [num_tokens]; the thumbnail's tokens keep their own attention.
     """
     layout, tokens = image.layout, image.layout.members()
     assert layout.thumbnail is not None
@@ -58,9 +58,9 @@ def seen_from_thumbnail(image: ImageEvidence, attention: Tensor) -> Tensor:
 
 
 def _interpolation(cells: int, points: int, low: float, high: float) -> Tensor:
-    """Linear interpolation between the centres of ``cells`` cells, at those of ``points`` cells of a part of 0..1.
+    """Weights that interpolate ``cells`` values over 0..1 linearly, at ``points`` cell centres between low and high.
 
-    Beyond the outermost centres the value stays. Returns DoubleTensor [points, cells].
+    Values are constant beyond the outermost centres. Returns DoubleTensor [points, cells].
     """
     centres = low + (torch.arange(points, dtype=torch.double) + 0.5) / points * (high - low)
     at = (centres * cells - 0.5).clamp(0, cells - 1)

@@ -16,34 +16,34 @@ TOKEN_SCORES = ScoreRegistry("token")
 def cls_attention(image: ImageEvidence) -> Tensor:
     """[CLS] attention at the ViT layer whose features the model uses, pooled to LLM tokens (the paper's).
 
-    Attention received, averaged over all patches of the tile, stands in where the encoder has no [CLS] [ours].
+    If the encoder has no [CLS], the mean attention from all patches of the tile replaces it [ours].
     """
     return image.require("encoder_attention")
 
 
 @TOKEN_SCORES.register("received-attention", needs=("received_attention",))
 def received(image: ImageEvidence) -> Tensor:
-    """Attention that a token receives from all patches of its tile: choose it where [CLS] is blind to detail.
+    """Attention that a token receives from all patches of its tile: choose it if [CLS] is blind to detail.
 
-    The same as "cls-attention" where the encoder has no [CLS].
+    Equal to "cls-attention" if the encoder has no [CLS].
     """
     return image.require("received_attention")
 
 
 @TOKEN_SCORES.register("activation", needs=("token_features",))
 def activation(image: ImageEvidence) -> Tensor:
-    """Norm of the encoder's feature: the cheapest score, it needs no attention at all."""
+    """Norm of the encoder's feature: the cheapest score, because it needs no attention at all."""
     return image.require("token_features").float().norm(dim=-1)
 
 
 @TOKEN_SCORES.register("gradient", needs=("token_features",))
 def gradient(image: ImageEvidence) -> Tensor:
-    """Gradient times input of the tile-to-thumbnail similarity: tokens that make a tile look like the whole picture.
+    """Gradient times input of tile-thumbnail similarity: prefers tokens that make a tile look like the whole picture.
 
-    With ``z_t`` the mean of a tile's features ``x_j`` and ``z_g`` that of the thumbnail, the derivative of
-    ``cos(z_t, z_g)`` along ``x_j`` is ``x_j . (u_g - cos u_t) / (|z_t| N_t)`` with unit vectors u: nothing has to be
-    run backwards [ours]. The thumbnail is compared with the mean over all tiles, windows with the mean over the
-    picture. A single tile has nothing to be compared with: there the derivative is that of ``|z_t|``.
+    Let ``z_t`` be the mean of a tile's features ``x_j`` and ``z_g`` that of the thumbnail. The derivative of
+    ``cos(z_t, z_g)`` along ``x_j`` is ``x_j . (u_g - cos u_t) / (|z_t| N_t)`` with unit vectors u, so no backward pass
+    is needed [ours]. The thumbnail is compared with the mean over all tiles, windows with the mean over the picture. A
+    single tile has nothing to compare with, so it uses the derivative of ``|z_t|``.
     """
     features, layout = image.require("token_features").float(), image.layout
     region_of, thumbnail = layout.region_of.to(features.device), layout.thumbnail
