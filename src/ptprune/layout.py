@@ -90,7 +90,9 @@ class ImageLayout:
         return [(region_of == number).nonzero()[:, 0] for number in range(len(self.regions))]
 
     def sizes(self) -> list[int]:
-        """Tokens of each region."""
+        """Tokens of each region. They are read from the device only if a method drops tokens in stages."""
+        if self.num_tokens == self.num_unpruned:
+            return [region.num_tokens for region in self.regions]
         return self.region_of.bincount(minlength=len(self.regions)).tolist()
 
     def even_budgets(self, total: int) -> list[int]:

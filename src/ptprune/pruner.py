@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+import functools
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ptprune.attach.attachment import Attachment, join
 from ptprune.errors import MethodError
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 # Who collects reports, see ``TokenPruner.reports``: threads and asyncio tasks each see their own.
 _collecting: ContextVar[tuple[tuple[TokenPruner, ReportLog], ...]] = ContextVar("ptprune_collecting", default=())
+
+
+Steps = Generator[Tensor, list[float], Selection]
+"""See ``TokenPruner.steps``."""
 
 
 @dataclass(kw_only=True)
@@ -68,6 +74,16 @@ class TokenPruner(Settings):
     def select(self, image: ImageEvidence) -> Selection:
         """Choose the tokens of one image to keep: evidence in, indices and scores out."""
         raise NotImplementedError(f"{type(self).__name__} does not say which tokens to keep")
+
+    def steps(self, image: ImageEvidence) -> Steps:
+        """``select`` for methods that need numbers on the host: a generator that yields a tensor [n], is sent its values
+        as floats, and returns the selection.
+
+        A read from a device waits for all of its work. What the generators of a batch's images yield is read at once.
+        A method overrides either ``select`` or this.
+        """
+        return self.select(image)
+        yield  # makes this a generator
 
     def check_needs(self) -> None:
         """Check that ``needs`` names fields of ``ImageEvidence``.
@@ -126,14 +142,21 @@ class TokenPruner(Settings):
             self._attachments[-1].leave()
             self._attachments.pop()
 
-    def checked_select(self, image: ImageEvidence) -> Selection:
-        """Call ``select`` without gradients and check its answer.
+    def checked_select(self, images: Sequence[ImageEvidence]) -> list[Selection]:
+        """Choose the tokens of every image, without gradients, and check the answers.
 
         Raises:
-            MethodError: if the answer is not a choice of this image's tokens; names the method and what is wrong.
+            MethodError: if an answer is not a choice of its image's tokens; names the method and what is wrong.
         """
+        kind = type(self)
+        # whichever of the two the most derived class defines
+        decides = next(each for each in kind.__mro__ if {"steps", "select"} & each.__dict__.keys())
+        steps = self.steps if "steps" in decides.__dict__ else functools.partial(TokenPruner.steps, self)
+        trusted = decides.__module__.partition(".")[0] == __name__.partition(".")[0]
         with torch.no_grad():
-            return check_selection(type(self).__name__, self.select(image), image)
+            selections = finish([steps(image) for image in images])
+        pairs = zip(selections, images, strict=True)
+        return [check_selection(kind.__name__, selection, image, trusted) for selection, image in pairs]
 
     def hold(self, models: int) -> None:
         """Count models that use these settings. Settings cannot change while there are any."""
@@ -174,3 +197,20 @@ class TokenPruner(Settings):
             yield collected
         finally:
             _collecting.reset(token)
+
+
+def finish(runs: Sequence[Steps]) -> list[Selection]:
+    """Run generators side by side. Each round reads from the device once what all of them wait for."""
+    done: dict[int, Selection] = {}
+    answers: dict[int, list[float] | None] = dict.fromkeys(range(len(runs)))
+    while answers:
+        waiting = {}
+        for number, answer in answers.items():
+            try:
+                waiting[number] = next(runs[number]) if answer is None else runs[number].send(answer)
+            except StopIteration as stop:
+                done[number] = stop.value
+        tensors = list(waiting.values())
+        read = iter((torch.cat(tensors) if len(tensors) > 1 else tensors[0]).tolist() if tensors else ())
+        answers = {number: list(islice(read, len(tensor))) for number, tensor in waiting.items()}
+    return [done[number] for number in range(len(runs))]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
-
-from ptprune.errors import Refused
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +28,18 @@ class Selection:
     states: Tensor | None = None
 
 
-def minmax(scores: Tensor) -> Tensor:
-    """Scale scores [num_tokens] to 0..1. Constant scores become zeros."""
-    low, high = scores.min(), scores.max()
-    spread = high - low
-    return torch.where(spread > 0, (scores - low) / spread, torch.zeros_like(scores))
+Range = tuple[Tensor, Tensor]
+"""The smallest and the largest of some scores, as ``torch.aminmax`` returns them."""
+
+
+def minmax(scores: Tensor, extremes: Range | None = None) -> Tensor:
+    """Scale finite scores [num_tokens] to 0..1. Constant scores become zeros.
+
+    Args:
+        extremes: of the scores, if they are known.
+    """
+    low, high = extremes or torch.aminmax(scores)
+    return ((scores - low) / (high - low)).nan_to_num_(nan=0.0)  # constant scores are 0 / 0
 
 
 def fuse(
@@ -41,46 +47,44 @@ def fuse(
     instruction: Tensor | None,
     alpha: float,
     normalize_instruction: bool = True,
-    known_finite: bool = False,
+    extremes: Sequence[Range] = (),
 ) -> Tensor:
     """``(1 - alpha) * minmax(token) + alpha * minmax(instruction)`` over one image's tokens.
 
     Args:
-        token, instruction: FloatTensor [num_tokens]. If ``instruction`` is None, the token level decides alone.
+        token, instruction: FloatTensor [num_tokens], finite. If ``instruction`` is None, the token level decides alone.
         alpha: weight of the instruction level; 0.5 in the paper.
         normalize_instruction: False adds the raw instruction score, which is too small (about 1e-3) to count much.
-        known_finite: True if the scores were checked before; that saves a read from their device.
-
-    Raises:
-        Refused: on scores that are not finite.
+        extremes: of both scores, if they are known.
     """
-    for name, scores in () if known_finite else (("token", token), ("instruction", instruction)):
-        if scores is not None and not bool(torch.isfinite(scores).all()):
-            raise Refused(f"the {name} scores hold NaN or infinite values: the model's activations overflowed")
+    own, other = extremes if len(extremes) == 2 else (*extremes, None) if extremes else (None, None)
     if instruction is None:
-        return minmax(token)
-    return (1 - alpha) * minmax(token) + alpha * (minmax(instruction) if normalize_instruction else instruction)
+        return minmax(token, own)
+    guide = minmax(instruction, other) if normalize_instruction else instruction
+    return (1 - alpha) * minmax(token, own) + alpha * guide
 
 
 def keep_best(scores: Tensor, number: int) -> Tensor:
     """Indices of the ``number`` best of scores [num_tokens], sorted; equal scores rank by index."""
-    return keep_top(scores, torch.zeros(len(scores), dtype=torch.long, device=scores.device), [number])
+    return torch.sort(scores, descending=True, stable=True).indices[:number].sort().values
 
 
-def keep_top(scores: Tensor, groups: Tensor, budgets: Sequence[int]) -> Tensor:
+def keep_top(scores: Tensor, groups: Tensor, budgets: Sequence[int], sizes: Sequence[int] | None = None) -> Tensor:
     """The best tokens of each group within the group's budget, in their original order.
 
     Args:
         scores: FloatTensor [num_tokens]; equal scores rank by index.
         groups: LongTensor [num_tokens], the group (region) of each token.
         budgets: tokens to keep in each group.
+        sizes: tokens of each group, if they are known; they are read from the device otherwise.
 
     Returns:
         LongTensor [sum(budgets)], sorted.
     """
+    if sizes is None:
+        sizes = torch.bincount(groups, minlength=len(budgets)).tolist()
     order = torch.sort(scores, descending=True, stable=True).indices
     order = order[torch.sort(groups[order], stable=True).indices]  # by group, best first within a group
-    sizes = torch.bincount(groups, minlength=len(budgets))
-    rank = torch.arange(len(scores), device=scores.device) - torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
-    limit = torch.repeat_interleave(torch.tensor(list(budgets), device=scores.device), sizes)
-    return order[rank < limit].sort().values
+    starts = np.cumsum([0, *sizes[:-1]])
+    slots = np.concatenate([np.arange(start, start + budget) for start, budget in zip(starts, budgets, strict=True)])
+    return order[torch.from_numpy(slots).to(scores.device)].sort().values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -33,7 +33,7 @@ class Method(Protocol):
 
     def hold(self, models: int) -> None: ...
 
-    def checked_select(self, image: ImageEvidence) -> Selection: ...
+    def checked_select(self, images: Sequence[ImageEvidence]) -> list[Selection]: ...
 
     def forget(self) -> None: ...
 

@@ -78,9 +78,9 @@ class Stage:
         """Take over what was chosen."""
         self._selections = selections
 
-    def select(self, choose: Callable[[ImageEvidence], Selection]) -> None:
+    def select(self, choose: Callable[[Sequence[ImageEvidence]], list[Selection]]) -> None:
         """Choose every image's tokens."""
-        self.keep([choose(self.evidence(image)) for image in self.images])
+        self.keep(choose([self.evidence(image) for image in self.images]))
 
     def evidence(self, image: PromptImage) -> ImageEvidence:
         """What was computed for one image."""

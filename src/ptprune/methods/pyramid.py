@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ptprune.budget import allocate
-from ptprune.pruner import TokenPruner
+from ptprune.pruner import Steps, TokenPruner, finish
 from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES, ImageEvidence
 from ptprune.scores.region import region_weights
 from ptprune.scores.registry import ScoreRegistry
@@ -74,76 +75,91 @@ class PyramidTokenPruning(TokenPruner):
         return self.instruction != "none" and self.alpha > 0
 
     def select(self, image: ImageEvidence) -> Selection:
-        token = TOKEN_SCORES[self.token].compute(image)
-        instruction = INSTRUCTION_SCORES[self.instruction].compute(image) if self.guided else None
-        fused = fuse(token, instruction, self.alpha, self.normalize_instruction, known_finite=True)
-        total = self.num_kept(image.layout.num_tokens) if self.coverage is None else self._covering(fused)
+        return finish([self.steps(image)])[0]
 
-        saliency = None
-        if len(image.layout.regions) > 1:
-            # move these few numbers to the CPU now, because budgets and the report read them anyway
-            saliency = REGION_SCORES[self.region].compute(image).cpu()
-        region_of = image.layout.region_of.to(image.device)
+    def steps(self, image: ImageEvidence) -> Steps:
+        layout, levels = image.layout, [TOKEN_SCORES[self.token]]
+        if self.guided:
+            levels.append(INSTRUCTION_SCORES[self.instruction])
+        scores = [level.compute(image) for level in levels]
+        extremes = [torch.aminmax(values) for values in scores]
+        fused = fuse(scores[0], scores[1] if self.guided else None, self.alpha, self.normalize_instruction, extremes)
+        region = REGION_SCORES[self.region] if len(layout.regions) > 1 else None
+        saliency = None if region is None else region.compute(image)
+        # all numbers that the host needs, in one read: budgets are exact fractions of a few saliencies
+        wanted = torch.stack([bound for pair in extremes for bound in pair])
+        read = yield wanted if saliency is None else torch.cat([wanted, saliency])
+        for level, pair in zip(levels, batched(read), strict=False):
+            level.check_finite(pair)
+        salient = None
+        if region is not None:
+            region.check_finite(salient := read[2 * len(levels) :])
+        total = self.num_kept(layout.num_tokens)
+        if self.coverage is not None:
+            [number] = yield covering(fused, self.coverage)[None]
+            smallest, largest = (max(1, round(bound * len(fused))) for bound in self.coverage_bounds)
+            total = min(max(int(number), smallest), largest)
         if self.ranking == "image":
-            weighted = fused if saliency is None else self._weighted(image, fused, saliency)
-            kept = keep_best(weighted, total)
+            kept = keep_best(fused if salient is None else self._weighted(image, fused, salient), total)
         else:
-            kept = keep_top(fused, region_of, self.budgets(image, saliency, total))
-        scores = {"token": token, "fused": fused} | ({} if instruction is None else {"instruction": instruction})
-        return Selection(kept, None if saliency is None else saliency.tolist(), scores)
+            budgets = self.budgets(image, salient, total)
+            kept = keep_top(fused, layout.region_of.to(image.device), budgets, layout.sizes())
+        named = dict(zip(("token", "instruction"), scores, strict=False))
+        return Selection(kept, salient, {**named, "fused": fused})
 
-    def _covering(self, fused: Tensor) -> int:
-        """How many tokens reach ``coverage``, within ``coverage_bounds``."""
-        assert self.coverage is not None
-        smallest, largest = (max(1, round(bound * len(fused))) for bound in self.coverage_bounds)
-        return min(max(covering(fused, self.coverage), smallest), largest)
-
-    def _weighted(self, image: ImageEvidence, fused: Tensor, saliency: Tensor) -> Tensor:
-        """Fused scores times tile weights of mean 1; the thumbnail's weight is 1. FloatTensor [num_tokens]."""
+    def _weighted(self, image: ImageEvidence, fused: Tensor, saliency: Sequence[float]) -> Tensor:
+        """FloatTensor [num_tokens]: fused scores times weights of mean 1 over the tiles; the thumbnail weighs 1."""
         region_of, thumbnail = image.layout.region_of.to(image.device), image.layout.thumbnail
-        tiles = torch.ones(len(saliency), dtype=torch.bool)
-        if thumbnail is not None and self.thumbnail != "region":
-            tiles[thumbnail] = False
+        whole = thumbnail is not None and self.thumbnail != "region"
+        tiles = [index for index in range(len(saliency)) if not (whole and index == thumbnail)]
         weights = torch.ones(len(saliency), dtype=torch.float64)
-        weights[tiles] = region_weights(saliency[tiles], self.temperature) * int(tiles.sum())
+        weights[tiles] = torch.tensor(self._weights(saliency, tiles), dtype=torch.float64) * len(tiles)
         weighted = fused * weights.to(fused)[region_of]
         if thumbnail is not None and self.thumbnail == "whole":
             weighted = weighted.masked_fill(region_of == thumbnail, torch.inf)
         return weighted
 
-    def budgets(self, image: ImageEvidence, saliency: Tensor | None, total: int) -> list[int]:
+    def _weights(self, saliency: Sequence[float], tiles: Sequence[int]) -> list[float]:
+        return region_weights([saliency[index] for index in tiles], self.temperature)
+
+    def budgets(self, image: ImageEvidence, saliency: Sequence[float] | None, total: int) -> list[int]:
         """Tokens to keep in each region, ``total`` in all.
 
         Args:
-            saliency: FloatTensor [num_regions]; None for an image of one region, which has no region stage.
+            saliency: one number a region; None for an image of one region, which has no region stage.
         """
-        sizes = image.layout.sizes()
-        thumbnail = image.layout.thumbnail
+        sizes, thumbnail = image.layout.sizes(), image.layout.thumbnail
         if saliency is None:
             return image.layout.even_budgets(total)
         if thumbnail is None or self.thumbnail == "region":
-            return allocate(region_weights(saliency, self.temperature).tolist(), sizes, total)
+            return allocate(self._weights(saliency, range(len(sizes))), sizes, total)
         tiles = [index for index in range(len(sizes)) if index != thumbnail]
         share = sizes[thumbnail]
         if self.thumbnail == "ratio":
             share = round(total * share / sum(sizes))
-        # the thumbnail takes the excess that does not fit into the tiles, and the other way round
+        # what the tiles cannot take falls to the thumbnail, and the other way round
         share = min(max(share, total - sum(sizes[i] for i in tiles)), total, sizes[thumbnail])
-        weights = region_weights(saliency[tiles], self.temperature).tolist()
-        budgets = allocate(weights, [sizes[i] for i in tiles], total - share)
+        budgets = allocate(self._weights(saliency, tiles), [sizes[i] for i in tiles], total - share)
         budgets.insert(thumbnail, share)
         return budgets
 
 
-def covering(importance: Tensor, coverage: float) -> int:
+def batched(numbers: Sequence[float]) -> list[Sequence[float]]:
+    """The numbers in pairs."""
+    return [numbers[start : start + 2] for start in range(0, len(numbers), 2)]
+
+
+def covering(importance: Tensor, coverage: float) -> Tensor:
     """The smallest number of tokens whose share of the total importance reaches ``coverage``, at least one.
 
     Args:
-        importance: FloatTensor [num_tokens], not negative; if all are zero, every token counts the same.
+        importance: FloatTensor [num_tokens], not negative; constant importance counts every token alike.
+
+    Returns:
+        LongTensor [], so that nothing is read from the device here.
     """
     importance = importance.double()
-    if not bool(importance.any()):
-        importance = torch.ones_like(importance)
+    importance = torch.where(importance.any(), importance, 1.0)
     shares = importance.sort(descending=True).values.cumsum(0) / importance.sum()
-    # a small tolerance, because a rounding error in the sum could cost one extra token
-    return min(int((shares < coverage - 1e-9).sum()) + 1, len(importance))
+    # a hair below, else rounding of the sum asks for one token more
+    return ((shares < coverage - 1e-9).sum() + 1).clamp(max=len(importance))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,7 +90,7 @@ def _overlap(cells: int, start: float, stop: float) -> Tensor:
     return (edges[1:].clamp(max=stop) - edges[:-1].clamp(min=start)).clamp(min=0) * cells
 
 
-def region_weights(saliency: Tensor, temperature: float) -> Tensor:
+def region_weights(saliency: Sequence[float], temperature: float) -> list[float]:
     """Softmax of the standardised saliency over an image's tiles: ``softmax(z / temperature)``.
 
     Encoders differ in the range of their similarities (.3 to .9 on one, .85 to .95 on another). Saliency is therefore
@@ -96,16 +98,19 @@ def region_weights(saliency: Tensor, temperature: float) -> Tensor:
     than float32 noise count as equal.
 
     Args:
-        saliency: FloatTensor [num_tiles].
+        saliency: one number a tile, on the host: a device would launch a dozen kernels for a dozen numbers.
         temperature: a larger one gives more even weights.
 
     Raises:
         Refused: on values that are not finite.
     """
-    if not bool(torch.isfinite(saliency).all()):
+    values = np.asarray(saliency, dtype=np.float64)
+    if not np.isfinite(values).all():
         raise Refused("the region saliencies hold NaN or infinite values: the vision encoder overflowed")
-    centred = saliency.double() - saliency.double().mean()
-    spread = centred.square().mean().sqrt()
+    centred = values - values.mean()
+    spread = np.sqrt(np.square(centred).mean())
     if spread < 1e-6:
-        return torch.full_like(centred, 1 / len(centred))
-    return torch.softmax(centred / spread / temperature, dim=0)
+        return [1 / len(values)] * len(values)
+    scaled = centred / spread / temperature
+    weights = np.exp(scaled - scaled.max())
+    return (weights / weights.sum()).tolist()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from ptprune.errors import MethodError, PtpruneError, Refused, SettingError
+from ptprune.errors import MethodError, Refused, SettingError
 from ptprune.scores.answers import check_scores
 from ptprune.scores.evidence import ImageEvidence, wrong_needs
 
@@ -33,22 +34,30 @@ class Score:
     def compute(self, image: ImageEvidence) -> Tensor:
         """The image's scores: FloatTensor [num_regions] (region level) or [num_tokens], on the image's device.
 
+        Whoever uses them has to ``check_finite``: that takes a read from the device, which several scores can share.
+
         Raises:
-            MethodError: if the function returns anything else, or a user's function returns values that are not finite.
-            Refused: if one of this package's scores is not finite.
+            MethodError: if the function returns anything else.
         """
         length = len(image.layout.regions) if self.level == "region" else image.layout.num_tokens
-        whose = f"{self.level} score {self.name!r}"
-        return check_scores(whose, self.function(image), length, image.device, self._not_finite)
+        return check_scores(f"{self.level} score {self.name!r}", self.function(image), length, image.device)
 
-    def _not_finite(self) -> PtpruneError:
+    def check_finite(self, values: Iterable[float]) -> None:
+        """Check the scores, or the smallest and the largest of them, on the host.
+
+        Raises:
+            MethodError: if a user's function returned values that are not finite.
+            Refused: if one of this package's scores is not finite.
+        """
+        if all(map(math.isfinite, values)):
+            return
         # the package's own scores are finite unless the model's numbers overflowed; a user's score may be wrong itself
         if (getattr(self.function, "__module__", None) or "").partition(".")[0] == __name__.partition(".")[0]:
-            return Refused(
+            raise Refused(
                 f"the {self.level} scores hold NaN or infinite values: the model's activations overflowed "
                 f"({self.level}={self.name!r})"
             )
-        return MethodError(f"{self.level} score {self.name!r} holds NaN or infinite values")
+        raise MethodError(f"{self.level} score {self.name!r} holds NaN or infinite values")
 
 
 class ScoreRegistry:
