@@ -76,11 +76,11 @@ class TokenPruner(Settings):
         raise NotImplementedError(f"{type(self).__name__} does not say which tokens to keep")
 
     def steps(self, image: ImageEvidence) -> Steps:
-        """``select`` for methods that need numbers on the host: a generator that yields a tensor [n], is sent its values
-        as floats, and returns the selection.
+        """``select`` as a generator, for methods that need numbers on the host.
 
-        A read from a device waits for all of its work. What the generators of a batch's images yield is read at once.
-        A method overrides either ``select`` or this.
+        It yields a tensor [n], receives its values as floats, and returns the selection. A read from a device waits for
+        all of its work, so that the tensors of all images of a batch are read at once. A method overrides either
+        ``select`` or this.
         """
         return self.select(image)
         yield  # makes this a generator

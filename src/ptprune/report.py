@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ptprune.layout import ImageLayout
@@ -138,20 +140,22 @@ class ReportLog(Sequence[PruningReport]):
         return self._writers[index]()
 
 
-def write_report(layouts: Sequence[ImageLayout], selections: Sequence[Selection], valid: Tensor) -> PruningReport:
+def write_report(layouts: Sequence[ImageLayout], selections: Sequence[Selection], valid: np.ndarray) -> PruningReport:
     """The report of a prefill.
 
     Args:
-        valid: BoolTensor [batch, prompt length], the columns that are not padding.
+        valid: bool array [batch, prompt length], the columns that are not padding.
     """
-    kept_mask = valid.clone()
+    real = torch.from_numpy(valid)
+    kept_mask = real.clone()
     images = []
     for layout, selection in zip(layouts, selections, strict=True):
-        kept_mask[layout.sample, layout.tokens] = False
-        kept_mask[layout.sample, layout.tokens[selection.kept]] = True
+        tokens = layout.tokens.cpu()
+        kept_mask[layout.sample, tokens] = False
+        kept_mask[layout.sample, tokens[selection.kept.cpu()]] = True
         images.append(_write_image(layout, selection))
-    before, after = valid.sum(dim=1).tolist(), kept_mask.sum(dim=1).tolist()
-    return PruningReport(images, kept_mask.cpu(), list(zip(before, after, strict=True)))
+    before, after = real.sum(dim=1).tolist(), kept_mask.sum(dim=1).tolist()
+    return PruningReport(images, kept_mask, list(zip(before, after, strict=True)))
 
 
 def _write_image(layout: ImageLayout, selection: Selection) -> ImageReport:

@@ -21,10 +21,11 @@ class PrunedLayer(DynamicLayer):
 
     Attributes:
         removed: tokens seen but not held, the same for every row.
-        valid: BoolTensor [batch, held at the last cut]; False on padding and on filled-up places of shorter rows.
+        valid: BoolTensor [batch, held at the last cut]; False on padding and on fill; None: all are real.
         columns: LongTensor [batch, held at the last cut], where those stood in the sequence.
         shift: LongTensor [batch], how far this layer's position ids lie behind the original ones (compact positions).
         shifted, ragged: whether any ``shift`` is not zero, any ``valid`` is False.
+        padded: whether rows were filled up, or the mask of what was seen has zeros.
         armed: set by an attached pruner for one forward pass.
     """
 
@@ -38,6 +39,7 @@ class PrunedLayer(DynamicLayer):
         self.columns = cut.key_columns
         self.shift, self.shifted = shift, shifted
         self.ragged = cut.ragged
+        self.padded = cut.ragged or cut.before.valid is not None or getattr(layer, "padded", False)
         self.armed = False
         self._cut: Cut | None = cut
 
@@ -66,14 +68,14 @@ class PrunedLayer(DynamicLayer):
             number, possible = abs(tokens_to_remove), left + abs(tokens_to_remove) - self.floor
             raise Refused(f"cannot crop {number} tokens: only the last {possible} came after the dropped ones")
         super().crop(tokens_to_remove)
-        self.valid = self.valid[:, :left]
-        self.columns = self.columns[:, :left]
+        self._each_row(lambda state: state[:, :left] if state.ndim > 1 else state)
 
     def reset(self) -> None:
         self.keys = self.values = None
         self.is_initialized = False
         self.removed, self._cut, self.ragged, self.shifted = 0, None, False, False
-        self.valid, self.columns, self.shift = self.valid[:, :0], self.columns[:, :0], torch.zeros_like(self.shift)
+        self.padded = False
+        self.valid, self.columns, self.shift = None, self.columns[:, :0], torch.zeros_like(self.shift)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
@@ -88,7 +90,8 @@ class PrunedLayer(DynamicLayer):
         self._each_row(lambda state: state.repeat_interleave(repeats, dim=0))
 
     def _each_row(self, change: Callable[[Tensor], Tensor]) -> None:
-        self.valid, self.columns, self.shift = change(self.valid), change(self.columns), change(self.shift)
+        self.valid = None if self.valid is None else change(self.valid)
+        self.columns, self.shift = change(self.columns), change(self.shift)
 
 
 def removed(cache: Any) -> int:
@@ -101,28 +104,37 @@ def pruned(cache: Any) -> bool:
     return bool(cache is not None and cache.layers and isinstance(cache.layers[0], PrunedLayer))
 
 
+def check_length(cache: Any, attention_mask: Tensor | None, new: int) -> None:
+    """Refuse a 2D mask that does not cover all seen and ``new`` tokens.
+
+    Raises:
+        Refused: naming the lengths.
+    """
+    seen = cache.get_seq_length() if cache is not None else 0
+    if attention_mask is not None and attention_mask.shape[1] != seen + new:
+        raise Refused(
+            f"attention_mask has {attention_mask.shape[1]} columns, but {seen} tokens were seen before and {new} are "
+            f"new: pass a mask of {seen + new} columns"
+        )
+
+
 def key_mask(cache: Any, attention_mask: Tensor | None, batch: int, new: int, device: torch.device) -> Tensor:
     """BoolTensor [batch, held + new], True on the real keys of the coming forward pass.
 
     Args:
         attention_mask: the caller's 2D mask over all seen and ``new`` tokens, or None for all ones.
 
-    Raises:
-        Refused: if the mask has another length.
     """
-    seen = cache.get_seq_length() if cache is not None else 0
     if attention_mask is None:
+        seen = cache.get_seq_length() if cache is not None else 0
         attention_mask = torch.ones(batch, seen + new, dtype=torch.bool, device=device)
-    elif attention_mask.shape[1] != seen + new:
-        raise Refused(
-            f"attention_mask has {attention_mask.shape[1]} columns, but {seen} tokens were seen before and {new} are "
-            f"new: pass a mask of {seen + new} columns"
-        )
     mask = attention_mask.to(device=device, dtype=torch.bool)
     if not pruned(cache):
         return mask
-    valid = cache.layers[0].valid.to(device)
-    return torch.cat([valid, mask[:, removed(cache) + valid.shape[1] :]], dim=1)
+    layer = cache.layers[0]
+    held = layer.columns.shape[1]
+    valid = mask.new_ones(batch, held) if layer.valid is None else layer.valid.to(device)
+    return torch.cat([valid, mask[:, layer.removed + held :]], dim=1)
 
 
 def key_columns(cache: Any, batch: int, new: int, device: torch.device) -> Tensor:
@@ -135,12 +147,16 @@ def key_columns(cache: Any, batch: int, new: int, device: torch.device) -> Tenso
     return torch.cat([held, columns[:, removed(cache) + held.shape[1] :]], dim=1)
 
 
-def gather_new(layer: Any, past: int, index: Tensor) -> None:
-    """Keep the first ``past`` tokens of a layer and those at ``index`` [batch, kept] of the rest."""
-    rows = index.to(layer.keys.device)[:, None, :, None]
+def gather_new(layer: Any, cut: Cut) -> None:
+    """Keep a layer's old tokens, and of its new ones those that the cut keeps."""
+    past, index = cut.past, cut.index.to(layer.keys.device)
     for name in ("keys", "values"):
         states = getattr(layer, name)
-        new = states[:, :, past:].gather(2, rows.expand(-1, states.shape[1], -1, states.shape[3]))
+        new = states[:, :, past:] if past else states
+        if len(index) == 1:
+            new = new.index_select(2, cut.row.to(states.device))
+        else:
+            new = new.gather(2, index[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3]))
         setattr(layer, name, torch.cat([states[:, :, :past], new], dim=2) if past else new)
 
 

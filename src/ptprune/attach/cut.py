@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,54 +14,127 @@ from ptprune.conventions import MASK, LayerCall
 
 
 @dataclass(frozen=True, eq=False)
+class Columns:
+    """The columns of a prefill before a cut, behind those that the cache holds ("past").
+
+    Attributes:
+        stays: BoolTensor [batch, length], what no method may drop: text, newlines, and each row's last column, because
+            generate() reads its logits.
+        counts: how many of ``stays`` each row has, on the host.
+        valid: BoolTensor [batch, length], False on padding; None: all are real.
+        end_valid: whether every row's last column is real.
+        past: tokens that the cache holds.
+        past_valid: BoolTensor [batch, past], False on padding; None: all are real.
+        key_columns: LongTensor [batch, past + length], the keys' columns in the unpruned sequence; None: as they stand.
+    """
+
+    stays: Tensor
+    counts: list[int]
+    valid: Tensor | None
+    end_valid: bool
+    past: int
+    past_valid: Tensor | None
+    key_columns: Tensor | None
+
+    @property
+    def length(self) -> int:
+        return self.stays.shape[1]
+
+    @property
+    def key_valid(self) -> Tensor | None:
+        """BoolTensor [batch, past + length]; None: all are real."""
+        return _joined(self.past_valid, self.past, self.valid, self.length)
+
+
+def _joined(past_valid: Tensor | None, past: int, valid: Tensor | None, length: int) -> Tensor | None:
+    """Which of the old and the new keys are real; None: all."""
+    known = valid if past_valid is None else past_valid
+    if known is None or not past:
+        return valid
+    ones = known.new_ones
+    old = ones(len(known), past) if past_valid is None else past_valid
+    return torch.cat([old, ones(len(known), length) if valid is None else valid], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
 class Cut:
     """The columns of a prefill that the layers from the cut on see.
 
     Rows of a batch lose different numbers of tokens, so shorter rows are filled up with columns that nothing attends
-    to (padding first, as it is leftmost). The last column always stays, because generate() reads its logits.
+    to (padding first, as it is leftmost).
 
     Attributes:
-        index: LongTensor [batch, kept], increasing columns of the prefill.
-        valid: BoolTensor [batch, kept], False on fill and padding.
-        dropped: BoolTensor [batch, length], the dropped visual tokens.
-        past_valid: BoolTensor [batch, past], the real tokens among those that the cache held before.
-        columns: LongTensor [batch, past + length], each key's column in the unpruned sequence.
+        before: the columns that were cut.
+        index: LongTensor [batch, kept], increasing columns of ``before``.
+        valid: BoolTensor [batch, kept], False on fill and padding; None: all are real.
     """
 
+    before: Columns
     index: Tensor
-    valid: Tensor
-    dropped: Tensor
-    past_valid: Tensor
-    columns: Tensor
+    valid: Tensor | None
 
     @classmethod
-    def of(cls, valid: Tensor, dropped: Tensor, past_valid: Tensor, columns: Tensor) -> Cut:
-        """The shortest cut of a prefill [batch, length] that keeps every valid column that is not dropped."""
-        real = valid & ~dropped
-        keep = real.clone()
-        keep[:, -1] = True
-        counts = keep.sum(1)
-        length = int(counts.max())
-        fill = ~keep & ((~keep).cumsum(1) <= (length - counts)[:, None])
-        index = (keep | fill).nonzero()[:, 1].view(len(valid), length)
-        return cls(index, real.gather(1, index), dropped, past_valid, columns)
+    def of(cls, columns: Columns, kept: Tensor, counts: Sequence[int]) -> Cut:
+        """The shortest cut that keeps what stays and what was chosen. Its size is known, so that nothing is read.
+
+        Args:
+            kept: LongTensor, ``row * length + column`` of every chosen visual token.
+            counts: how many visual tokens of each row are kept.
+        """
+        totals = [stay + chosen for stay, chosen in zip(columns.counts, counts, strict=True)]
+        length = max(totals)
+        stays = columns.stays.clone()
+        stays.view(-1).index_fill_(0, kept, True)
+        gone = ~stays
+        if filled := min(totals) < length:
+            fill = torch.tensor([[length - total] for total in totals]).to(gone.device)
+            gone &= gone.cumsum(1) > fill
+        index = gone.sort(dim=1, stable=True).indices[:, :length]
+        if columns.end_valid and not filled:
+            return cls(columns, index, None)
+        real = stays if columns.valid is None else stays & columns.valid
+        return cls(columns, index, real.gather(1, index))
 
     def then(self, later: Cut) -> Cut:
         """Combine this cut with a later one of the columns that it left."""
-        dropped = self.dropped.scatter(1, self.index, self.dropped.gather(1, self.index) | later.dropped)
-        return Cut(self.index.gather(1, later.index), later.valid, dropped, self.past_valid, self.columns)
+        return Cut(self.before, self.index.gather(1, later.index), later.valid)
+
+    @property
+    def after(self) -> Columns:
+        """The columns that are left."""
+        before = self.before
+        return Columns(
+            self.states(before.stays),
+            before.counts,
+            self.valid,
+            before.end_valid,
+            before.past,
+            before.past_valid,
+            self.key_columns,
+        )
 
     def find(self, row: int, columns: Tensor) -> Tensor:
         """The new places of a row's kept columns."""
         return torch.searchsorted(self.index[row], columns)
 
     @property
+    def past(self) -> int:
+        return self.before.past
+
+    @property
     def length(self) -> int:
-        return self.dropped.shape[1]
+        return self.before.length
 
     @property
     def removed(self) -> int:
         return self.length - self.index.shape[1]
+
+    @cached_property
+    def dropped(self) -> Tensor:
+        """BoolTensor [batch, length], the dropped visual tokens."""
+        kept = torch.zeros_like(self.before.stays)
+        kept = kept.scatter_(1, self.index, True if self.valid is None else self.valid)
+        return ~kept if self.before.valid is None else ~kept & self.before.valid
 
     @cached_property
     def dropped_before(self) -> Tensor:
@@ -73,26 +146,45 @@ class Cut:
         """Held tokens, including old ones, up to the last place where a row lost a token."""
         columns = torch.arange(self.length, device=self.dropped.device)
         last = torch.where(self.dropped, columns, -1).amax(dim=1, keepdim=True)
-        return self.past_valid.shape[1] + int((self.index <= last).sum(dim=1).max())
+        return self.past + int((self.index <= last).sum(dim=1).max())
 
     @cached_property
-    def key_valid(self) -> Tensor:
-        """BoolTensor [batch, past + kept]."""
-        return torch.cat([self.past_valid, self.valid], dim=1)
+    def key_valid(self) -> Tensor | None:
+        """BoolTensor [batch, past + kept]; None: all are real."""
+        return _joined(self.before.past_valid, self.past, self.valid, self.index.shape[1])
 
     @cached_property
     def key_columns(self) -> Tensor:
         """LongTensor [batch, past + kept], each remaining key's column in the unpruned sequence."""
-        past = self.past_valid.shape[1]
-        return torch.cat([self.columns[:, :past], self.columns[:, past:].gather(1, self.index)], dim=1)
+        columns, past = self.before.key_columns, self.past
+        if columns is None:
+            if not past:
+                return self.index
+            old = torch.arange(past, device=self.index.device).expand(len(self.index), -1)
+            return torch.cat([old, self.index + past], dim=1)
+        return torch.cat([columns[:, :past], columns[:, past:].gather(1, self.index)], dim=1)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether any key is padding or fill."""
+        return self.valid is not None or self.before.past_valid is not None
 
     @cached_property
-    def ragged(self) -> bool:
-        return not bool(self.key_valid.all())
+    def row(self) -> Tensor:
+        """LongTensor [kept], the only row of ``index``."""
+        return self.index[0]
 
     def states(self, states: Tensor) -> Tensor:
         """[batch or 1, length, ...] -> [batch, kept, ...]."""
+        if len(self.index) == 1:
+            return states.index_select(1, self.row.to(states.device))
         return take(states, self.index)
+
+    def embedding(self, embedding: Tensor) -> Tensor:
+        """[batch, length, d] -> [batch, kept, d], with a first dimension of 3 if time, row and column are separate."""
+        if len(self.index) == 1:
+            return embedding.index_select(-2, self.row.to(embedding.device))
+        return take_embedding(embedding, self.index)
 
     def mask(self, mask: Tensor | None, implementation: str, device: torch.device) -> Tensor | None:
         """Cut a layer's attention mask in both directions and block the fill.
@@ -101,32 +193,35 @@ class Cut:
             mask: None (causal), [batch, keys] or [batch or 1, 1, length, past + length], boolean or additive.
             implementation: the model's attention implementation, which decides the form of the mask.
         """
+        real = None if self.key_valid is None else self.key_valid.to(device if mask is None else mask.device)
         if mask is None or mask.ndim == 2:
-            if not self.ragged:
-                return None
-            key_valid = self.key_valid.to(device)
-            if "flash" in implementation:
-                return key_valid
+            if real is None or "flash" in implementation:
+                return real
             assert implementation == "sdpa", "eager attention always has a mask"
-            rows, past = self.index.shape[1], self.past_valid.shape[1]
+            rows, past = self.index.shape[1], self.past
             causal = torch.ones(rows, past + rows, dtype=torch.bool, device=device).tril(past)
-            return causal & key_valid[:, None, None]
+            return causal & real[:, None, None]
         past = mask.shape[-1] - self.length
-        index, key_valid = self.index.to(mask.device), self.key_valid.to(mask.device)
+        index = self.index.to(mask.device)
         columns = torch.cat([torch.arange(past, device=mask.device).expand(len(index), -1), index + past], dim=1)
         mask = mask.expand(len(index), -1, -1, -1)
         mask = mask.gather(2, index[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
         mask = mask.gather(3, columns[:, None, None].expand(-1, mask.shape[1], mask.shape[2], -1))
-        blocked = ~key_valid[:, None, None]
+        if real is None:
+            return mask
+        blocked = ~real[:, None, None]
         return mask & ~blocked if mask.dtype == torch.bool else mask.masked_fill(blocked, torch.finfo(mask.dtype).min)
 
     def restore(self, states: Tensor) -> Tensor:
         """[batch, kept, d] -> [batch, length, d], zeros on dropped columns, so that outputs have the prompt's shape."""
         index = self.index.to(states.device)
-        written = self.valid.to(states.device) | (index == self.length - 1)
-        rows = (index + torch.arange(len(index), device=index.device)[:, None] * self.length)[written]
-        full = states.new_zeros(len(index) * self.length, states.shape[-1])
-        return full.index_copy(0, rows, states[written]).view(len(index), self.length, -1)
+        if self.valid is not None:
+            written = self.valid.to(states.device) | (index == self.length - 1)
+            states = states.masked_fill(~written[..., None], 0.0)
+        full = states.new_zeros(len(index), self.length, states.shape[-1])
+        if len(index) == 1:
+            return full.index_copy_(1, self.row.to(states.device), states)
+        return full.scatter_(1, index[..., None].expand_as(states), states)
 
 
 class Memo:
@@ -150,8 +245,7 @@ def cut_layer_call(cut: Cut, call: LayerCall, implementation: str, once: Callabl
     if positions is not None:
         call = replace(call, positions=once((cut, positions), lambda: cut.states(positions)))
     if rotary is not None:
-        index = cut.index
-        call = replace(call, rotary=once((cut, rotary), lambda: tuple(take_embedding(part, index) for part in rotary)))
+        call = replace(call, rotary=once((cut, rotary), lambda: tuple(map(cut.embedding, rotary))))
     return call
 
 

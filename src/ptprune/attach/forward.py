@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ptprune.attach import refusals
-from ptprune.attach.cache import PrunedLayer, key_columns, key_mask, pruned, removed
+from ptprune.attach.cache import PrunedLayer, check_length, key_columns, key_mask, pruned, removed
 from ptprune.attach.compiled import check_parts
 from ptprune.attach.generation import Generation
 from ptprune.attach.instruction import InstructionScores
 from ptprune.attach.layers import Layers
-from ptprune.attach.prompt import Columns, Prompt
+from ptprune.attach.prompt import Past, Prompt
 from ptprune.attach.setup import Setup
 from ptprune.attach.stage import Stage
 from ptprune.attach.windows import unslide
@@ -72,26 +72,24 @@ class Pass:
         cache, device = call.cache, given.device
         batch, new = given.shape[:2]
         seen = cache.get_seq_length() if cache is not None else 0
-        keys = key_mask(cache, call.mask, batch, new, device)
-        if pruned(cache):
-            self._continue(call, keys)
-        columns = functools.partial(key_columns, cache, batch, new, device)
+        check_length(cache, call.mask, new)
         setup, generation = self.setup, self.generation
-        sliding = None
-        if pruned(cache) and any(window is not None and seen + new > window for window in setup.windows):
-            sliding = keys, columns()
+        sliding, past = None, Past(seen)
+        if pruned(cache):
+            first, held = cache.layers[0], cache.layers[0].keys.shape[2]
+            far = any(window is not None and seen + new > window for window in setup.windows)
+            keys = columns = None
+            if call.has_images or far:
+                keys, columns = key_mask(cache, call.mask, batch, new, device), key_columns(cache, batch, new, device)
+                sliding = (keys, columns) if far else None
+                past = Past(held, keys[:, :held] if first.ragged else None, columns)
+            self._continue(call, keys, batch, new)
         if not call.has_images:
             self.layers = Layers(setup, generation, None, sliding, [])
             self._hook_layers(index for index in range(len(setup.layers)) if self.layers.concerns(index, cache))
             return
-        ids, embeds = call.get("input_ids"), call.get("inputs_embeds")
-        family, model = setup.family, setup.model
-        prompt = self.prompt = Prompt(
-            given,
-            Columns(family.placeholders(model, ids, embeds), keys, columns()),
-            family.videos(model, ids, embeds),
-            new if generation is None else generation.prompt_columns(new, seen),
-        )
+        prompt_length = new if generation is None else generation.prompt_columns(new, seen)
+        prompt = self.prompt = Prompt.read(call, setup.family, setup.model, past, prompt_length)
         self.layers = Layers(setup, generation, prompt, sliding, slid)
         self._hook_prefill(self.layers, cache)
         if (outputs := call.encoded_images) is not None:
@@ -108,17 +106,29 @@ class Pass:
             call.cache = DynamicCache(config=self.setup.model.config)
         return unslide(call.cache) if call.cache is not None else []
 
-    def _continue(self, call: ModelCall, keys: Tensor) -> None:
-        """Continue a cache that was pruned before."""
+    def _continue(self, call: ModelCall, keys: Tensor | None, batch: int, new: int) -> None:
+        """Continue a cache that was pruned before.
+
+        Args:
+            keys: see ``key_mask``; None: not needed so far.
+        """
         cache, family = call.cache, self.setup.family
         for index, layer in enumerate(cache.layers):
+            # positions of a shifted layer are corrected by hooks, which only the layers from the first cut on have
             layer.armed = not layer.shifted or index >= self.setup.cut_layers[0]
         self._undo.callback(_disarm, cache.layers)
-        if call.mask is not None or cache.layers[0].ragged:
-            if family.grid_positions and call.positions is None:
-                raise Refused(f"{family.name} cannot derive positions from a pruned cache's mask: pass position_ids")
-            # the columns of removed tokens may hold anything: they are never read
-            call.mask = torch.cat([keys.new_ones(len(keys), removed(cache)), keys], dim=1).long()
+        first = cache.layers[0]
+        if call.mask is None and not first.ragged:
+            return
+        if family.grid_positions and call.positions is None:
+            raise Refused(f"{family.name} cannot derive positions from a pruned cache's mask: pass position_ids")
+        if not first.padded:  # the mask is all ones up to the new columns, so that its last columns fit as they are
+            return
+        if keys is None:
+            assert call.prompt is not None
+            keys = key_mask(cache, call.mask, batch, new, call.prompt.device)
+        # the columns of removed tokens may hold anything: they are never read
+        call.mask = torch.cat([keys.new_ones(len(keys), removed(cache)), keys], dim=1).long()
 
     @property
     def waits_for_images(self) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from ptprune.attach.cut import take, take_embedding
 from ptprune.attach.setup import Setup
@@ -67,9 +66,14 @@ class InstructionScores:
                     f"the attention of layer {layer} got {qk.query.shape[2]} queries and {qk.key.shape[2]} keys, "
                     f"but the prompt has {stage.columns.length} tokens and the cache {stage.columns.past}"
                 )
-            columns = stage.instruction
-            queries = [query[:, row.to(query.device)] for query, row in zip(qk.query, columns, strict=True)]
-            self._score(layer, queries, qk.key, qk.scaling)
+            index, query, key = stage.instruction.to(qk.query.device), qk.query, qk.key
+            if stage.copies > 1:
+                query, key = query[:: stage.copies], key[:: stage.copies]
+            if len(index) == 1:
+                query = query.index_select(2, index[0])
+            else:
+                query = query.gather(2, index[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
+            self._score(layer, query, key, qk.scaling)
 
     def score_before(self, layer: nn.Module, call: LayerCall) -> None:
         """Score the cut before layer 0: run that layer up to all keys and the instruction's queries, and no further."""
@@ -79,27 +83,40 @@ class InstructionScores:
             keys = run_to_attention(layer, attention, call.states, alone).key
         if stage.columns.past:
             keys = torch.cat([call.cache.layers[0].keys, keys], dim=2)
-        columns = stage.instruction
-        one = columns[0].new_zeros(1)  # there may be no text at all, and a layer cannot run on zero tokens
-        index = pad_sequence([*columns, one], batch_first=True)[:-1]
-        rotary = None if call.rotary is None else tuple(take_embedding(part, index) for part in call.rotary)
+        index = stage.instruction
+        if not index.shape[1]:  # there may be no text at all, and a layer cannot run on zero tokens
+            index = index.new_zeros(len(index), 1)
+        states, rotary = call.states, call.rotary
+        if stage.copies > 1:
+            states, keys = states[:: stage.copies], keys[:: stage.copies]
+            rotary = None if rotary is None else tuple(_first_copies(part, stage.copies) for part in rotary)
+        rotary = None if rotary is None else tuple(take_embedding(part, index) for part in rotary)
         alone |= {name: value for name, value in ((MASK, None), (POSITIONS, None), (ROTARY, rotary)) if name in alone}
-        qk = run_to_attention(layer, attention, take(call.states, index), alone)
-        queries = [query[:, : len(row)] for query, row in zip(qk.query, columns, strict=True)]
-        self._score(0, queries, keys, qk.scaling)
+        qk = run_to_attention(layer, attention, take(states, index), alone)
+        self._score(0, qk.query[:, :, : stage.instruction.shape[1]], keys, qk.scaling)
 
-    def _score(self, layer: int, queries: list[Tensor], keys: Tensor, scaling: float) -> None:
+    def _score(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
         """Add the attention that the instruction pays at a layer to the stage.
 
         Args:
-            queries: for each row's instruction, [heads, tokens, head_dim].
-            keys: [batch, key_value_heads, past + length, head_dim].
+            query: of each prompt's instruction, [prompts, heads, tokens, head_dim].
+            key: [prompts, key_value_heads, past + length, head_dim].
         """
-        stage, needs = self.stage(), self.setup.needs
-        device, home = keys.device, stage.columns.placeholders.device
-        for sample, (query, columns) in enumerate(zip(queries, stage.instruction, strict=True)):
-            valid, where = stage.columns.key_valid[sample].to(device), stage.columns.key_columns[sample].to(device)
-            queried = where[columns.to(device) + stage.columns.past]
-            blocks = attention_rows(query, keys[sample], queried, where, valid, scaling, self.setup.windows[layer])
-            for name, values in summarise(blocks, needs, len(valid), device).items():
-                stage.attention.setdefault(name, []).append(values.to(home))
+        stage, columns, device = self.stage(), self.stage().columns, key.device
+        valid, where = columns.key_valid, columns.key_columns
+        valid = None if valid is None else valid[:: stage.copies].to(device)
+        index = stage.instruction.to(device) + columns.past if columns.past else stage.instruction.to(device)
+        if where is not None:
+            where = where[:: stage.copies].to(device)
+            index = where.gather(1, index)
+        blocks = attention_rows(query, key, index, where, valid, scaling, self.setup.windows[layer])
+        summary = summarise(blocks, self.setup.needs, stage.lengths, key.shape[2], device)
+        stage.attention = {name: values.to(columns.stays.device) for name, values in summary.items()}
+
+
+def _first_copies(embedding: Tensor, copies: int) -> Tensor:
+    """Position embeddings of each prompt's first copy; one that all rows share stays as it is."""
+    batch = embedding.ndim - 3
+    return (
+        embedding if embedding.shape[batch] == 1 else embedding[(slice(None),) * batch + (slice(None, None, copies),)]
+    )

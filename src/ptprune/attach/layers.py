@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ptprune.attach.cache import gather_new, mark_pruned, pruned, removed
@@ -116,7 +117,7 @@ class Layers:
                 "called once each, in order, through their hooks"
             )
         self._next_layer += 1
-        expected = self.stage.columns.placeholders.shape[0], self._length
+        expected = len(self.stage.columns.counts), self._length
         if call.states.ndim != 3 or tuple(call.states.shape[:2]) != expected:
             raise BrokenPass(
                 f"language model layer {index} was given hidden states of shape {tuple(call.states.shape)}, not "
@@ -127,7 +128,7 @@ class Layers:
     def _length(self) -> int:
         """How many columns the hidden states have now."""
         assert self.prompt is not None
-        return self.prompt.columns.length if self.cut is None else self.cut.index.shape[1]
+        return self.prompt.length if self.cut is None else self.cut.index.shape[1]
 
     def _drop(self, index: int, module: nn.Module, call: LayerCall) -> LayerCall:
         """Choose what stays at this layer; cut hidden states and the caches of the layers before."""
@@ -141,7 +142,7 @@ class Layers:
                 raise BrokenPass(f"layer {index} takes {', '.join(unknown)} for every token, which cannot be cut")
             states = now.states(states)
             for layer in call.cache.layers[:index] if call.cache is not None else ():
-                gather_new(layer, stage.columns.past, now.index)
+                gather_new(layer, now)
             self._cuts.append((index, now if self.cut is None else self.cut.then(now)))
         if index < self.setup.cut_layers[-1]:
             self._stage = stage.next(now)
@@ -165,7 +166,7 @@ class Layers:
         assert self.prompt is not None
         copies = stage.copies
         images = [replace(layout, sample=layout.sample // copies) for layout in layouts]
-        self._write_report = functools.partial(write_report, images, selections, self.prompt.columns.valid[::copies])
+        self._write_report = functools.partial(write_report, images, selections, self.prompt.valid[::copies])
 
     def _restrict(self, call: LayerCall, index: int, cut: Cut | None) -> LayerCall:
         """Sliding windows over a cache that was pruned before this pass."""
@@ -173,6 +174,8 @@ class Layers:
         if window is None or self._sliding is None:
             return call
         valid, columns = self._sliding if cut is None else (cut.key_valid, cut.key_columns)
+        if valid is None:
+            valid = torch.ones_like(columns, dtype=torch.bool)
         queries, implementation = columns[:, -call.states.shape[1] :], self.setup.implementation
         mask = self._once(
             (call.mask, cut, self._sliding),
@@ -214,7 +217,7 @@ class Layers:
         cut, cache = self.cut, cache_of(output)
         if self.prompt is not None:
             check_end(
-                self.setup, self.prompt.columns.past, self._next_layer, self._length, output.last_hidden_state, cache
+                self.setup, self.prompt.past.length, self._next_layer, self._length, output.last_hidden_state, cache
             )
         if self._write_report is not None:
             self.setup.pruner.record(self._write_report)
@@ -232,7 +235,7 @@ class Layers:
 
 def _check_fit(index: int, cut: Cut, call: LayerCall) -> None:
     """Masks, positions and embeddings must have the cut's length."""
-    length, keys = cut.index.shape[1], cut.past_valid.shape[1] + cut.index.shape[1]
+    length, keys = cut.index.shape[1], cut.past + cut.index.shape[1]
     sizes = [] if call.mask is None else [("mask", call.mask.shape[-1], keys)]
     if call.positions is not None:
         sizes.append(("position ids", call.positions.shape[-1], length))

@@ -1,45 +1,40 @@
-"""The prompt of a prefill with pictures: where pictures, question and padding stand in it."""
+"""The prompt of a prefill with pictures: where pictures, question and padding stand in it.
+
+All of this is worked out on the host, from one read of the prompt's ids and mask: on a device each question about it
+would launch kernels, and each answer would wait for all work that is queued.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ptprune.conventions import ModelCall
 from ptprune.errors import Refused
-from ptprune.families.base import Family
+from ptprune.families.base import Family, Model
 from ptprune.families.encoded import Encoded
 from ptprune.families.prompt_image import PromptImage
 
 
 @dataclass(frozen=True, eq=False)
-class Columns:
-    """Where things stand in a batch: first what the cache holds ("past"), then the new columns.
+class Past:
+    """What the cache holds before a prefill.
 
     Attributes:
-        placeholders: BoolTensor [batch, length], the new columns into which image features are merged.
-        key_valid: BoolTensor [batch, past + length], the real keys.
-        key_columns: LongTensor [batch, past + length], where those keys stood in the unpruned sequence.
+        length: tokens held.
+        valid: BoolTensor [batch, length], False on padding; None: all are real.
+        columns: LongTensor [batch, length + new], where they and the new columns stand in the unpruned sequence; None:
+            nothing was dropped before, so that they stand where they are.
     """
 
-    placeholders: Tensor
-    key_valid: Tensor
-    key_columns: Tensor
-
-    @property
-    def length(self) -> int:
-        return self.placeholders.shape[1]
-
-    @property
-    def past(self) -> int:
-        return self.key_valid.shape[1] - self.length
-
-    @property
-    def valid(self) -> Tensor:
-        """BoolTensor [batch, length], the new columns that are not padding."""
-        return self.key_valid[:, self.past :]
+    length: int
+    valid: Tensor | None = None
+    columns: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,16 +42,59 @@ class Prompt:
     """What a forward pass is given, before anything is encoded.
 
     Attributes:
-        given: LongTensor [batch, length] of token ids, or FloatTensor [batch, length, d] of embeddings.
-        columns: where it stands.
-        videos: BoolTensor [batch, length], where video features are; or None.
+        ids: int array [batch, length], the token ids, or equal numbers for equal embeddings.
+        placeholders: bool array [batch, length], where image features are merged in.
+        videos: bool array [batch, length], where video features are.
+        valid: bool array [batch, length], False on padding.
         prompt_length: columns that are prompt; drafts of assisted decoding may follow.
+        past: what the cache holds.
+        device: of the prompt.
     """
 
-    given: Tensor
-    columns: Columns
-    videos: Tensor | None
+    ids: Any
+    placeholders: Any
+    videos: Any
+    valid: Any
     prompt_length: int
+    past: Past
+    device: torch.device
+
+    @classmethod
+    def read(cls, call: ModelCall, family: type[Family], model: Model, past: Past, prompt_length: int) -> Prompt:
+        """Read the prompt and its mask from the device, once.
+
+        Args:
+            past: of a cache that was pruned before; of another one its length, the mask tells the rest.
+        """
+        given, mask = call.prompt, call.mask
+        assert given is not None
+        batch, length = given.shape[:2]
+        ids, embeds = call.get("input_ids"), call.get("inputs_embeds")
+        parts: list[Tensor] = [_numbers(embeds) if ids is None else ids]
+        if ids is None:
+            found = family.placeholders(model, None, embeds), family.videos(model, None, embeds)
+            parts += [part.long() for part in found if part is not None]
+        if mask is not None:
+            parts.append(mask.to(given.device, torch.long))
+        host = (torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]).cpu().numpy()
+        ids_read, *marks = np.split(host, np.cumsum([part.shape[1] for part in parts])[:-1], axis=1)
+        valid = np.ones((batch, length), bool)
+        if mask is not None:
+            whole = marks.pop().astype(bool)
+            valid = whole[:, -length:]
+            if past.columns is None and not whole[:, : past.length].all():
+                past = replace(past, valid=mask[:, : past.length].to(given.device, torch.bool))
+        if ids is None:
+            placeholders, videos = marks[0] > 0, marks[1] > 0 if len(marks) > 1 else None
+        else:
+            placeholders, videos = family.placeholders(model, ids_read, None), family.videos(model, ids_read, None)
+        if videos is None:
+            videos = np.zeros_like(valid)
+        return cls(ids_read, placeholders, videos, valid, prompt_length, past, given.device)
+
+    @property
+    def length(self) -> int:
+        return self.valid.shape[1]
 
     def find_images(self, family: type[Family], encoded: Sequence[Encoded]) -> tuple[list[PromptImage], int]:
         """The images of each prompt's first copy, and how many batch rows each prompt has.
@@ -67,46 +105,63 @@ class Prompt:
             encoded: by the vision side.
 
         Raises:
-            Refused: where the placeholders do not fit the encoded images.
+            Refused: if the placeholders do not fit the encoded images.
         """
-        placeholders = self.columns.placeholders
-        wanted, known = int(placeholders.sum()), sum(each.num_placeholders for each in encoded)
-        if not wanted or not known or wanted % known or len(placeholders) % (wanted // known):
+        wanted, known = int(self.placeholders.sum()), sum(each.num_placeholders for each in encoded)
+        if not wanted or not known or wanted % known or len(self.placeholders) % (wanted // known):
             raise Refused(f"the prompt has places for {wanted} visual tokens, but {known} were encoded")
         copies = wanted // known
-        left, images = list(encoded), []
-        for sample in range(0, len(placeholders), copies):
-            tokens = placeholders[sample].nonzero()[:, 0]
-            mine, gaps = _take(left, tokens.tolist(), self._ids(sample))
-            for image in family.images(gaps, mine) if mine else ():
-                columns, tokens = tokens.tensor_split([image.num_placeholders])
-                images.append(PromptImage.at(sample, columns, image))
+        left, found, columns = list(encoded), [], []
+        for sample in range(0, len(self.placeholders), copies):
+            [tokens] = self.placeholders[sample].nonzero()
+            mine, gaps = _take(left, tokens.tolist(), self.ids[sample].tolist())
+            found += [(sample, image) for image in (family.images(gaps, mine) if mine else ())]
+            columns.append(tokens)
             if copies > 1 and len(mine) > 1 and family.repeats_pictures_wrong:
                 raise Refused(
                     f"beams and several returns mix up the pictures of a prompt in transformers' {family.name}: "
                     "give one picture a prompt"
                 )
+        uploaded = self.upload(np.concatenate(columns))
+        sizes = [image.num_placeholders for _, image in found]
+        parts = uploaded.split(sizes) if len(sizes) > 1 else [uploaded]
+        images = [PromptImage.at(sample, part, image) for (sample, image), part in zip(found, parts, strict=True)]
         return images, copies
 
-    def _ids(self, sample: int) -> list[int]:
-        """A prompt's token ids, or numbers that are alike where its embeddings are."""
-        prompt = self.given[sample]
-        return (prompt if prompt.ndim == 1 else prompt.unique(dim=0, return_inverse=True)[1]).tolist()
+    def instruction_columns(self, copies: int) -> list[Any]:
+        """For each prompt an array: the text after the last visual token, or all text if there is none [ours].
 
-    def instruction_columns(self, copies: int) -> list[Tensor]:
-        """For each batch row a LongTensor: the text after the last visual token, or all text if there is none [ours].
-
-        It is empty for a row without images and for one that repeats the row before.
+        It is empty for a prompt without images.
         """
-        placeholders, valid = self.columns.placeholders, self.columns.valid
-        columns = torch.arange(self.columns.length, device=placeholders.device)
-        visual = placeholders if self.videos is None else placeholders | self.videos
-        text = valid & ~visual & (columns < self.prompt_length)
-        last = torch.where(visual, columns, -1).amax(dim=1, keepdim=True)
-        after = text & (columns > last)
-        chosen = torch.where(after.any(dim=1, keepdim=True), after, text) & placeholders.any(dim=1, keepdim=True)
-        chosen &= (torch.arange(len(chosen), device=chosen.device) % copies == 0)[:, None]
-        return [row.nonzero()[:, 0] for row in chosen]
+        found = []
+        for sample in range(0, len(self.ids), copies):
+            visual = self.placeholders[sample] | self.videos[sample]
+            text = self.valid[sample] & ~visual
+            text[self.prompt_length :] = False
+            last = int(visual.nonzero()[0][-1]) if visual.any() else -1
+            [columns] = text.nonzero()
+            after = columns[columns > last]
+            chosen = after if len(after) else columns
+            found.append(chosen if self.placeholders[sample].any() else columns[:0])
+        return found
+
+    def prunable(self, images: Sequence[PromptImage], copies: int) -> list[Any]:
+        """For each prompt an array: the columns of its images' tokens, without structural ones such as newlines."""
+        found = []
+        for sample in range(0, len(self.ids), copies):
+            [columns] = self.placeholders[sample].nonzero()
+            of = [image.encoded.region_of for image in images if image.layout.sample == sample]
+            found.append(columns[(torch.cat(of) >= 0).numpy()] if of else columns)
+        return found
+
+    def upload(self, array: Any) -> Tensor:
+        """An array as a tensor on the prompt's device."""
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def _numbers(embeddings: Tensor) -> Tensor:
+    """LongTensor [batch, length]: equal numbers for equal embeddings of a row."""
+    return torch.stack([row.unique(dim=0, return_inverse=True)[1] for row in embeddings])
 
 
 def _take(left: list[Encoded], tokens: list[int], ids: list[int]) -> tuple[list[Encoded], list[list[int]]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ptprune.attach.cut import Cut
-from ptprune.attach.prompt import Columns, Prompt
+from ptprune.attach.cut import Columns, Cut
+from ptprune.attach.prompt import Prompt
 from ptprune.errors import BrokenPass
 from ptprune.families.base import Family
 from ptprune.families.encoded import Encoded
@@ -27,22 +28,24 @@ class Stage:
         columns: where things stand now.
         images: those of each prompt's first copy.
         copies: batch rows of each prompt; beams and several returns repeat it.
-        instruction: see ``Prompt.instruction_columns``.
+        instruction: LongTensor [prompts, tokens], the columns of each prompt's instruction, see
+            ``Prompt.instruction_columns``; the rows of shorter ones are padded.
+        lengths: of each prompt's instruction.
         earlier: the stage before this one.
         embeddings, hidden_states: [batch, length, d], what the language model's first layer and the layer of the cut
             take, where a method asks for them.
-        attention: name in ``ImageEvidence`` -> for each batch row a FloatTensor [..., past + length], what the
-            instruction pays.
+        attention: name in ``ImageEvidence`` -> FloatTensor [prompts, ..., past + length], what the instruction pays.
     """
 
     columns: Columns
     images: list[PromptImage]
     copies: int
-    instruction: list[Tensor]
+    instruction: Tensor
+    lengths: list[int]
     earlier: Stage | None = None
     embeddings: Tensor | None = None
     hidden_states: Tensor | None = None
-    attention: dict[str, list[Tensor]] = field(default_factory=dict)
+    attention: dict[str, Tensor] = field(default_factory=dict)
     _selections: list[Selection] | None = None
 
     @classmethod
@@ -53,7 +56,12 @@ class Stage:
             Refused: where the prompt does not fit the encoded images.
         """
         images, copies = prompt.find_images(family, encoded)
-        return cls(prompt.columns, images, copies, prompt.instruction_columns(copies))
+        instruction = prompt.instruction_columns(copies)
+        lengths = [len(columns) for columns in instruction]
+        padded = np.zeros((len(lengths), max(lengths)), np.int64)
+        for row, columns in zip(padded, instruction, strict=True):
+            row[: len(columns)] = columns
+        return cls(_columns(prompt, images, copies), images, copies, prompt.upload(padded), lengths)
 
     @property
     def number(self) -> int:
@@ -84,18 +92,22 @@ class Stage:
 
     def evidence(self, image: PromptImage) -> ImageEvidence:
         """What was computed for one image."""
-        layout = image.layout
-        keys = self.columns.past + layout.tokens
-        paid = {name: rows[layout.sample][..., keys] for name, rows in self.attention.items()}
+        layout, prompt = image.layout, image.layout.sample // self.copies
+        keys = layout.tokens + self.columns.past if self.columns.past else layout.tokens
+        paid = {}
+        for name, values in self.attention.items():
+            mine = values[prompt]
+            paid[name] = (mine if mine.ndim == 1 else mine[: self.lengths[prompt]]).index_select(-1, keys)
         return image.evidence(self.number, **paid, **self._states(layout))
 
     def _states(self, layout: ImageLayout) -> dict[str, Tensor]:
         """The image's tokens, and the instruction's, inside the language model."""
         states = {}
         if self.embeddings is not None:
-            row = self.embeddings[layout.sample]
+            row, prompt = self.embeddings[layout.sample], layout.sample // self.copies
             states["embeddings"] = row[layout.tokens.to(row.device)]
-            states["instruction_embeddings"] = row[self.instruction[layout.sample].to(row.device)]
+            instruction = self.instruction[prompt, : self.lengths[prompt]]
+            states["instruction_embeddings"] = row[instruction.to(row.device)]
         if self.hidden_states is not None:
             row = self.hidden_states[layout.sample]
             states["hidden_states"] = row[layout.tokens.to(row.device)]
@@ -114,31 +126,34 @@ class Stage:
 
     def cut(self) -> Cut | None:
         """The cut that the selections make; None where every token stays."""
-        columns = self.columns
-        dropped = torch.zeros_like(columns.placeholders)
-        for image, selection in zip(self.images, self.selections, strict=True):
-            layout = image.layout
-            gone = torch.ones_like(layout.tokens, dtype=torch.bool)
-            gone[selection.kept] = False
-            dropped[layout.sample : layout.sample + self.copies, layout.tokens[gone]] = True
-        dropped &= columns.valid
-        if not bool(dropped.any()):
+        pairs = list(zip(self.images, self.selections, strict=True))
+        if all(len(selection.kept) == image.layout.num_tokens for image, selection in pairs):
             return None
-        return Cut.of(columns.valid, dropped, columns.key_valid[:, : columns.past], columns.key_columns)
+        length, counts = self.columns.length, [0] * len(self.columns.counts)
+        kept = []
+        for image, selection in pairs:
+            sample, tokens = image.layout.sample, image.layout.tokens[selection.kept]
+            for row in range(sample, sample + self.copies):
+                kept.append(tokens + row * length if row else tokens)
+                counts[row] += len(selection.kept)
+        return Cut.of(self.columns, torch.cat(kept) if len(kept) > 1 else kept[0], counts)
 
     def next(self, cut: Cut | None) -> Stage:
         """The stage after this one: what the cut left."""
         if cut is None:
-            return Stage(self.columns, self.images, self.copies, self.instruction, self, self.embeddings)
+            same = self.columns, self.images, self.copies, self.instruction, self.lengths
+            return Stage(*same, earlier=self, embeddings=self.embeddings)
         images = []
         for image, selection in zip(self.images, self.selections, strict=True):
             kept = image.layout.tokens[selection.kept]
             images.append(image.after(selection.kept, cut.find(image.layout.sample, kept)))
+        rows = cut.index[:: self.copies].contiguous()
         return Stage(
-            Columns(cut.states(self.columns.placeholders), cut.key_valid, cut.key_columns),
+            cut.after,
             images,
             self.copies,
-            [cut.find(row, columns) for row, columns in enumerate(self.instruction)],
+            torch.searchsorted(rows, self.instruction),
+            self.lengths,
             earlier=self,
             embeddings=None if self.embeddings is None else cut.states(self.embeddings),
         )
@@ -150,3 +165,21 @@ class Stage:
         layouts, before = self.earlier.outcome()
         pairs = zip(before, self.selections, strict=True)
         return layouts, [Selection(old.kept[new.kept], old.saliency, old.scores) for old, new in pairs]
+
+
+def _columns(prompt: Prompt, images: Sequence[PromptImage], copies: int) -> Columns:
+    """Where everything but the prunable tokens stands."""
+    stays = prompt.valid.copy()
+    samples = range(0, len(stays), copies)
+    for sample, tokens in zip(samples, prompt.prunable(images, copies), strict=True):
+        stays[sample : sample + copies, tokens] = False
+    stays[:, -1] = True
+    return Columns(
+        prompt.upload(stays),
+        stays.sum(axis=1).tolist(),
+        None if prompt.valid.all() else prompt.upload(prompt.valid),
+        bool(prompt.valid[:, -1].all()),
+        prompt.past.length,
+        prompt.past.valid,
+        prompt.past.columns,
+    )

@@ -25,7 +25,7 @@ class PromptImage:
 
     layout: ImageLayout
     encoded: EncodedImage
-    placeholders: Tensor
+    placeholders: Tensor | None
 
     @classmethod
     def at(cls, sample: int, columns: Tensor, encoded: EncodedImage) -> PromptImage:
@@ -34,17 +34,20 @@ class PromptImage:
         Raises:
             Refused: if its regions have another number of tokens.
         """
-        region_of = encoded.region_of.to(columns.device)
-        prunable = (region_of >= 0).nonzero()[:, 0]
-        layout = ImageLayout(sample, columns[prunable], encoded.regions, region_of[prunable], encoded.places)
+        region_of, prunable = encoded.region_of, None
+        if encoded.num_placeholders != sum(region.num_tokens for region in encoded.regions):
+            kept = (region_of >= 0).nonzero()[:, 0]
+            region_of, prunable = region_of[kept], kept.to(columns.device)
+            columns = columns[prunable]
+        layout = ImageLayout(sample, columns, encoded.regions, region_of.to(columns.device), encoded.places)
         if layout.num_tokens != layout.num_unpruned:
-            raise Refused(f"{layout.num_unpruned} visual tokens of an image's regions, {len(prunable)} found")
+            raise Refused(f"{layout.num_unpruned} visual tokens of an image's regions, {len(columns)} found")
         return cls(layout, encoded, prunable)
 
     def after(self, kept: Tensor, columns: Tensor) -> PromptImage:
         """The image with only the tokens ``kept``, which are in ``columns`` now."""
         layout = replace(self.layout, tokens=columns, region_of=self.layout.region_of[kept])
-        return PromptImage(layout, self.encoded, self.placeholders[kept])
+        return PromptImage(layout, self.encoded, kept if self.placeholders is None else self.placeholders[kept])
 
     def evidence(self, stage: int = 0, **language: Tensor) -> ImageEvidence:
         """The image's evidence, on the device of its layout.
@@ -52,12 +55,14 @@ class PromptImage:
         Args:
             language: evidence from the language model, by name in ``ImageEvidence``.
         """
-        device, encoded = self.placeholders.device, self.encoded
+        device, encoded = self.layout.tokens.device, self.encoded
         features, whole = encoded.features, encoded.whole
         if features is not None:
             features = features.to(device)
             whole = features[self.layout.thumbnail] if self.layout.thumbnail is not None else whole
-        tokens = {name: values.to(device)[self.placeholders] for name, values in encoded.tokens.items()}
+        tokens = {name: values.to(device) for name, values in encoded.tokens.items()}
+        if self.placeholders is not None:
+            tokens = {name: values[self.placeholders] for name, values in tokens.items()}
         return ImageEvidence(
             self.layout,
             stage,

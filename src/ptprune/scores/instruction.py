@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,56 +41,77 @@ def attention_rows(
     query: Tensor,
     key: Tensor,
     query_columns: Tensor,
-    key_columns: Tensor,
-    key_valid: Tensor,
+    key_columns: Tensor | None,
+    key_valid: Tensor | None,
     scaling: float,
     window: int | None = None,
 ) -> Iterator[Tensor]:
-    """The instruction tokens' rows of one prompt's attention map, mean over heads: ``softmax(q_i K^T * scaling)``.
+    """The instruction tokens' rows of the attention map, mean over heads: ``softmax(q_i K^T * scaling)``.
 
     Causal and padding masks and the layer's sliding window apply. Other rows are not computed.
 
     Args:
-        query: [heads, rows, head_dim], of the instruction tokens, after rotary embedding.
-        key: [key_value_heads, keys, head_dim].
-        query_columns, key_columns: LongTensor [rows], [keys], the position of each in the unpruned sequence.
-        key_valid: BoolTensor [keys], False on padding.
+        query: [prompts, heads, rows, head_dim], of the instruction tokens, after rotary embedding.
+        key: [prompts, key_value_heads, keys, head_dim].
+        query_columns: LongTensor [prompts, rows], the position of each in the unpruned sequence.
+        key_columns: LongTensor [prompts, keys], the same of the keys; None: 0, 1, 2, ...
+        key_valid: BoolTensor [prompts, keys], False on padding; None: all are real.
         window: how many tokens the layer sees, counting back from and including the row's own; None: all.
 
     Yields:
-        FloatTensor [up to ROWS_AT_A_TIME, keys].
+        FloatTensor [prompts, up to ROWS_AT_A_TIME, keys].
     """
-    if not len(query_columns):
-        return
-    key_heads, keys, head_dim = key.shape
+    prompts, heads, rows, head_dim = query.shape
+    key_heads, keys = key.shape[1:3]
     key_transposed = key.float().transpose(-1, -2)
-    chunks = zip(query.split(ROWS_AT_A_TIME, dim=1), query_columns.split(ROWS_AT_A_TIME), strict=True)
-    for chunk, columns in chunks:
-        # [key_heads, groups * rows, head_dim]: grouped queries share their keys without repeating them
-        picked = (chunk.float() * scaling).reshape(key_heads, -1, head_dim)
-        logits = (picked @ key_transposed).reshape(len(chunk), len(columns), keys)
-        distance = columns[:, None] - key_columns
-        hidden = ~key_valid | (distance < 0)
+    if key_columns is None:
+        key_columns = torch.arange(keys, device=key.device)[None]
+    for start in range(0, rows, ROWS_AT_A_TIME):
+        chunk, columns = query[:, :, start : start + ROWS_AT_A_TIME], query_columns[:, start : start + ROWS_AT_A_TIME]
+        # [prompts, key_heads, groups * rows, head_dim]: grouped queries share their keys without repeating them
+        picked = (chunk.float() * scaling).reshape(prompts, key_heads, -1, head_dim)
+        logits = (picked @ key_transposed).view(prompts, heads, -1, keys)
+        hidden = key_columns[:, None] > columns[..., None]
+        if key_valid is not None:
+            hidden |= ~key_valid[:, None]
         if window is not None:
-            hidden |= distance >= window
-        logits.masked_fill_(hidden, torch.finfo(logits.dtype).min)
-        yield torch.softmax(logits, dim=-1).mean(dim=0)
+            hidden |= key_columns[:, None] <= columns[..., None] - window
+        logits.masked_fill_(hidden[:, None], torch.finfo(logits.dtype).min)
+        yield torch.softmax(logits, dim=-1).mean(dim=1)
 
 
 @torch.no_grad()
 def summarise(
-    blocks: Iterable[Tensor], wanted: Container[str], keys: int, device: torch.device | str
+    blocks: Iterable[Tensor], wanted: Container[str], lengths: Sequence[int], keys: int, device: torch.device | str
 ) -> dict[str, Tensor]:
     """Summarise ``attention_rows`` for the methods: ``instruction_attention`` is ``c_j = max_i A[i, j]``.
 
+    Args:
+        lengths: of each prompt's instruction; longer ones pad the rows of shorter ones.
+
     Returns:
-        Name in ``ImageEvidence`` -> FloatTensor [..., keys]; zeros if there is no instruction.
+        Name in ``ImageEvidence`` -> FloatTensor [prompts, ..., keys]; zeros if there is no instruction.
     """
-    best = last = torch.zeros(keys, device=device)
-    whole = [torch.zeros(0, keys, device=device)]
+    best: Tensor | None = None
+    last = torch.zeros(len(lengths), keys, device=device) if "last_attention" in wanted else None
+    whole, start = [torch.zeros(len(lengths), 0, keys, device=device)] if "instruction_map" in wanted else [], 0
     for block in blocks:
-        best, last = torch.maximum(best, block.amax(dim=0)), block[-1]
+        stop = start + block.shape[1]
+        if min(lengths) < stop:  # attention of padding counts for nothing
+            real = np.arange(start, stop) < np.array(lengths)[:, None]
+            block = block.masked_fill(~torch.from_numpy(real).to(block.device)[..., None], 0.0)
+        if "instruction_attention" in wanted:
+            best = block.amax(dim=1) if best is None else torch.maximum(best, block.amax(dim=1))
+        if last is not None:
+            for prompt, length in enumerate(lengths):
+                if start < length <= stop:
+                    last[prompt] = block[prompt, length - 1 - start]
         if "instruction_map" in wanted:
             whole.append(block)
-    summaries = {"instruction_attention": best, "last_attention": last, "instruction_map": torch.cat(whole)}
-    return {name: values for name, values in summaries.items() if name in wanted}
+        start = stop
+    found = {"last_attention": last} if last is not None else {}
+    if "instruction_attention" in wanted:
+        found["instruction_attention"] = torch.zeros(len(lengths), keys, device=device) if best is None else best
+    if whole:
+        found["instruction_map"] = torch.cat(whole, dim=1)
+    return found

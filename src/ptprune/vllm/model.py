@@ -127,7 +127,7 @@ class PrunedModel:
         except ValueError as error:
             # The stock model would answer nonsense to this one request; an exception here would end them all.
             logger.error("ptprune: %s. An evenly spaced choice of the image's tokens stays.", error)
-            kept = torch.arange(number, device=image.placeholders.device) * image.layout.num_tokens // number
+            kept = torch.arange(number, device=image.layout.tokens.device) * image.layout.num_tokens // number
         # Ranks may differ in the last bit of a score, and must not differ in what they keep.
         return get_tp_group().broadcast(kept)
 
@@ -173,10 +173,11 @@ class PrunedModel:
         query, key, scaling, ranks = self._first_layer(states)
         length = len(states)
         columns = torch.arange(length, device=states.device)
-        valid, rows = torch.ones_like(columns, dtype=torch.bool), columns[length - num_instruction :]
-        blocks = attention_rows(query[:, rows], key, rows, columns, valid, scaling, self.window)
-        summary = summarise((_mean_over(ranks, block) for block in blocks), self.needs, length, states.device)
-        return {name: values[..., layout.tokens] for name, values in summary.items()}
+        rows = columns[length - num_instruction :]
+        blocks = attention_rows(query[None, :, rows], key[None], rows[None], None, None, scaling, self.window)
+        means = (_mean_over(ranks, block) for block in blocks)
+        summary = summarise(means, self.needs, [num_instruction], length, states.device)
+        return {name: values[0][..., layout.tokens] for name, values in summary.items()}
 
     def _first_layer(self, states: Tensor) -> tuple[Tensor, Tensor, float, int]:
         """Run the language model's first layer up to its queries and keys, which no cache gets to know.
