@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _collecting: ContextVar[tuple[tuple[TokenPruner, ReportLog], ...]] = ContextVar("ptprune_collecting", default=())
 
 
-Steps = Generator[Tensor, list[float], Selection]
+Steps = Generator[Sequence[Tensor], list[list[float]], Selection]
 """See ``TokenPruner.steps``."""
 
 
@@ -78,8 +78,8 @@ class TokenPruner(Settings):
     def steps(self, image: ImageEvidence) -> Steps:
         """``select`` as a generator, for methods that need numbers on the host.
 
-        It yields a tensor [n], receives its values as floats, and returns the selection. A read from a device waits for
-        all of its work, so that the tensors of all images of a batch are read at once. A method overrides either
+        It yields tensors [n], receives their values as lists of floats, and returns the selection. A read from a device
+        waits for all of its work, so the tensors of all images of a batch are read at once. A method overrides either
         ``select`` or this.
         """
         return self.select(image)
@@ -202,15 +202,15 @@ class TokenPruner(Settings):
 def finish(runs: Sequence[Steps]) -> list[Selection]:
     """Run generators side by side. Each round reads from the device once what all of them wait for."""
     done: dict[int, Selection] = {}
-    answers: dict[int, list[float] | None] = dict.fromkeys(range(len(runs)))
+    answers: dict[int, list[list[float]] | None] = dict.fromkeys(range(len(runs)))
     while answers:
-        waiting = {}
+        waiting: dict[int, Sequence[Tensor]] = {}
         for number, answer in answers.items():
             try:
                 waiting[number] = next(runs[number]) if answer is None else runs[number].send(answer)
             except StopIteration as stop:
                 done[number] = stop.value
-        tensors = list(waiting.values())
-        read = iter((torch.cat(tensors) if len(tensors) > 1 else tensors[0]).tolist() if tensors else ())
-        answers = {number: list(islice(read, len(tensor))) for number, tensor in waiting.items()}
+        tensors = [tensor for wanted in waiting.values() for tensor in wanted]
+        read = iter(torch.cat(tensors).tolist() if tensors else ())
+        answers = {number: [list(islice(read, len(tensor))) for tensor in wanted] for number, wanted in waiting.items()}
     return [done[number] for number in range(len(runs))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -28,40 +29,34 @@ class Selection:
     states: Tensor | None = None
 
 
-Range = tuple[Tensor, Tensor]
-"""The smallest and the largest of some scores, as ``torch.aminmax`` returns them."""
-
-
-def minmax(scores: Tensor, extremes: Range | None = None) -> Tensor:
-    """Scale finite scores [num_tokens] to 0..1. Constant scores become zeros.
-
-    Args:
-        extremes: of the scores, if they are known.
-    """
-    low, high = extremes or torch.aminmax(scores)
+def minmax(scores: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Scale finite scores [num_tokens, ...] to 0..1 by their extremes [...]. Constant scores become zeros."""
     return ((scores - low) / (high - low)).nan_to_num_(nan=0.0)  # constant scores are 0 / 0
 
 
-def fuse(
-    token: Tensor,
-    instruction: Tensor | None,
-    alpha: float,
-    normalize_instruction: bool = True,
-    extremes: Sequence[Range] = (),
-) -> Tensor:
-    """``(1 - alpha) * minmax(token) + alpha * minmax(instruction)`` over one image's tokens.
+def fuse(levels: Sequence[Tensor], weights: Sequence[float], scaled: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``sum_l weights[l] * minmax(levels[l])`` over one image's tokens, in few operations for any number of levels.
 
     Args:
-        token, instruction: FloatTensor [num_tokens], finite. If ``instruction`` is None, the token level decides alone.
-        alpha: weight of the instruction level; 0.5 in the paper.
-        normalize_instruction: False adds the raw instruction score, which is too small (about 1e-3) to count much.
-        extremes: of both scores, if they are known.
+        levels: FloatTensors [num_tokens], the scores of each level; finite, which the extremes tell.
+        weights: of the levels; ``(1 - alpha, alpha)`` for PTP.
+        scaled: so many of the levels, the first ones, are scaled to 0..1; the others count as they are.
+
+    Returns:
+        FloatTensor [num_tokens], and FloatTensors [levels], the smallest and the largest score of each level.
     """
-    own, other = extremes if len(extremes) == 2 else (*extremes, None) if extremes else (None, None)
-    if instruction is None:
-        return minmax(token, own)
-    guide = minmax(instruction, other) if normalize_instruction else instruction
-    return (1 - alpha) * minmax(token, own) + alpha * guide
+    scores = torch.stack(list(levels), dim=1)
+    low, high = torch.aminmax(scores, dim=0)
+    normal = minmax(scores, low, high)
+    if scaled < len(levels):
+        normal = torch.cat([normal[:, :scaled], scores[:, scaled:]], dim=1)
+    return (normal * _on(scores.device, scores.dtype, *weights)).sum(dim=1), low, high
+
+
+@lru_cache(maxsize=64)
+def _on(device: torch.device, dtype: torch.dtype, *numbers: float) -> Tensor:
+    """A few numbers as a tensor, made once for each device."""
+    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def keep_best(scores: Tensor, number: int) -> Tensor:

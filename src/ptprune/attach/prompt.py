@@ -69,28 +69,26 @@ class Prompt:
         given, mask = call.prompt, call.mask
         assert given is not None
         batch, length = given.shape[:2]
-        ids, embeds = call.get("input_ids"), call.get("inputs_embeds")
-        parts: list[Tensor] = [_numbers(embeds) if ids is None else ids]
-        if ids is None:
-            found = family.placeholders(model, None, embeds), family.videos(model, None, embeds)
-            parts += [part.long() for part in found if part is not None]
+        ids, tokens = call.get("input_ids"), (family.image_token(model), family.video_token(model))
+        if ids is not None:
+            parts: list[Tensor] = [ids]
+        else:
+            marks = [_holds(model, given, token) for token in tokens if token is not None]
+            parts = [_numbers(given), *marks]
         if mask is not None:
             parts.append(mask.to(given.device, torch.long))
         host = (torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]).cpu().numpy()
-        ids_read, *marks = np.split(host, np.cumsum([part.shape[1] for part in parts])[:-1], axis=1)
+        read = np.split(host, np.cumsum([part.shape[1] for part in parts])[:-1], axis=1)
         valid = np.ones((batch, length), bool)
         if mask is not None:
-            whole = marks.pop().astype(bool)
+            whole = read.pop().astype(bool)
             valid = whole[:, -length:]
             if past.columns is None and not whole[:, : past.length].all():
                 past = replace(past, valid=mask[:, : past.length].to(given.device, torch.bool))
-        if ids is None:
-            placeholders, videos = marks[0] > 0, marks[1] > 0 if len(marks) > 1 else None
-        else:
-            placeholders, videos = family.placeholders(model, ids_read, None), family.videos(model, ids_read, None)
-        if videos is None:
-            videos = np.zeros_like(valid)
-        return cls(ids_read, placeholders, videos, valid, prompt_length, past, given.device)
+        found = [read[0] == token for token in tokens] if ids is not None else [mark > 0 for mark in read[1:]]
+        nothing = np.zeros((batch, length), bool)
+        videos = nothing if tokens[1] is None else found[1]
+        return cls(read[0], found[0], videos, valid, prompt_length, past, given.device)
 
     @property
     def length(self) -> int:
@@ -151,12 +149,18 @@ class Prompt:
         for sample in range(0, len(self.ids), copies):
             [columns] = self.placeholders[sample].nonzero()
             of = [image.encoded.region_of for image in images if image.layout.sample == sample]
-            found.append(columns[(torch.cat(of) >= 0).numpy()] if of else columns)
+            found.append(columns[np.concatenate(of) >= 0] if of else columns)
         return found
 
     def upload(self, array: Any) -> Tensor:
         """An array as a tensor on the prompt's device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def _holds(model: Model, embeddings: Tensor, token: int) -> Tensor:
+    """LongTensor [batch, length], 1 where a prompt of embeddings holds a token; compared exactly, as models do."""
+    embedding = model.get_input_embeddings()(torch.tensor(token, device=embeddings.device))
+    return (embeddings == embedding.to(embeddings.device)).all(-1).long()
 
 
 def _numbers(embeddings: Tensor) -> Tensor:

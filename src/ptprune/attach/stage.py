@@ -88,17 +88,37 @@ class Stage:
 
     def select(self, choose: Callable[[Sequence[ImageEvidence]], list[Selection]]) -> None:
         """Choose every image's tokens."""
-        self.keep(choose([self.evidence(image) for image in self.images]))
+        self.keep(choose(self.evidence()))
 
-    def evidence(self, image: PromptImage) -> ImageEvidence:
-        """What was computed for one image."""
-        layout, prompt = image.layout, image.layout.sample // self.copies
-        keys = layout.tokens + self.columns.past if self.columns.past else layout.tokens
-        paid = {}
+    def evidence(self) -> list[ImageEvidence]:
+        """What was computed for each image."""
+        paid = self._paid()
+        return [
+            image.evidence(self.number, **{name: of[i] for name, of in paid.items()}, **self._states(image.layout))
+            for i, image in enumerate(self.images)
+        ]
+
+    def _paid(self) -> dict[str, list[Tensor]]:
+        """Name in ``ImageEvidence`` -> for each image the attention that the instruction pays to its tokens."""
+        layouts, past, paid = [image.layout for image in self.images], self.columns.past, {}
         for name, values in self.attention.items():
-            mine = values[prompt]
-            paid[name] = (mine if mine.ndim == 1 else mine[: self.lengths[prompt]]).index_select(-1, keys)
-        return image.evidence(self.number, **paid, **self._states(layout))
+            if len(layouts) == 1 or values.ndim > 2:
+                prompts = [(layout, layout.sample // self.copies) for layout in layouts]
+                rows = [
+                    values[prompt] if values.ndim == 2 else values[prompt, : self.lengths[prompt]]
+                    for _, prompt in prompts
+                ]
+                places = [layout.tokens + past if past else layout.tokens for layout in layouts]
+                paid[name] = [row.index_select(-1, tokens) for row, tokens in zip(rows, places, strict=True)]
+            else:
+                # the rows of all prompts behind one another, so that all images are looked up at once
+                step = values.shape[1]
+                starts = [layout.sample // self.copies * step + past for layout in layouts]
+                places = torch.cat([layout.tokens for layout in layouts])
+                sizes = [layout.num_tokens for layout in layouts]
+                shift = torch.from_numpy(np.repeat(starts, sizes)).to(places.device)
+                paid[name] = list(values.flatten().index_select(0, places + shift).split(sizes))
+        return paid
 
     def _states(self, layout: ImageLayout) -> dict[str, Tensor]:
         """The image's tokens, and the instruction's, inside the language model."""
@@ -129,14 +149,19 @@ class Stage:
         pairs = list(zip(self.images, self.selections, strict=True))
         if all(len(selection.kept) == image.layout.num_tokens for image, selection in pairs):
             return None
-        length, counts = self.columns.length, [0] * len(self.columns.counts)
-        kept = []
+        length, counts, sizes = self.columns.length, [0] * len(self.columns.counts), []
+        kept, rows = [], []
         for image, selection in pairs:
-            sample, tokens = image.layout.sample, image.layout.tokens[selection.kept]
-            for row in range(sample, sample + self.copies):
-                kept.append(tokens + row * length if row else tokens)
-                counts[row] += len(selection.kept)
-        return Cut.of(self.columns, torch.cat(kept) if len(kept) > 1 else kept[0], counts)
+            tokens = image.layout.tokens[selection.kept]
+            for row in range(image.layout.sample, image.layout.sample + self.copies):
+                kept.append(tokens)
+                rows.append(row)
+                sizes.append(len(tokens))
+                counts[row] += len(tokens)
+        flat = torch.cat(kept) if len(kept) > 1 else kept[0]
+        if len(counts) > 1:
+            flat = flat + torch.from_numpy(np.repeat(rows, sizes) * length).to(flat.device)
+        return Cut.of(self.columns, flat, counts)
 
     def next(self, cut: Cut | None) -> Stage:
         """The stage after this one: what the cut left."""

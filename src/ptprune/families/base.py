@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
-import torch
 from torch import Tensor
 
 from ptprune.families.encoded import Encoded, EncodedImage, EvidenceRequest
@@ -114,16 +113,14 @@ class Family(ABC):
         """
 
     @staticmethod
-    def placeholders(model: Model, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        """BoolTensor [batch, length], True where image features are merged into the prompt."""
-        return where_token(model, model.config.image_token_id, input_ids, inputs_embeds)
+    def image_token(model: Model) -> int:
+        """The token id where image features are merged into the prompt."""
+        return model.config.image_token_id
 
     @staticmethod
-    def videos(model: Model, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor | None:
-        """BoolTensor [batch, length], True on video features, which are never pruned; None if the family treats video
-        features as image features."""
-        token = getattr(model.config, "video_token_id", None)
-        return None if token is None else where_token(model, token, input_ids, inputs_embeds)
+    def video_token(model: Model) -> int | None:
+        """The token id of video features, which are never pruned; None if the family treats them as image features."""
+        return getattr(model.config, "video_token_id", None)
 
 
 class WholeImages(Family):
@@ -132,12 +129,3 @@ class WholeImages(Family):
     @classmethod
     def images(cls, gaps: Sequence[Sequence[int]], encoded: Sequence[EncodedImage]) -> Sequence[EncodedImage]:
         return encoded
-
-
-def where_token(model: Model, token: int, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-    """BoolTensor [batch, length], True where a prompt of ids or embeddings holds a token."""
-    if input_ids is not None:
-        return input_ids == token
-    assert inputs_embeds is not None  # compared exactly, as the models themselves do
-    embedding = model.get_input_embeddings()(torch.tensor(token, device=inputs_embeds.device))
-    return (inputs_embeds == embedding.to(inputs_embeds.device)).all(-1)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -42,7 +41,7 @@ class EncodedTiles:
 
     Attributes:
         side: LLM tokens a side; a tile is a square of placeholders in the prompt.
-        tokens: name in ``ImageEvidence`` -> [tiles, side**2] or [tiles, side**2, d], patches pooled to LLM tokens.
+        tokens: name in ``ImageEvidence`` -> [tiles * side**2] or [tiles * side**2, d], patches pooled to LLM tokens.
         features: [tiles, d], a feature vector of each: its [CLS], or the mean over its patches.
         previews: FloatTensor [tiles, 3, p, p], tiny copies of their pixels.
     """
@@ -76,7 +75,7 @@ class EncodedImage:
 
     Attributes:
         regions: in the order of the encoder's rows.
-        region_of: LongTensor (CPU) [placeholders], the region of each of its placeholders in the prompt; -1 for
+        region_of: int array (on the host) [placeholders], the region of each of its placeholders in the prompt; -1 for
             structural ones (newlines), which always stay.
         places: returns where the regions lie in the picture.
         tokens: name in ``ImageEvidence`` -> [placeholders] or [placeholders, d]; structural rows have no meaning.
@@ -86,7 +85,7 @@ class EncodedImage:
     """
 
     regions: tuple[Region, ...]
-    region_of: Tensor
+    region_of: np.ndarray
     places: Callable[[], Sequence[Place]]
     tokens: dict[str, Tensor]
     features: Tensor | None = None
@@ -129,14 +128,14 @@ def join_tiles(
     of, first, number = tiles[0].tiles, tiles[0].index, len(tiles)
     which = 0 if thumbnail == "first" else number - 1
 
-    def mine(values: Tensor) -> Tensor:
-        return values if number == len(values) else values[first : first + number]
+    def mine(values: Tensor, rows: int) -> Tensor:
+        return values if number * rows == len(values) else values[first * rows : (first + number) * rows]
 
     return EncodedImage(
         regions=tuple(Region((of.side, of.side), number > 1 and index == which) for index in range(number)),
-        region_of=torch.from_numpy(np.arange(number).repeat(of.side**2)),
+        region_of=np.arange(number).repeat(of.side**2),
         places=whole_picture if number == 1 else places,
-        tokens={name: mine(values).flatten(0, 1) for name, values in of.tokens.items()},
-        features=None if of.features is None else mine(of.features),
+        tokens={name: mine(values, of.side**2) for name, values in of.tokens.items()},
+        features=None if of.features is None else mine(of.features, 1),
         preview=of.previews[first + which] if of.previews.shape[-1] == PICTURE else None,
     )

@@ -12,6 +12,7 @@ from dataclasses import replace
 from math import nan
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
@@ -113,7 +114,7 @@ def _image(
         grid: (rows, columns) of the tiles.
         features: [thumbnail and tiles, d].
     """
-    region_of = torch.full((len(where),), -1)
+    region_of = np.full(len(where), -1)
     region_of[: side * side] = 0
     merged = where[side * side :]
     newlines = merged[:, 0].isnan()
@@ -127,7 +128,7 @@ def _image(
     spans = [[(tile, line.index(tile), line.count(tile)) for tile in sorted(set(line))] for line in tile_of]
 
     regions, places, encoder_rows = [Region((side, side), is_thumbnail=True)], [THUMBNAIL], [0]
-    numbers = torch.full((height, len(columns) + 1), -1)
+    numbers = np.full((height, len(columns) + 1), -1)
     for row, top, tall in spans[0]:
         for column, left, wide in spans[1]:
             numbers[top : top + tall, left : left + wide] = len(regions)
@@ -135,7 +136,7 @@ def _image(
             places.append(Place(row, column, edges))
             regions.append(Region((tall, wide)))
             encoder_rows.append(1 + row * grid[1] + column)  # unpadding may have removed whole tiles
-    region_of[side * side :] = numbers.flatten()
+    region_of[side * side :] = numbers.ravel()
     return EncodedImage(
         tuple(regions),
         region_of,

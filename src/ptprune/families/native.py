@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,7 +74,7 @@ def _image(grid: tuple[int, int], window: int | None, tokens: dict[str, Tensor])
     """Cut an image whose visual tokens form a grid of (rows, columns) into windows."""
     states = tokens["token_features"].float().view(*grid, -1) if "token_features" in tokens else None
     cuts = [_cuts(length, window) for length in grid]
-    numbers = torch.empty(grid, dtype=torch.long)
+    numbers = np.empty(grid, dtype=np.int64)
     regions: list[Region] = []
     places: list[Place] = []
     features: list[Tensor] = []
@@ -86,7 +87,7 @@ def _image(grid: tuple[int, int], window: int | None, tokens: dict[str, Tensor])
                 features.append(states[top:bottom, left:right].mean(dim=(0, 1)))
     return EncodedImage(
         tuple(regions),
-        numbers.flatten(),
+        numbers.ravel(),
         lambda: places,
         tokens,
         features=torch.stack(features) if features else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ptprune.errors import Refused
@@ -36,10 +37,12 @@ class PromptImage:
         """
         region_of, prunable = encoded.region_of, None
         if encoded.num_placeholders != sum(region.num_tokens for region in encoded.regions):
-            kept = (region_of >= 0).nonzero()[:, 0]
-            region_of, prunable = region_of[kept], kept.to(columns.device)
+            [kept] = (region_of >= 0).nonzero()
+            region_of, prunable = region_of[kept], torch.from_numpy(kept).to(columns.device)
             columns = columns[prunable]
-        layout = ImageLayout(sample, columns, encoded.regions, region_of.to(columns.device), encoded.places)
+        layout = ImageLayout(
+            sample, columns, encoded.regions, torch.from_numpy(region_of).to(columns.device), encoded.places
+        )
         if layout.num_tokens != layout.num_unpruned:
             raise Refused(f"{layout.num_unpruned} visual tokens of an image's regions, {len(columns)} found")
         return cls(layout, encoded, prunable)

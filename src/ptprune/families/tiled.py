@@ -69,14 +69,14 @@ class TiledFamily(Family):
         previews = wanted.preview(cls.pixels(call))
         count, placeholders = len(previews), output_length(output) // len(previews)
         side, has_cls = round(placeholders**0.5), cls.has_cls(model, call)
-        tokens = {name: pool_to(side, patches.view(count, -1)) for name, patches in attention.items()}
+        tokens = {name: pool_to(side, patches.view(count, -1)).flatten() for name, patches in attention.items()}
         features = None
         if wanted.names & {"region_features", "token_features"}:
             patches = cls.patch_features(model, call, output)
             # a copy, or these few rows would hold on to all of the encoder's output during the prefill
             features = patches[:, 0].clone() if has_cls else patches.mean(dim=1)
             if "token_features" in wanted.names:
-                tokens["token_features"] = pool_to(side, patches[:, 1:] if has_cls else patches)
+                tokens["token_features"] = pool_to(side, patches[:, 1:] if has_cls else patches).flatten(0, 1)
         tiles = EncodedTiles(side, tokens, features, previews)
         return [EncodedTile(tiles, index) for index in range(count)]
 

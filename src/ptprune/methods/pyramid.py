@@ -82,21 +82,21 @@ class PyramidTokenPruning(TokenPruner):
         if self.guided:
             levels.append(INSTRUCTION_SCORES[self.instruction])
         scores = [level.compute(image) for level in levels]
-        extremes = [torch.aminmax(values) for values in scores]
-        fused = fuse(scores[0], scores[1] if self.guided else None, self.alpha, self.normalize_instruction, extremes)
+        weights = (1 - self.alpha, self.alpha) if self.guided else (1.0,)
+        fused, low, high = fuse(scores, weights, 2 if self.normalize_instruction else 1)
         region = REGION_SCORES[self.region] if len(layout.regions) > 1 else None
-        saliency = None if region is None else region.compute(image)
         # all numbers that the host needs, in one read: budgets are exact fractions of a few saliencies
-        wanted = torch.stack([bound for pair in extremes for bound in pair])
-        read = yield wanted if saliency is None else torch.cat([wanted, saliency])
-        for level, pair in zip(levels, batched(read), strict=False):
-            level.check_finite(pair)
+        wanted = [low, high] if region is None else [low, high, region.compute(image)]
+        lowest, highest, *more = yield wanted
+        for level, extremes in zip(levels, zip(lowest, highest, strict=True), strict=True):
+            level.check_finite(extremes)
         salient = None
         if region is not None:
-            region.check_finite(salient := read[2 * len(levels) :])
+            [salient] = more
+            region.check_finite(salient)
         total = self.num_kept(layout.num_tokens)
         if self.coverage is not None:
-            [number] = yield covering(fused, self.coverage)[None]
+            [[number]] = yield [covering(fused, self.coverage)[None]]
             smallest, largest = (max(1, round(bound * len(fused))) for bound in self.coverage_bounds)
             total = min(max(int(number), smallest), largest)
         if self.ranking == "image":
@@ -142,11 +142,6 @@ class PyramidTokenPruning(TokenPruner):
         budgets = allocate(self._weights(saliency, tiles), [sizes[i] for i in tiles], total - share)
         budgets.insert(thumbnail, share)
         return budgets
-
-
-def batched(numbers: Sequence[float]) -> list[Sequence[float]]:
-    """The numbers in pairs."""
-    return [numbers[start : start + 2] for start in range(0, len(numbers), 2)]
 
 
 def covering(importance: Tensor, coverage: float) -> Tensor:
