@@ -76,7 +76,8 @@ class Pass:
         setup, generation = self.setup, self.generation
         sliding, past = None, Past(seen)
         if pruned(cache):
-            first, held = cache.layers[0], cache.layers[0].keys.shape[2]
+            first = cache.layers[0]
+            held = 0 if first.keys is None else first.keys.shape[2]
             far = any(window is not None and seen + new > window for window in setup.windows)
             keys = columns = None
             if call.has_images or far:

@@ -109,15 +109,15 @@ class Stage:
                     for _, prompt in prompts
                 ]
                 places = [layout.tokens + past if past else layout.tokens for layout in layouts]
-                paid[name] = [row.index_select(-1, tokens) for row, tokens in zip(rows, places, strict=True)]
+                paid[name] = [row.index_select(-1, keys) for row, keys in zip(rows, places, strict=True)]
             else:
                 # the rows of all prompts behind one another, so that all images are looked up at once
                 step = values.shape[1]
                 starts = [layout.sample // self.copies * step + past for layout in layouts]
-                places = torch.cat([layout.tokens for layout in layouts])
+                tokens = torch.cat([layout.tokens for layout in layouts])
                 sizes = [layout.num_tokens for layout in layouts]
-                shift = torch.from_numpy(np.repeat(starts, sizes)).to(places.device)
-                paid[name] = list(values.flatten().index_select(0, places + shift).split(sizes))
+                shift = torch.from_numpy(np.repeat(starts, sizes)).to(tokens.device)
+                paid[name] = list(values.flatten().index_select(0, tokens + shift).split(sizes))
         return paid
 
     def _states(self, layout: ImageLayout) -> dict[str, Tensor]:
