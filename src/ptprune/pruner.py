@@ -142,7 +142,11 @@ class TokenPruner(Settings):
             self._attachments[-1].leave()
             self._attachments.pop()
 
-    def checked_select(self, images: Sequence[ImageEvidence]) -> list[Selection]:
+    def checked_select(self, image: ImageEvidence) -> Selection:
+        """Choose the tokens of one image, see ``select_all``."""
+        return self.select_all([image])[0]
+
+    def select_all(self, images: Sequence[ImageEvidence]) -> list[Selection]:
         """Choose the tokens of every image, without gradients, and check the answers.
 
         Raises:

@@ -159,7 +159,7 @@ class Layers:
                 self.scores.check(index)
         if "hidden_states" in setup.needs:
             stage.hidden_states = call.states
-        stage.select(setup.pruner.checked_select)
+        stage.select(setup.pruner.select_all)
         layouts, selections = stage.outcome()
         if self.generation is not None:
             self.generation.selections = selections

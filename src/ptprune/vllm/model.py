@@ -123,7 +123,7 @@ class PrunedModel:
         """LongTensor [number], sorted: the tokens that stay, the same on every rank."""
         pruner = replace(self.pruner, keep_tokens=number)
         try:
-            kept = pruner.checked_select([image.evidence(0, **language)])[0].kept
+            kept = pruner.checked_select(image.evidence(0, **language)).kept
         except ValueError as error:
             # The stock model would answer nonsense to this one request; an exception here would end them all.
             logger.error("ptprune: %s. An evenly spaced choice of the image's tokens stays.", error)
