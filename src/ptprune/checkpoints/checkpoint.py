@@ -49,8 +49,9 @@ class Checkpoint:
             SettingError: where there is no such checkpoint, or its family is not supported.
         """
         name = model or SHIPPED
-        family = family_in(locate(model, weights=False), name)
-        return cls(name, locate(model, weights=weights), family)
+        directory = locate(model, weights=False)
+        family = family_in(directory, name)
+        return cls(name, locate(model) if weights else directory, family)
 
     def config(self) -> Any:
         """Its configuration.
