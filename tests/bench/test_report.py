@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from ptprune.bench.report.documents import read
+from ptprune.bench.report.figures import Pictures
 
 from ptprune.bench import accuracy, plots
-from ptprune.bench.report.figures import Pictures
 from ptprune.bench.report.page import compose
 from tests.bench import test_accuracy, test_speed
 from tests.command import Command, command, refused

@@ -14,7 +14,7 @@ from ptprune.errors import UserError
 
 if TYPE_CHECKING:
     from ptprune.bench.items import Item
-    from ptprune.results.rows import AccuracyResults, AccuracyRow, Gain
+    from ptprune.results.rows import AccuracyResults, AccuracyRow
 
 ITEMS = "Items"
 WORD, SENTENCE = 2, 32  # longest answers, in tokens: to the scenes' questions, and to any others
@@ -182,6 +182,7 @@ def show(results: AccuracyResults, lines: dict[str, list[AccuracyRow]], ratios: 
     """Accuracy with its interval, and the difference from ptp with its own: methods as rows, ratios as columns."""
     from rich.markup import escape
 
+    from ptprune.bench.report.accuracy import gain_in_words, score
     from ptprune.results.table import percent, terminal
 
     console = out(FIRST + CELL * len(ratios))
@@ -189,12 +190,12 @@ def show(results: AccuracyResults, lines: dict[str, list[AccuracyRow]], ratios: 
     scores, gains = [], []
     for name, line in lines.items():
         if line[0].method in ("none", "thumbnail"):
-            console.print(f"{name}: {_score(line[0])}, {line[0].kept_tokens:g} visual tokens a picture")
+            console.print(f"{name}: {escape(score(line[0]))}, {line[0].kept_tokens:g} visual tokens a picture")
             continue
         rows = {row.keep_ratio: row for row in line}
-        scores.append([escape(name), *(_score(rows[ratio]) for ratio in ratios)])
-        if any(row.vs_ptp for row in line):
-            gains.append([escape(name), *(_gain(rows[ratio].vs_ptp) for ratio in ratios)])
+        scores.append([escape(name), *(escape(score(rows[ratio])) for ratio in ratios)])
+        if any(found := [rows[ratio].vs_ptp for ratio in ratios]):
+            gains.append([escape(name), *("-" if gain is None else escape(gain_in_words(gain)) for gain in found)])
     headers = [f"{percent(ratio)} kept" for ratio in ratios]
     console.print()
     console.print(terminal(["right answers, %", *headers], scores))
@@ -202,13 +203,3 @@ def show(results: AccuracyResults, lines: dict[str, list[AccuracyRow]], ratios: 
         console.print()
         console.print(terminal(["difference from ptp", *headers], gains))
     console.print("\n95% intervals: bootstrap over the questions; differences on the same questions.", style="dim")
-
-
-def _score(row: AccuracyRow) -> str:
-    return f"{row.accuracy:.1f} [dim]\\[{row.low:.1f}, {row.high:.1f}][/dim]"
-
-
-def _gain(gain: Gain | None) -> str:
-    if gain is None:
-        return "-"
-    return f"{gain.difference:+.1f} [dim]\\[{gain.low:+.1f}, {gain.high:+.1f}][/dim]"

@@ -13,7 +13,7 @@ from ptprune.cli.parsing import parse_methods
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
-    from ptprune.results.rows import SpeedResults, Spread
+    from ptprune.results.rows import SpeedResults
 
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 WIDTH = 160
@@ -106,54 +106,16 @@ def speed(
 
 
 def _show(results: SpeedResults) -> None:
-    from ptprune.results.table import count, duration, size, terminal
+    from ptprune.bench.report.speed import arms_table, depth, ratios_table
+    from ptprune.results.table import terminal
 
     console = out(WIDTH)
-    depth = ""
-    if results.layers is not None:
-        depth = (
-            f", {results.layers} of {results.layers_of_shape} decoder layers, "
-            f"{results.vision_layers} of {results.vision_layers_of_shape} in the vision tower"
-        )
-    console.print(f"[bold]{results.shape}[/bold]{depth}")
+    console.print(f"[bold]{results.shape}[/bold]{'' if results.layers is None else f', {depth(results)}'}")
     console.print(
         f"{results.runs[0].machine}, {results.device}, {results.threads} threads, {results.dtype}, "
         f"{results.attention}, batch {results.batch}; medians of {results.rounds} rounds\n",
         style="dim",
     )
-    rows = [
-        [
-            row.method or row.arm,
-            str(row.tokens),
-            *(
-                duration(spread.median)
-                for spread in (row.vision_s, row.select_s, row.prefill_s, row.ttft_s, row.decode_s_per_token)
-            ),
-            "-" if row.peak_bytes is None else size(row.peak_bytes),
-            size(row.kv_bytes),
-            "-" if row.macs is None else count(row.macs["first_token"]),
-        ]
-        for row in results.rows
-    ]
-    headers = ("", "tokens", "vision", "select", "prefill", "first token", "decode", "peak", "KV", "MACs")
-    console.print(terminal(headers, rows))
-    console.print()
-    rows = [
-        [
-            method,
-            _spread(ratios.prefill_vs_unpruned),
-            _spread(ratios.prefill_vs_ideal),
-            f"{ratios.select_share.median:.2%} ({ratios.select_share.min:.2%} - {ratios.select_share.max:.2%})",
-            _spread(ratios.ttft_vs_unpruned),
-            _spread(ratios.decode_vs_unpruned),
-            "-" if ratios.peak is None else f"{ratios.peak:.2f}",
-            f"{ratios.kv:.3f}",
-        ]
-        for method, ratios in results.ratios.items()
-    ]
-    ratio_headers = ("ratios", "prefill", "to ideal", "select share", "first token", "decode", "peak", "KV")
-    console.print(terminal(ratio_headers, rows))
-
-
-def _spread(ratio: Spread) -> str:
-    return f"{ratio.median:.3f} ({ratio.min:.3f} - {ratio.max:.3f})"
+    for headers, *rows in (arms_table(results), *(ratios_table(results, method) for method in results.ratios)):
+        console.print(terminal(headers, rows))
+        console.print()

@@ -7,15 +7,16 @@ from pathlib import Path
 
 from ptprune.bench import plots
 from ptprune.bench.candidates import NO_PRUNING, THUMBNAIL_ALONE, WITHOUT_PRUNER
-from ptprune.bench.report import ablation, accuracy, published, speed
-from ptprune.bench.report.comparison import BETTER, WORSE
-from ptprune.bench.report.figures import Figures
+from ptprune.bench.report import speed
+from ptprune.bench.report.accuracy import BETTER, WORSE, methods_section, variants_section
 from ptprune.bench.report.lines import Lines
+from ptprune.bench.report.parts import Figures
 from ptprune.checkpoints import SHIPPED
 from ptprune.errors import UserError
 from ptprune.methods import METHODS
 from ptprune.results.file import write as write_file
 from ptprune.results.rows import AccuracyResults, PublishedResults, Results, SpeedResults
+from ptprune.results.table import escape, markdown
 
 HEAD = """# Results
 
@@ -91,8 +92,8 @@ def compose(files: Sequence[Results], figures: Figures) -> str:
     lines = [Lines(results) for results in measured]
     pairs = list(zip(measured, lines, strict=True))
     parts = {
-        "Accuracy": [accuracy.section(results, figures) for results, of in pairs if of.compares_methods],
-        "Ablation": [ablation.section(results) for results, of in pairs if of.is_ablation],
+        "Accuracy": [methods_section(results, figures) for results, of in pairs if of.compares_methods],
+        "Ablation": [variants_section(results) for results, of in pairs if of.is_ablation],
         "Speed": [speed.section(results, figures) for results in timed],
     }
     legend = {"Accuracy": ACCURACY, "Ablation": ABLATION, "Speed": SPEED}
@@ -103,8 +104,25 @@ def compose(files: Sequence[Results], figures: Figures) -> str:
     missing = not_measured(measured, timed)
     blocks += ["## Not measured", "\n".join(f"- {what}: not measured" for what in missing) or "Nothing is missing."]
     blocks += ["## What the papers report", PAPERS if papers else "No file of such numbers was given."]
-    blocks += [block for results in papers for block in published.section(results)]
+    blocks += [block for results in papers for block in _papers(results)]
     return "\n\n".join(blocks) + "\n"
+
+
+def _papers(results: PublishedResults) -> list[str]:
+    """The blocks about numbers of papers, which stand in tables of their own."""
+    blocks = []
+    for table in results.tables:
+        rows = [[escape(row.method), *map(_value, row.values), escape(row.source)] for row in table.rows]
+        blocks += [
+            f"### {escape(table.title)}",
+            f"Model: {escape(table.model)}. Unit: {escape(table.unit)}.",
+            markdown(["method", *map(escape, table.columns), "source"], rows),
+        ]
+    return blocks
+
+
+def _value(value: float | str | None) -> str:
+    return "-" if value is None else escape(value) if isinstance(value, str) else f"{value:g}"
 
 
 def not_measured(measured: Sequence[AccuracyResults], timed: Sequence[SpeedResults]) -> list[str]:
