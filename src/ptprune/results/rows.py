@@ -84,7 +84,7 @@ class AccuracyRow(Row):
     """
 
     variants: list[str] = []
-    kept_tokens: float
+    kept_tokens: Annotated[float, Field(gt=0)]
     right: str
     accuracy: Percent
     low: Percent

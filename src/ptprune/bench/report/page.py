@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ptprune.bench import plots
@@ -14,6 +14,7 @@ from ptprune.bench.report.parts import Figures
 from ptprune.checkpoints import SHIPPED
 from ptprune.errors import UserError
 from ptprune.methods import METHODS
+from ptprune.results.file import check_writable, read
 from ptprune.results.file import write as write_file
 from ptprune.results.rows import AccuracyResults, PublishedResults, Results, SpeedResults
 from ptprune.results.table import escape, markdown
@@ -35,21 +36,25 @@ PAPERS = """Copied from the sources named, not measured here. Other models, ques
 compares with one above."""
 
 
-def write(files: Mapping[Path, Results], path: Path) -> list[Path]:
+def write(files: Sequence[Path], path: Path) -> list[Path]:
     """Write a page, and its plots into a folder of its name beside it.
 
     Args:
-        files: path -> what it holds, in the order of the page.
+        files: files of results, in the order of the page.
         path: of the page; ends in .md.
 
     Returns:
         The files written, the page first.
 
     Raises:
-        UserError: for a file that has no place on the page, or twice; where something cannot be drawn or written.
+        UserError: for a file that cannot be read, has no place on the page, or is given twice; where something cannot
+            be drawn or written.
     """
+    check_writable(path, "--out")
     known: dict[str, Path] = {}
-    for file, results in files.items():
+    contents = []
+    for file in files:
+        results = read(file)
         if not isinstance(results, AccuracyResults | SpeedResults | PublishedResults):
             raise UserError(f"{file}: results of {results.WRITTEN_BY} have no place on this page")
         if isinstance(results, AccuracyResults):
@@ -58,9 +63,10 @@ def write(files: Mapping[Path, Results], path: Path) -> list[Path]:
         if content in known:
             raise UserError(f"{file}: the same as {known[content]}; give each file once")
         known[content] = file
+        contents.append(results)
     folder = path.with_suffix("")
     figures = Figures(folder.name)
-    text = compose(list(files.values()), figures)
+    text = compose(contents, figures)
     if figures.drawn:
         plots.require("ptprune bench report")
         try:
