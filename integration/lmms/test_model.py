@@ -194,7 +194,10 @@ def test_questions_that_cannot_be_asked() -> None:
 
 @pytest.mark.parametrize(
     ("given", "code", "says"),
-    [("nonsense=1", 1, "nonsense"), ("max_new_tokens=5000", 2, "ptprune: ptprune_scenes, question 0: max_new_tokens 5000")],
+    [
+        ("nonsense=1", 1, "nonsense"),
+        ("max_new_tokens=5000", 2, "ptprune_scenes, question 0: max_new_tokens 5000"),
+    ],
 )
 def test_errors_while_answering_fail_the_run(items: Path, tmp_path: Path, given: str, code: int, says: str) -> None:
     """lmms-eval's own models answer "" then, and its command leaves with 0."""

@@ -128,7 +128,8 @@ def test_people_get_tables(run: Command) -> None:
     result = run(*SMALL, "--rounds", 1, "--layers", 2)
     assert result.code == 0, result.err
     assert "2 of 4 decoder layers" in result.out
-    assert "select share" in result.out
+    for told in ("unpruned", "ptp", "ideal", "select", "prefill", "first token", "peak", "KV cache"):
+        assert told in result.out
     assert "…" not in result.out
 
 
@@ -274,11 +275,6 @@ def test_depths_shrink_in_proportion() -> None:
         assert (shape.text.layers, shape.vision.layers) == expected
     shape = shortened(SHAPES["internvl2-8b"], 8, None)
     assert (shape.text.layers, shape.vision.layers) == (8, 6)
-
-
-def test_setups_travel_as_json() -> None:
-    setup = setup_of("tiny-llava")
-    assert Setup.from_dict(json.loads(json.dumps(setup.to_dict()))) == setup
 
 
 def test_laps_by_events(monkeypatch: pytest.MonkeyPatch) -> None:

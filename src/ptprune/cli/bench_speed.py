@@ -71,8 +71,8 @@ def speed(
     if attention not in ATTENTION:
         raise UserError(f"--attention {attention}: unknown; give one of {', '.join(ATTENTION)}")
     with working("loading torch and transformers") as work:
-        from ptprune.bench.plan import plan_of
         from ptprune.bench.speed import measure
+        from ptprune.bench.subject import choose_setup
         from ptprune.checkpoints.place import choose_device, choose_dtype
         from ptprune.methods import METHODS, make_pruner
         from ptprune.results.file import as_json, check_writable, save
@@ -80,23 +80,24 @@ def speed(
         if out_file is not None:
             check_writable(out_file, "--out")
         quiet_libraries()
-        settings = {"keep_ratio": keep_ratio, "layer": layer}
-        plan = plan_of(
-            shape=None if model else shape or DEFAULT_SHAPE,
-            model=model,
-            layers=layers,
-            vision_layers=vision_layers,
+        pruners = {
+            name: make_pruner(name, {"keep_ratio": keep_ratio, "layer": layer})
+            for name in parse_methods(methods, list(METHODS))
+        }
+        setup = choose_setup(
+            None if model else shape or DEFAULT_SHAPE,
+            model,
+            layers,
+            vision_layers,
+            pruners.values(),
             tiles=tiles,
             text_tokens=text_tokens,
             batch=batch,
-            pruners={name: make_pruner(name, settings) for name in parse_methods(methods, list(METHODS))},
-            rounds=rounds,
-            new_tokens=new_tokens,
             device=str(choose_device(device)),
             dtype=choose_dtype(dtype),
             attention=attention,
         )
-        results = measure(plan, work.say)
+        results = measure(setup, pruners, rounds, new_tokens, work.say)
     if out_file is not None:
         save(out_file, results)
     if json_output:
