@@ -17,9 +17,10 @@ from tests.zoo import ZOO
 from integration.lmms.conftest import start
 from ptprune import PyramidTokenPruning
 from ptprune.asking.answer import ask as ask_alone
-from ptprune.asking.prompt import make_prompt
+from ptprune.asking.chat import make_prompt
+from ptprune.asking.loaded import LoadedModel
+from ptprune.checkpoints import Checkpoint
 from ptprune.errors import UserError
-from ptprune.lmms.load import load
 from ptprune.lmms.model import LmmsModel
 from ptprune.lmms.questions import cut, generation_options
 from ptprune.lmms.respondent import PADDING, Respondent, Tally
@@ -45,6 +46,10 @@ def requests(documents: Sequence[Parts], options: dict[str, Any], **metadata: An
 def ask(model: Respondent, documents: Sequence[Parts], options: dict[str, Any]) -> list[str]:
     model.task_dict = {"task": {"test": documents}}
     return model.generate_until(requests(documents, options))
+
+
+def loaded_model(batch: int) -> LoadedModel:
+    return LoadedModel.load(Checkpoint.find(None), torch.device("cpu"), "auto", batch=batch)
 
 
 def picture(picture: Image.Image) -> dict[str, Any]:
@@ -77,7 +82,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> list[Parts]:
 
 def stock_answers(documents: Sequence[Parts]) -> list[str]:
     """Answers of transformers alone, one prompt at a time."""
-    loaded = load(None, "cpu", "auto", None, 1, None)[0]
+    loaded = loaded_model(1)
     given = []
     for parts in documents:
         content = [{"type": "image", "image": part["url"]} if "url" in part else part for part in parts]
@@ -96,7 +101,7 @@ def stock_answers(documents: Sequence[Parts]) -> list[str]:
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_any_prompt_in_any_batch(documents: list[Parts], batch: int) -> None:
-    loaded = load(None, "cpu", "auto", None, batch, None)[0]
+    loaded = loaded_model(batch)
     model = Respondent(loaded, None)
     assert ask(model, documents, SHORT) == stock_answers(documents)
     assert model.tally.questions == 5
@@ -178,7 +183,7 @@ def test_bad_arguments(capsys: pytest.CaptureFixture[str], arguments: dict[str, 
 
 
 def test_questions_that_cannot_be_asked() -> None:
-    model = Respondent(load(None, "cpu", "auto", None, 2, None)[0], None)
+    model = Respondent(loaded_model(2), None)
     with pytest.raises(UserError, match="task, question 0: '<IMG_CONTEXT>' stands for a picture"):
         ask(model, [[text("what is <IMG_CONTEXT>?")]], SHORT)
     with pytest.raises(UserError, match=r"task, question 0: max_new_tokens 5000"):
@@ -211,7 +216,7 @@ def test_errors_while_answering_fail_the_run(items: Path, tmp_path: Path, given:
 
 
 def test_requests_that_only_pad_are_not_answered() -> None:
-    model = Respondent(load(None, "cpu", "auto", None, 2, None)[0], None)
+    model = Respondent(loaded_model(2), None)
     parts = [text("how many digits are there?")]
     model.task_dict = {"task": {"test": [parts]}}
     real, padding = requests([parts], SHORT), requests([parts], SHORT, **{PADDING: True})
@@ -244,7 +249,7 @@ def test_generation_options() -> None:
 def test_answers_end_at_the_first_stop_string(documents: list[Parts]) -> None:
     assert cut("one two three", []) == "one two three"
     assert cut("one two three", ["three", "two", "four"]) == "one "
-    model = Respondent(load(None, "cpu", "auto", None, 5, None)[0], None)
+    model = Respondent(loaded_model(5), None)
     whole = ask(model, documents, SHORT)
     stop = whole[0].strip()[-1]
     assert ask(model, documents, {**SHORT, "until": ["\n\n", stop]}) == [answer.split(stop)[0] for answer in whole]

@@ -9,9 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from ptprune.asking.chat import ask_about, chat_inputs
+from ptprune.asking.chat import ask_about, chat_inputs, check_length, make_prompt
 from ptprune.asking.loaded import LoadedModel
-from ptprune.asking.prompt import check_length, make_prompt
 from ptprune.bench.items import Item
 from ptprune.errors import SettingError, UserError
 from ptprune.pruner import TokenPruner

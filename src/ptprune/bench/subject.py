@@ -226,8 +226,8 @@ def _checkpoint(setup: Setup) -> Subject:
     import numpy as np
     from PIL import Image
 
-    from ptprune.asking.prompt import make_prompt
-    from ptprune.checkpoints.tiling import tile_options
+    from ptprune.asking.chat import make_prompt
+    from ptprune.checkpoints.processor import tile_options
 
     checkpoint = Checkpoint.find(setup.directory)
     processor = checkpoint.processor()

@@ -10,8 +10,7 @@ from ptprune.cli.bench import bench
 from ptprune.cli.cost import cost
 from ptprune.cli.eval import eval
 from ptprune.cli.items import items
-from ptprune.cli.methods import methods
-from ptprune.cli.models import models
+from ptprune.cli.listings import methods, models
 from ptprune.cli.options import as_option
 from ptprune.cli.run import run
 from ptprune.cli.verify import verify

@@ -7,16 +7,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ptprune.cli.console import Work, out, print_json, quiet_libraries, working
-from ptprune.cli.options import MODEL, OUTPUT, DeviceOption, DtypeOption, JsonOption, ModelOption
-from ptprune.cli.parsing import RATIOS, check_settings, parse_methods, parse_ratios, parse_settings
+from ptprune.cli.console import out, print_json, quiet_libraries, working
+from ptprune.cli.options import (
+    MODEL,
+    OUTPUT,
+    RATIOS,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    SettingsOption,
+    check_settings,
+    parse_methods,
+    parse_ratios,
+    parse_settings,
+)
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
-    from ptprune.bench.items import Item
     from ptprune.results.rows import AccuracyResults, AccuracyRow
 
 ITEMS = "Items"
+QUESTIONS = 1000
 WORD, SENTENCE = 2, 32  # longest answers, in tokens: to the scenes' questions, and to any others
 FIRST, CELL = 60, 24  # widest columns of the table
 
@@ -26,9 +38,7 @@ def accuracy(
         str | None, typer.Option(help="Names with commas between; the baselines are always there.", show_default="all")
     ] = None,
     ratios: Annotated[str, typer.Option(help="Shares of visual tokens that stay.")] = RATIOS,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of ptp; may be repeated.")
-    ] = None,
+    settings: SettingsOption = None,
     layer: Annotated[
         int | None,
         typer.Option(
@@ -43,7 +53,7 @@ def accuracy(
         typer.Option(help="test or dev: which scenes.", rich_help_panel=ITEMS, show_default="test; dev with --ablate"),
     ] = None,
     questions: Annotated[
-        int | None, typer.Option(min=1, help="One a scene.", rich_help_panel=ITEMS, show_default="1000")
+        int | None, typer.Option(min=1, help="One a scene.", rich_help_panel=ITEMS, show_default=str(QUESTIONS))
     ] = None,
     items: Annotated[
         Path | None,
@@ -70,22 +80,32 @@ def accuracy(
     json_output: JsonOption = False,
 ) -> None:
     """Count right answers with every method and keep ratio, with bootstrap intervals and comparisons to ptp."""
-    shares, given, chosen = parse_ratios(ratios), parse_settings(settings or []), choose_split(split, items, ablate)
-    if items is not None and questions is not None:
-        raise UserError("--questions: not with --items, which has its own; --limit takes the first ones")
-    if ablate and methods is not None:
-        raise UserError("--methods: not with --ablate, which compares variants of ptp; leave it out")
-    if layer is not None and (ablate or "layer" in given):
-        raise UserError(f"--layer {layer}: not with {'--ablate' if ablate else '--set layer'}; leave one out")
+    shares, given = parse_ratios(ratios), parse_settings(settings)
+    for what, wrong, why in (
+        (f"--split {split}", split is not None and items is not None, "not with --items, which has none; leave it out"),
+        (f"--split {split}", split not in (None, "dev", "test"), "unknown; give test or dev"),
+        ("--split test", ablate and split == "test", "not with --ablate; only the development split compares settings"),
+        ("--questions", None not in (items, questions), "not with --items, which has its own; give --limit instead"),
+        (
+            "--methods",
+            ablate and methods is not None,
+            "not with --ablate, which compares variants of ptp",
+        ),
+        (f"--layer {layer}", layer is not None and ablate, "not with --ablate; leave one out"),
+        (f"--layer {layer}", layer is not None and "layer" in given, "not with --set layer; leave one out"),
+    ):
+        if wrong:
+            raise UserError(f"{what}: {why}")
+    scenes = None if items is not None else split or ("dev" if ablate else "test")
     longest = max_new_tokens or (WORD if items is None else SENTENCE)
 
     with working("loading torch and transformers") as work:
-        from ptprune.bench import plots
+        from ptprune.bench import candidates, plots
         from ptprune.bench.accuracy import AccuracyRun
-        from ptprune.bench.candidates import PTP, THUMBNAIL_ALONE, Candidate, compare
-        from ptprune.bench.candidates import ablate as compare_variants
         from ptprune.bench.examinee import Examinee
         from ptprune.bench.items import digest
+        from ptprune.bench.items.folder import folder_items
+        from ptprune.bench.items.scenes import scene_items
         from ptprune.bench.views import has_tiles
         from ptprune.checkpoints import Checkpoint
         from ptprune.checkpoints.place import choose_device, choose_dtype
@@ -97,28 +117,36 @@ def accuracy(
         check_settings(given)
         if plot is not None:
             plots.check(plot)
-        candidates = (
-            compare_variants(shares, given) if ablate else compare(choose_methods(methods, layer), shares, given, layer)
-        )
+        known = (*candidates.METHODS, *candidates.WITHOUT_PRUNER)
+        names = None if methods is None else parse_methods(methods, known)
+        compared = candidates.ablate(shares, given) if ablate else candidates.compare(names, shares, given, layer)
         target, precision = choose_device(device), choose_dtype(dtype)
         checkpoint = Checkpoint.find(model)
         processor = checkpoint.processor()
-        candidates = [one for one in candidates if one.method != THUMBNAIL_ALONE or has_tiles(processor)]
-        asked = load_items(work, items, chosen, questions or 1000, limit)
+        compared = [one for one in compared if one.method != candidates.THUMBNAIL_ALONE or has_tiles(processor)]
+        if scenes is None:
+            assert items is not None
+            work.say("opening pictures")
+            asked = folder_items(items, limit, work.done)
+        else:
+            count = min(questions or QUESTIONS, limit or questions or QUESTIONS)
+            work.say("drawing scenes", count)
+            asked = scene_items(scenes, count, work.done)
         identity = {
             "model": fingerprint(checkpoint.directory),
             "items": digest(asked),
             "dtype": precision,
             "max_new_tokens": longest,
         }
-        reference = Candidate(PTP, None, given if layer is None else {**given, "layer": layer}).settings
         about = AccuracyResults(
-            model=checkpoint.name, items=len(asked), split=chosen, runs=[run_of(identity, str(target))]
+            model=checkpoint.name, items=len(asked), split=scenes, runs=[run_of(identity, str(target))]
         )
-        run = AccuracyRun(about, candidates, asked, reference, save)
+        reference = candidates.Candidate(candidates.PTP, None, given if layer is None else {**given, "layer": layer})
+        run = AccuracyRun(about, compared, asked, reference.settings, save)
         if missing := run.missing:
             work.say(f"loading {checkpoint.name}")
-            examinee = Examinee(checkpoint.model(target, precision), processor, batch, longest)
+            loaded = checkpoint.model(target, precision)
+            examinee = Examinee(loaded, processor, batch, max_new_tokens=longest)
             examinee.check(asked, [one.pruner for one in missing])
             work.say("", len(missing) * len(asked))
             run.measure(
@@ -132,45 +160,6 @@ def accuracy(
         print_json(as_json(results))
     else:
         show(results, run.lines(), shares)
-
-
-def choose_methods(text: str | None, layer: int | None) -> list[str]:
-    """Names of methods; where none are given, all that can drop before ``layer``."""
-    from ptprune.bench.candidates import METHODS, WITHOUT_PRUNER, fits
-
-    if text is None:
-        return [name for name in METHODS if layer is None or fits(name, layer)]
-    names = parse_methods(text, (*METHODS, *WITHOUT_PRUNER))
-    for name in names:
-        if layer is not None and name in METHODS and not fits(name, layer):
-            raise UserError(f"--layer {layer}: {name} cannot drop there; leave it out")
-    return names
-
-
-def choose_split(split: str | None, items: Path | None, ablate: bool) -> str | None:
-    """Which scenes; None for a folder of items."""
-    if items is not None:
-        if split is not None:
-            raise UserError("--split: not with --items, which has none; leave it out")
-        return None
-    if split not in (None, "dev", "test"):
-        raise UserError(f"--split {split}: unknown; give test or dev")
-    if ablate and split == "test":
-        raise UserError("--split test: not with --ablate; settings are compared on the development split only")
-    return split or ("dev" if ablate else "test")
-
-
-def load_items(work: Work, folder: Path | None, split: str | None, count: int, limit: int | None) -> list[Item]:
-    from ptprune.bench.items.folder import folder_items
-    from ptprune.bench.items.scenes import scene_items
-
-    if folder is not None:
-        work.say("opening pictures")
-        return folder_items(folder, limit, work.done)
-    assert split is not None
-    count = count if limit is None else min(count, limit)
-    work.say("drawing scenes", count)
-    return scene_items(split, count, work.done)
 
 
 def title(results: AccuracyResults) -> str:

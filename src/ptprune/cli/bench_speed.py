@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ptprune.cli.console import out, print_json, quiet_libraries, working
-from ptprune.cli.options import MODEL, OUTPUT, PRUNING, DeviceOption, JsonOption
-from ptprune.cli.parsing import parse_methods
+from ptprune.cli.options import MODEL, OUTPUT, PRUNING, DeviceOption, JsonOption, parse_methods
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:

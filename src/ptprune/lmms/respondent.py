@@ -13,9 +13,8 @@ import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
-from ptprune.asking.chat import chat_inputs
+from ptprune.asking.chat import chat_inputs, check_length, check_text
 from ptprune.asking.loaded import LoadedModel
-from ptprune.asking.prompt import check_length, check_text
 from ptprune.errors import PtpruneError, UserError
 from ptprune.lmms.questions import conversation_of, cut, generation_options
 from ptprune.pruner import TokenPruner
@@ -48,7 +47,6 @@ class Respondent(lmms):
     Args:
         loaded: the model, its processor, and how many questions make a batch.
         pruner: None for the unpruned model.
-        image_options: of the image processor, instead of its own.
         on_batch: told how many questions a finished batch had.
     """
 
@@ -58,7 +56,6 @@ class Respondent(lmms):
         self,
         loaded: LoadedModel,
         pruner: TokenPruner | None,
-        image_options: dict[str, Any] | None = None,
         on_batch: Callable[[int], None] = lambda questions: None,
     ) -> None:
         super().__init__()
@@ -66,7 +63,6 @@ class Respondent(lmms):
         self.device: torch.device = loaded.model.device
         self.batch_size = loaded.batch
         self.pruner = pruner
-        self.image_options = image_options or {}
         self.on_batch = on_batch
         self.tally = Tally()
 
@@ -119,7 +115,7 @@ class Respondent(lmms):
                     for part in turn["content"]:
                         check_text(loaded.model, loaded.processor, part.get("text", ""))
             conversations, pictures = zip(*rows, strict=True)
-            inputs = chat_inputs(loaded.processor, conversations, pictures, self.image_options)
+            inputs = chat_inputs(loaded.processor, conversations, pictures, loaded.image_options)
             check_length(loaded.model, inputs, options["max_new_tokens"])
             started = time.perf_counter()
             written = loaded.generate(inputs, self.pruner, **options)
