@@ -10,7 +10,7 @@ import torch
 
 from ptprune.asking.meter import vision_lap
 from ptprune.bench.subject import Subject
-from ptprune.bench.timing import clock_for, wait_for
+from ptprune.bench.timing import clock_for
 from ptprune.conventions import cache_of, keep_cache
 from ptprune.errors import BrokenPass
 from ptprune.pruner import TokenPruner
@@ -79,7 +79,8 @@ def run_arm(subject: Subject, arm: Arm, new_tokens: int, device: str) -> Sample:
         around = arm.pruner(model, clock=clock)
     elif arm.name == UNPRUNED:
         around = vision_lap(model, clock)
-    wait_for(torch.device(device))
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize(device)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     with around:

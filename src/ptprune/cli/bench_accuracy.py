@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,8 +10,6 @@ import typer
 
 from ptprune.cli.console import out, print_json, quiet_libraries, working
 from ptprune.cli.options import (
-    MODEL,
-    OUTPUT,
     RATIOS,
     DeviceOption,
     DtypeOption,
@@ -18,6 +17,8 @@ from ptprune.cli.options import (
     ModelOption,
     SettingsOption,
     check_settings,
+    model_option,
+    output_option,
     parse_methods,
     parse_ratios,
     parse_settings,
@@ -27,7 +28,7 @@ from ptprune.errors import UserError
 if TYPE_CHECKING:
     from ptprune.results.rows import AccuracyResults, AccuracyRow
 
-ITEMS = "Items"
+items_option = partial(typer.Option, rich_help_panel="Items")
 QUESTIONS = 1000
 WORD, SENTENCE = 2, 32  # longest answers, in tokens: to the scenes' questions, and to any others
 FIRST, CELL = 60, 24  # widest columns of the table
@@ -41,42 +42,30 @@ def accuracy(
     settings: SettingsOption = None,
     layer: Annotated[
         int | None,
-        typer.Option(
-            min=0, help="All methods drop before this layer: equal work behind it.", show_default="each at its own"
-        ),
+        typer.Option(min=0, help="All methods drop before this layer.", show_default="each at its own"),
     ] = None,
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Variants of ptp, on the development split, instead of methods.")
     ] = False,
     split: Annotated[
-        str | None,
-        typer.Option(help="test or dev: which scenes.", rich_help_panel=ITEMS, show_default="test; dev with --ablate"),
+        str | None, items_option(help="test or dev: which scenes.", show_default="test; dev with --ablate")
     ] = None,
-    questions: Annotated[
-        int | None, typer.Option(min=1, help="One a scene.", rich_help_panel=ITEMS, show_default=str(QUESTIONS))
-    ] = None,
+    questions: Annotated[int | None, items_option(min=1, help="One a scene.", show_default=str(QUESTIONS))] = None,
     items: Annotated[
-        Path | None,
-        typer.Option(help="A folder with items.jsonl instead of scenes.", rich_help_panel=ITEMS, metavar="DIR"),
+        Path | None, items_option(help="A folder with items.jsonl instead of scenes.", metavar="DIR")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first items.", rich_help_panel=ITEMS)] = None,
+    limit: Annotated[int | None, items_option(min=1, help="Only the first items.")] = None,
     model: ModelOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Items a batch.", rich_help_panel=MODEL)] = 16,
+    batch: Annotated[int, model_option(min=1, help="Items a batch.")] = 16,
     max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Longest answer.", rich_help_panel=MODEL, show_default=f"{WORD}, {SENTENCE} with --items"
-        ),
+        int | None, model_option(min=1, help="Longest answer.", show_default=f"{WORD}, {SENTENCE} with --items")
     ] = None,
     save: Annotated[
-        Path | None,
-        typer.Option("--out", help="Keep results here; go on from there.", metavar="FILE.json", rich_help_panel=OUTPUT),
+        Path | None, output_option("--out", help="Keep results here; go on from there.", metavar="FILE.json")
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw accuracy against ratio.", metavar="FILE.png", rich_help_panel=OUTPUT)
-    ] = None,
+    plot: Annotated[Path | None, output_option(help="Draw accuracy against ratio.", metavar="FILE.png")] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Count right answers with every method and keep ratio, with bootstrap intervals and comparisons to ptp."""

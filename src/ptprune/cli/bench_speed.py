@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ptprune.cli.console import out, print_json, quiet_libraries, working
-from ptprune.cli.options import MODEL, OUTPUT, PRUNING, DeviceOption, JsonOption, parse_methods
+from ptprune.cli.options import DeviceOption, JsonOption, model_option, output_option, parse_methods, pruning_option
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,45 +22,28 @@ DEFAULT_SHAPE = "internvl3-1b"
 def speed(
     shape: Annotated[
         str | None,
-        typer.Option(
-            help="Random weights at the proportions of this model; see `ptprune cost`.",
-            rich_help_panel=MODEL,
-            show_default=DEFAULT_SHAPE,
-        ),
+        model_option(help="Random weights of this model's shape; see `ptprune cost`.", show_default=DEFAULT_SHAPE),
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="A checkpoint instead: directory or Hub name.", rich_help_panel=MODEL, metavar="ID_OR_DIR"),
+        str | None, model_option(help="A checkpoint instead: directory or Hub name.", metavar="ID_OR_DIR")
     ] = None,
-    layers: Annotated[
-        int | None, typer.Option(help="Fewer decoder layers than the shape has.", rich_help_panel=MODEL)
-    ] = None,
+    layers: Annotated[int | None, model_option(help="Fewer decoder layers than the shape has.")] = None,
     vision_layers: Annotated[
-        int | None,
-        typer.Option(
-            help="Fewer layers of the vision tower.", rich_help_panel=MODEL, show_default="in proportion to --layers"
-        ),
+        int | None, model_option(help="Fewer layers of the vision tower.", show_default="in proportion to --layers")
     ] = None,
     tiles: Annotated[int, typer.Option(min=1, help="Tiles of the picture; more than one add a thumbnail.")] = 12,
     text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the question.")] = 48,
     batch: Annotated[int, typer.Option(min=1, help="Prompts at a time, all alike.")] = 1,
-    methods: Annotated[
-        str, typer.Option(help="One or more of `ptprune methods`, with commas.", rich_help_panel=PRUNING)
-    ] = "ptp",
-    keep_ratio: Annotated[float, typer.Option(help="Share of visual tokens that stay.", rich_help_panel=PRUNING)] = 0.5,
-    layer: Annotated[
-        int, typer.Option(help="Drop before this decoder layer; 0: before all.", rich_help_panel=PRUNING)
-    ] = 0,
+    methods: Annotated[str, pruning_option(help="One or more of `ptprune methods`, with commas.")] = "ptp",
+    keep_ratio: Annotated[float, pruning_option(help="Share of visual tokens that stay.")] = 0.5,
+    layer: Annotated[int, pruning_option(help="Drop before this decoder layer; 0: before all.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="How often each arm runs.")] = 5,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to write in each run.")] = 8,
     device: DeviceOption = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="auto (float32 on a CPU, else bfloat16), float32, ...", rich_help_panel=MODEL)
-    ] = "auto",
-    attention: Annotated[str, typer.Option(help=", ".join(ATTENTION) + ".", rich_help_panel=MODEL)] = "sdpa",
+    dtype: Annotated[str, model_option(help="auto (float32 on a CPU, else bfloat16), float32, ...")] = "auto",
+    attention: Annotated[str, model_option(help=", ".join(ATTENTION) + ".")] = "sdpa",
     out_file: Annotated[
-        Path | None,
-        typer.Option("--out", help="Write the JSON object into this file.", metavar="FILE", rich_help_panel=OUTPUT),
+        Path | None, output_option("--out", help="Write the JSON object into this file.", metavar="FILE")
     ] = None,
     json_output: JsonOption = False,
 ) -> None:

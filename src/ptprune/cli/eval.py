@@ -13,9 +13,6 @@ import typer
 from ptprune.cli.console import out, print_json, quiet_libraries, working
 from ptprune.cli.items import COUNT
 from ptprune.cli.options import (
-    MODEL,
-    OUTPUT,
-    PRUNING,
     AttentionOption,
     DeviceOption,
     DtypeOption,
@@ -24,9 +21,12 @@ from ptprune.cli.options import (
     ModelOption,
     SettingsOption,
     check_settings,
+    model_option,
+    output_option,
     parse_methods,
     parse_ratios,
     parse_settings,
+    pruning_option,
 )
 from ptprune.errors import UserError
 from ptprune.lmms.suites import choose
@@ -44,21 +44,17 @@ def eval(
         str | None, typer.Option(help="Only these of the suite.", metavar="NAMES", show_default="all")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions of each.")] = None,
-    keep_ratio: Annotated[
-        str, typer.Option(help="Shares of visual tokens that stay; 1: unpruned.", rich_help_panel=PRUNING)
-    ] = RATIOS,
-    methods: Annotated[str, typer.Option(help="Names with commas between.", rich_help_panel=PRUNING)] = "ptp",
+    keep_ratio: Annotated[str, pruning_option(help="Shares of visual tokens that stay; 1: unpruned.")] = RATIOS,
+    methods: Annotated[str, pruning_option(help="Names with commas between.")] = "ptp",
     settings: SettingsOption = None,
     model: ModelOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     attention: AttentionOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="Questions a batch.", rich_help_panel=MODEL)] = 8,
+    batch: Annotated[int, model_option(min=1, help="Questions a batch.")] = 8,
     max_tiles: MaxTilesOption = None,
-    folder: Annotated[
-        Path, typer.Option("--out", help="Keep results here; go on from there.", metavar="DIR", rich_help_panel=OUTPUT)
-    ] = OUT,
-    expect: Annotated[str | None, typer.Option(help="paper: its listed scores beside.", rich_help_panel=OUTPUT)] = None,
+    folder: Annotated[Path, output_option("--out", help="Keep results here; go on from there.", metavar="DIR")] = OUT,
+    expect: Annotated[str | None, output_option(help="paper: its listed scores beside.")] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Run a suite of benchmarks through lmms-eval, with and without pruning; one table of all."""

@@ -4,42 +4,38 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from ptprune.errors import SettingError, UserError
 
-MODEL, PRUNING, OUTPUT = "Model", "Pruning", "Output"
-"""Panels of ``--help``."""
+model_option, pruning_option, output_option = (
+    partial(typer.Option, rich_help_panel=panel) for panel in ("Model", "Pruning", "Output")
+)
+"""Options in the panels of ``--help``."""
 RATIOS = ".75,.5,.25,.1,.05"
 
 ModelOption = Annotated[
     str | None,
-    typer.Option(
-        "--model",
-        help="Checkpoint directory or Hub name; without it the small one that ships.",
-        rich_help_panel=MODEL,
-        metavar="ID_OR_DIR",
-    ),
+    model_option("--model", help="Checkpoint directory or Hub name; default: the one that ships.", metavar="ID_OR_DIR"),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=MODEL)]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.", rich_help_panel=MODEL)]
+DeviceOption = Annotated[str, model_option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+DtypeOption = Annotated[str, model_option("--dtype", help="auto, float32, bfloat16, float16.")]
 AttentionOption = Annotated[
     str | None,
-    typer.Option(
-        "--attention", help="sdpa, eager or flash_attention_2.", rich_help_panel=MODEL, show_default="the model's own"
-    ),
+    model_option("--attention", help="sdpa, eager or flash_attention_2.", show_default="the model's own"),
 ]
 MaxTilesOption = Annotated[
     int | None,
-    typer.Option("--max-tiles", min=1, help="Most tiles a picture (default: the model's own).", rich_help_panel=MODEL),
+    model_option("--max-tiles", min=1, help="Most tiles a picture (default: the model's own)."),
 ]
 SettingsOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="A setting of ptp; may be repeated.", rich_help_panel=PRUNING),
+    pruning_option("--set", metavar="NAME=VALUE", help="A setting of ptp; may be repeated."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.", rich_help_panel=OUTPUT)]
+JsonOption = Annotated[bool, output_option("--json", help="One JSON object.")]
 PlainJsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 

@@ -9,14 +9,14 @@ import typer
 
 from ptprune.cli.console import out, print_json, quiet_libraries, working
 from ptprune.cli.options import (
-    MODEL,
-    OUTPUT,
-    PRUNING,
     DeviceOption,
     DtypeOption,
     JsonOption,
     MaxTilesOption,
     ModelOption,
+    model_option,
+    output_option,
+    pruning_option,
 )
 from ptprune.errors import UserError
 
@@ -30,40 +30,22 @@ def run(
     model: ModelOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.", rich_help_panel=MODEL)] = 64,
+    max_new_tokens: Annotated[int, model_option(min=1, help="Longest answer.")] = 64,
     max_tiles: MaxTilesOption = None,
-    together: Annotated[
-        bool, typer.Option("--together", help="All pictures in one prompt.", rich_help_panel=MODEL)
-    ] = False,
-    method: Annotated[str, typer.Option(help="See `ptprune methods`.", rich_help_panel=PRUNING)] = "ptp",
+    together: Annotated[bool, model_option("--together", help="All pictures in one prompt.")] = False,
+    method: Annotated[str, pruning_option(help="See `ptprune methods`.")] = "ptp",
     keep_ratio: Annotated[
-        float | None,
-        typer.Option(help="Share of visual tokens that stay.", rich_help_panel=PRUNING, show_default="0.5"),
+        float | None, pruning_option(help="Share of visual tokens that stay.", show_default="0.5")
     ] = None,
-    layer: Annotated[
-        int | None, typer.Option(help="Drop before this decoder layer; 0: before all.", rich_help_panel=PRUNING)
-    ] = None,
-    alpha: Annotated[
-        float | None, typer.Option(help="Weight of the question against saliency, 0 to 1.", rich_help_panel=PRUNING)
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Larger: more even budgets over tiles.", rich_help_panel=PRUNING)
-    ] = None,
-    thumbnail: Annotated[
-        str | None, typer.Option(help="ratio, whole or region: how the thumbnail is cut.", rich_help_panel=PRUNING)
-    ] = None,
-    window: Annotated[
-        int | None, typer.Option(help="Tokens a side of a window, where a model has no tiles.", rich_help_panel=PRUNING)
-    ] = None,
-    positions: Annotated[
-        str | None, typer.Option(help="original or compact position ids.", rich_help_panel=PRUNING)
-    ] = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Answer without pruning too, and compare.", rich_help_panel=OUTPUT)
-    ] = False,
+    layer: Annotated[int | None, pruning_option(help="Drop before this decoder layer; 0: before all.")] = None,
+    alpha: Annotated[float | None, pruning_option(help="Weight of the question against saliency, 0 to 1.")] = None,
+    temperature: Annotated[float | None, pruning_option(help="Larger: more even budgets over tiles.")] = None,
+    thumbnail: Annotated[str | None, pruning_option(help="ratio, whole or region: how the thumbnail is cut.")] = None,
+    window: Annotated[int | None, pruning_option(help="Tokens a side of a window, where a model has no tiles.")] = None,
+    positions: Annotated[str | None, pruning_option(help="original or compact position ids.")] = None,
+    compare: Annotated[bool, output_option("--compare", help="Answer without pruning too, and compare.")] = False,
     overlay: Annotated[
-        Path | None,
-        typer.Option(help="Draw the kept tokens into this file.", metavar="OUT.png", rich_help_panel=OUTPUT),
+        Path | None, output_option(help="Draw the kept tokens into this file.", metavar="OUT.png")
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
