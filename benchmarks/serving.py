@@ -33,10 +33,9 @@ import torch
 from PIL import Image
 from vllm import LLM, SamplingParams
 
+from ptprune.bench.arms import rotated, spread
 from ptprune.bench.subject import Setup, grid_of, random_model, shortened
-from ptprune.bench.timing import rotated, spread
-from ptprune.results.file import as_json, save
-from ptprune.results.origin import run_of
+from ptprune.results.file import as_json, run_of, save
 from ptprune.results.rows import ServingResults, ServingRow
 from ptprune.shapes import SHAPES
 from ptprune.tiny import CHECKPOINT

@@ -22,8 +22,7 @@ from ptprune.asking.loaded import LoadedModel
 from ptprune.checkpoints import Checkpoint
 from ptprune.errors import UserError
 from ptprune.lmms.model import LmmsModel
-from ptprune.lmms.questions import cut, generation_options
-from ptprune.lmms.respondent import PADDING, Respondent, Tally
+from ptprune.lmms.respondent import PADDING, Respondent, Tally, cut, generation_options
 from ptprune.tiny.scenes import generate_scene
 
 SHORT = {"max_new_tokens": 4, "until": ["\n\n"]}

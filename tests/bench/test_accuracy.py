@@ -19,8 +19,8 @@ from ptprune.asking.answer import ask
 from ptprune.asking.chat import make_prompt
 from ptprune.bench import accuracy, examinee, items, plots, statistics
 from ptprune.bench.candidates import Candidate, ablate, compare
+from ptprune.bench.examinee import Views
 from ptprune.bench.items.scenes import scene_items
-from ptprune.bench.views import Views
 from ptprune.checkpoints import Checkpoint
 from ptprune.cli.console import quiet_libraries
 from ptprune.methods import METHODS
@@ -174,7 +174,7 @@ def test_downsampling_to_at_most_the_budget(subject: examinee.Examinee, size: tu
 
 def test_downsampling_where_there_are_no_tiles(subject: examinee.Examinee, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands in for Qwen-VL: a token is 28 x 28 pixels."""
-    monkeypatch.setattr("ptprune.bench.views.has_tiles", lambda processor: False)
+    monkeypatch.setattr("ptprune.bench.examinee.has_tiles", lambda processor: False)
 
     def tokens(size: tuple[int, int], view: examinee.View = examinee.AS_IT_IS) -> int:
         width, height = view.size or size

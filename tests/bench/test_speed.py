@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ptprune.bench import arms, memory, speed, timing
+from ptprune.bench import arms, memory, speed
 from ptprune.bench.subject import Setup, grid_of, prepare, shortened
 from ptprune.cost import Prompt, pruned_cost, unpruned_cost
 from ptprune.methods import METHODS
@@ -115,13 +115,13 @@ def test_the_document(run: Command, tmp_path: Path) -> None:
         ratios = document["ratios"][method]
         assert ratios["kv"] == 19 / 29
         by_round = [each[method]["prefill_s"] / each["unpruned"]["prefill_s"] for each in document["samples"]]
-        assert ratios["prefill_vs_unpruned"] == timing.spread(by_round).model_dump()
+        assert ratios["prefill_vs_unpruned"] == arms.spread(by_round).model_dump()
         by_round = [each[method]["prefill_s"] / each["ideal 19"]["prefill_s"] for each in document["samples"]]
-        assert ratios["prefill_vs_ideal"] == timing.spread(by_round).model_dump()
+        assert ratios["prefill_vs_ideal"] == arms.spread(by_round).model_dump()
         by_round = [each[method]["select_s"] / each["unpruned"]["prefill_s"] for each in document["samples"]]
-        assert ratios["select_share"] == timing.spread(by_round).model_dump()
+        assert ratios["select_share"] == arms.spread(by_round).model_dump()
         by_round = [each[method]["ttft_s"] / each["unpruned"]["ttft_s"] for each in document["samples"]]
-        assert ratios["ttft_vs_unpruned"] == timing.spread(by_round).model_dump()
+        assert ratios["ttft_vs_unpruned"] == arms.spread(by_round).model_dump()
 
 
 def test_people_get_tables(run: Command) -> None:
@@ -296,7 +296,7 @@ def test_laps_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
     synchronize: Callable[[], None] = lambda: waited.append(True)  # noqa: E731
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
-    clock = timing.EventClock()
+    clock = arms.EventClock()
     with clock.lap("prefill"):
         with clock.lap("vision"), clock.lap("select"):
             pass

@@ -55,7 +55,7 @@ class LoadedModel:
         """A checkpoint's model and processor.
 
         Args:
-            dtype: one of ``place.DTYPES``.
+            dtype: one of ``DTYPES``.
             attention: attention implementation; None for the model's own choice.
             max_tiles: most tiles a picture, thumbnail not counted; None for the checkpoint's own choice.
 

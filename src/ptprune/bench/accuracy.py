@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ptprune.bench.candidates import NO_PRUNING, PTP, Candidate, key
-from ptprune.bench.examinee import Examinee
+from ptprune.bench.examinee import Examinee, Views
 from ptprune.bench.items import Item, is_right
 from ptprune.bench.statistics import decode, difference, interval, mean
-from ptprune.bench.views import Views
 from ptprune.errors import UserError
 from ptprune.results.file import resume, save
 from ptprune.results.rows import AccuracyResults, AccuracyRow, Run

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import torch
 
-from ptprune.bench.arms import IDEAL, PRUNED, UNPRUNED, Arm, Sample, check_kept, kept_length, run_arm
+from ptprune.bench.arms import IDEAL, PRUNED, UNPRUNED, Arm, Sample, check_kept, kept_length, rotated, run_arm, spread
 from ptprune.bench.memory import measured_apart
 from ptprune.bench.subject import Setup, Subject, prepare
-from ptprune.bench.timing import rotated, spread
 from ptprune.cost import Prompt, pruned_cost, unpruned_cost
 from ptprune.pruner import TokenPruner
-from ptprune.results.origin import fingerprint, run_of
+from ptprune.results.file import fingerprint, run_of
 from ptprune.results.rows import SpeedRatios, SpeedResults, SpeedRow, Spread, Tokens
 from ptprune.scores.evidence import INSTRUCTION_ROWS
 from ptprune.shapes import SHAPES

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ptprune.checkpoints.hub import CONFIGURATION, EVERYTHING, download
 from ptprune.errors import SettingError, first_line
 
@@ -79,7 +81,7 @@ class Checkpoint:
         """Its model, in evaluation mode on its device.
 
         Args:
-            dtype: one of ``place.DTYPES``.
+            dtype: one of ``DTYPES``.
             attention: attention implementation; None: the model's own choice.
 
         Raises:
@@ -170,3 +172,35 @@ def family_in(directory: Path, model: str) -> type[Family]:
     reason = f": {UNSUPPORTED[name]}" if name in UNSUPPORTED else ""
     hint = "; use the checkpoint whose name ends in -hf" if name in WITH_TWIN else ""
     raise SettingError(f"model {model}: {name} is not supported{reason}{hint}; supported: {', '.join(FAMILIES)}")
+
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def choose_dtype(name: str) -> str:
+    """A precision; "auto" is the checkpoint's own.
+
+    Raises:
+        SettingError: for a name that is none of ``DTYPES``.
+    """
+    if name not in DTYPES:
+        raise SettingError(f"dtype {name}: unknown; give one of {', '.join(DTYPES)}")
+    return name
+
+
+def choose_device(name: str) -> torch.device:
+    """A device; "auto" is the GPU if there is one.
+
+    Raises:
+        SettingError: for a device that torch does not know or this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise SettingError(
+            f"device {name}: not available here; give auto, cpu, or a device that torch can use"
+        ) from None
+    return device

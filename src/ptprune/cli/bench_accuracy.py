@@ -75,11 +75,7 @@ def accuracy(
         (f"--split {split}", split not in (None, "dev", "test"), "unknown; give test or dev"),
         ("--split test", ablate and split == "test", "not with --ablate; only the development split compares settings"),
         ("--questions", None not in (items, questions), "not with --items, which has its own; give --limit instead"),
-        (
-            "--methods",
-            ablate and methods is not None,
-            "not with --ablate, which compares variants of ptp",
-        ),
+        ("--methods", ablate and methods is not None, "not with --ablate, which compares variants of ptp"),
         (f"--layer {layer}", layer is not None and ablate, "not with --ablate; leave one out"),
         (f"--layer {layer}", layer is not None and "layer" in given, "not with --set layer; leave one out"),
     ):
@@ -91,15 +87,13 @@ def accuracy(
     with working("loading torch and transformers") as work:
         from ptprune.bench import candidates, plots
         from ptprune.bench.accuracy import AccuracyRun
-        from ptprune.bench.examinee import Examinee
+        from ptprune.bench.examinee import Examinee, has_tiles
         from ptprune.bench.items import digest
         from ptprune.bench.items.folder import folder_items
         from ptprune.bench.items.scenes import scene_items
-        from ptprune.bench.views import has_tiles
         from ptprune.checkpoints import Checkpoint
-        from ptprune.checkpoints.place import choose_device, choose_dtype
-        from ptprune.results.file import as_json
-        from ptprune.results.origin import fingerprint, run_of
+        from ptprune.checkpoints.checkpoint import choose_device, choose_dtype
+        from ptprune.results.file import as_json, fingerprint, run_of
         from ptprune.results.rows import AccuracyResults
 
         quiet_libraries()

@@ -87,9 +87,8 @@ def _show(document: dict[str, Any]) -> None:
         f"[bold]{visual['before']} -> {visual['after']}[/bold] visual tokens before layer {document['layer']}, "
         f"{document['text_tokens']} text tokens\n"
     )
-    rows: list[tuple[str, Any, int, int]] = [
-        (name, count, unpruned[phase]["macs"], pruned[phase]["macs"]) for phase, name in ROWS.items()
-    ]
+    rows: list[tuple[str, Any, int, int]] = []
+    rows += [(name, count, unpruned[phase]["macs"], pruned[phase]["macs"]) for phase, name in ROWS.items()]
     rows += [("prompt tokens", str, length["before"], length["after"])]
     rows += [("KV cache", size, unpruned["kv_bytes"], pruned["kv_bytes"])]
     cells = [(name, unit(b) if b else "-", unit(a), ratio(a, b)) for name, unit, b, a in rows]

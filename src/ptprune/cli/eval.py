@@ -74,11 +74,10 @@ def eval(
         from ptprune.asking.loaded import LoadedModel
         from ptprune.bench.items.folder import write
         from ptprune.checkpoints import Checkpoint
-        from ptprune.checkpoints.place import choose_dtype
+        from ptprune.checkpoints.checkpoint import choose_dtype
         from ptprune.lmms.processes import logged, own_device, processes
         from ptprune.methods import METHODS
-        from ptprune.results.file import as_json
-        from ptprune.results.origin import fingerprint, run_of
+        from ptprune.results.file import as_json, fingerprint, run_of
         from ptprune.results.rows import SuiteResults
 
         quiet_libraries()

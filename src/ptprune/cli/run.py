@@ -70,7 +70,7 @@ def run(
         from ptprune.asking.answer import run_document
         from ptprune.asking.loaded import LoadedModel
         from ptprune.checkpoints import Checkpoint
-        from ptprune.checkpoints.place import choose_device, choose_dtype
+        from ptprune.checkpoints.checkpoint import choose_device, choose_dtype
         from ptprune.draw import draw_overlay
         from ptprune.methods import make_pruner
 

@@ -14,7 +14,7 @@ from loguru import logger
 from ptprune.asking.loaded import LoadedModel
 from ptprune.bench.candidates import NO_PRUNING
 from ptprune.checkpoints import Checkpoint
-from ptprune.checkpoints.place import choose_dtype
+from ptprune.checkpoints.checkpoint import choose_dtype
 from ptprune.errors import PtpruneError, SettingError
 from ptprune.lmms.processes import own_device, processes
 from ptprune.lmms.respondent import Respondent

@@ -10,7 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-from ptprune.checkpoints.place import choose_device
+from ptprune.checkpoints.checkpoint import choose_device
 from ptprune.errors import UserError
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ptprune.bench.items import Item
+from ptprune.bench.items import Item, is_right
 from ptprune.bench.items.easyvqa import easy_vqa_items
 from ptprune.bench.items.scenes import scene_items
 from ptprune.errors import UserError
@@ -39,7 +40,7 @@ output_type: generate_until
 doc_to_visual: !function pictures.doc_to_visual
 doc_to_text: question
 doc_to_target: answer
-process_results: !function ptprune.bench.items.task.score
+process_results: !function ptprune.bench.items.folder.score
 generation_kwargs:
   max_new_tokens: 32
   do_sample: false
@@ -53,7 +54,7 @@ PICTURES = '''\
 
 from pathlib import Path
 
-from ptprune.bench.items.task import visual_in
+from ptprune.bench.items.folder import visual_in
 
 doc_to_visual = visual_in(Path(__file__).parent)
 '''
@@ -165,3 +166,17 @@ def _entry(line: str, where: str) -> Entry:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise UserError(f"{where}: {place and f'{place}: '}{first['msg']}; give {EXAMPLE}") from None
+
+
+def visual_in(folder: Path) -> Callable[[Mapping[str, str]], list[Image.Image]]:
+    """What gives an item's picture, from the folder that holds it."""
+
+    def doc_to_visual(item: Mapping[str, str]) -> list[Image.Image]:
+        return [open_picture(folder / item["picture"])]
+
+    return doc_to_visual
+
+
+def score(item: Mapping[str, str], answers: Sequence[str]) -> dict[str, float]:
+    """1 for a right answer, by the rule of ``ptprune bench accuracy``."""
+    return {"accuracy": float(is_right(answers[0], item["answer"]))}
