@@ -121,11 +121,7 @@ def ablate(ratios: Sequence[float], given: dict[str, Any]) -> list[Candidate]:
 
 
 def _at(
-    method: str,
-    ratios: Iterable[float],
-    given: dict[str, Any],
-    name: str = "",
-    known: Container[str] = (),
+    method: str, ratios: Iterable[float], given: dict[str, Any], name: str = "", known: Container[str] = ()
 ) -> list[Candidate]:
     """One method at all ratios; unless it has a name, its settings are its name, except those in ``known``."""
     if method == NO_PRUNING:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ptprune.families import Family
 
 SHIPPED = "ptprune-tiny"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 WITH_TWIN = ("InternVLChatModel", "LlavaLlamaForCausalLM", "LlavaMistralForCausalLM", "LlavaQwenForCausalLM")
 """Models with code of their own that were published a second time for transformers."""
 
@@ -32,7 +33,7 @@ class Checkpoint:
     Attributes:
         name: as the user wrote it, or ``SHIPPED``.
         directory: where its files are.
-        family: what its configuration says that it is.
+        family: the supported family that its configuration names.
     """
 
     name: str
@@ -128,11 +129,11 @@ def locate(model: str | None, *, weights: bool = True) -> Path:
     if model in (None, SHIPPED) and not Path(SHIPPED).is_dir():
         from ptprune.tiny import CHECKPOINT
 
-        return _checked(CHECKPOINT, SHIPPED)
+        return CHECKPOINT
     assert model is not None
     path = Path(model).expanduser()
     if path.is_dir():
-        return _checked(path, model)
+        return path
     if path.exists():
         raise SettingError(
             f"model {model}: a file; give the directory of a checkpoint, or a name on the Hugging Face Hub"
@@ -141,13 +142,7 @@ def locate(model: str | None, *, weights: bool = True) -> Path:
         raise SettingError(
             f"model {model}: no such directory; give a checkpoint's directory, or a Hub name 'owner/name'"
         )
-    return _checked(download(model, EVERYTHING if weights else CONFIGURATION), model)
-
-
-def _checked(directory: Path, model: str) -> Path:
-    if not (directory / "config.json").is_file():
-        raise SettingError(f"model {model}: no config.json in that directory; give one that save_pretrained() wrote")
-    return directory
+    return download(model, EVERYTHING if weights else CONFIGURATION)
 
 
 def family_in(directory: Path, model: str) -> type[Family]:
@@ -158,6 +153,8 @@ def family_in(directory: Path, model: str) -> type[Family]:
     """
     from ptprune.families import FAMILIES, UNSUPPORTED
 
+    if not (directory / "config.json").is_file():
+        raise SettingError(f"model {model}: no config.json in that directory; give one that save_pretrained() wrote")
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         classes = config.get("architectures") or [config.get("model_type")]
@@ -174,11 +171,8 @@ def family_in(directory: Path, model: str) -> type[Family]:
     raise SettingError(f"model {model}: {name} is not supported{reason}{hint}; supported: {', '.join(FAMILIES)}")
 
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-
-
 def choose_dtype(name: str) -> str:
-    """A precision; "auto" is the checkpoint's own.
+    """The name of a precision, checked; "auto" is the checkpoint's own.
 
     Raises:
         SettingError: for a name that is none of ``DTYPES``.
@@ -189,7 +183,7 @@ def choose_dtype(name: str) -> str:
 
 
 def choose_device(name: str) -> torch.device:
-    """A device; "auto" is the GPU if there is one.
+    """The device of that name; "auto" is the GPU if there is one.
 
     Raises:
         SettingError: for a device that torch does not know or this machine does not have.

@@ -6,7 +6,9 @@ import sys
 
 import typer
 
-from ptprune.cli.bench import bench
+from ptprune.cli.bench_accuracy import accuracy
+from ptprune.cli.bench_report import report
+from ptprune.cli.bench_speed import speed
 from ptprune.cli.cost import cost
 from ptprune.cli.eval import eval
 from ptprune.cli.items import items
@@ -23,6 +25,9 @@ app = typer.Typer(
 )
 for command in (run, verify, models, methods, cost, items, eval):
     app.command()(command)
+bench = typer.Typer(name="bench", help="Measure accuracy and speed with and without pruning.")
+for measuring in (accuracy, speed, report):
+    bench.command()(measuring)
 app.add_typer(bench)
 
 

@@ -41,8 +41,7 @@ def accuracy(
     ratios: Annotated[str, typer.Option(help="Shares of visual tokens that stay.")] = RATIOS,
     settings: SettingsOption = None,
     layer: Annotated[
-        int | None,
-        typer.Option(min=0, help="All methods drop before this layer.", show_default="each at its own"),
+        int | None, typer.Option(min=0, help="All methods drop before this layer.", show_default="each at its own")
     ] = None,
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Variants of ptp, on the development split, instead of methods.")

@@ -24,16 +24,13 @@ ModelOption = Annotated[
 DeviceOption = Annotated[str, model_option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 DtypeOption = Annotated[str, model_option("--dtype", help="auto, float32, bfloat16, float16.")]
 AttentionOption = Annotated[
-    str | None,
-    model_option("--attention", help="sdpa, eager or flash_attention_2.", show_default="the model's own"),
+    str | None, model_option("--attention", help="sdpa, eager or flash_attention_2.", show_default="the model's own")
 ]
 MaxTilesOption = Annotated[
-    int | None,
-    model_option("--max-tiles", min=1, help="Most tiles a picture (default: the model's own)."),
+    int | None, model_option("--max-tiles", min=1, help="Most tiles a picture (default: the model's own).")
 ]
 SettingsOption = Annotated[
-    list[str] | None,
-    pruning_option("--set", metavar="NAME=VALUE", help="A setting of ptp; may be repeated."),
+    list[str] | None, pruning_option("--set", metavar="NAME=VALUE", help="A setting of ptp; may be repeated.")
 ]
 JsonOption = Annotated[bool, output_option("--json", help="One JSON object.")]
 PlainJsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]

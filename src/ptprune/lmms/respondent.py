@@ -118,10 +118,7 @@ class Respondent(lmms):
     is_simple = False
 
     def __init__(
-        self,
-        loaded: LoadedModel,
-        pruner: TokenPruner | None,
-        on_batch: Callable[[int], None] = lambda questions: None,
+        self, loaded: LoadedModel, pruner: TokenPruner | None, on_batch: Callable[[int], None] = lambda questions: None
     ) -> None:
         super().__init__()
         self.loaded: LoadedModel | None = loaded

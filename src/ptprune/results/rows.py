@@ -328,6 +328,9 @@ class PublishedResults(Results):
     tables: list[PublishedTable]
 
 
+AnyResults = Annotated[
+    AccuracyResults | SpeedResults | SuiteResults | ServingResults | PublishedResults, Field(discriminator="kind")
+]
 KINDS: dict[str, type[Results]] = {
     "accuracy": AccuracyResults,
     "speed": SpeedResults,
