@@ -31,7 +31,13 @@ def all_pairs(
     while missing:
         case = None
         for _ in range(200):
-            case = _grown(dict(sorted(next(iter(missing)), key=lambda pair: list(axes).index(pair[0]))), axes, missing, possible, rng)
+            case = _grown(
+                dict(sorted(next(iter(missing)), key=lambda pair: list(axes).index(pair[0]))),
+                axes,
+                missing,
+                possible,
+                rng,
+            )
             if case is not None:
                 break
         assert case is not None, f"{next(iter(missing))} is possible, but no case with it is"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from ptprune.scores.attention import QueriesAndKeys, patch_scores
 
 from ptprune import PyramidTokenPruning, TokenPruner
+from ptprune.scores.attention import QueriesAndKeys, patch_scores
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
 from tests.attach.test_families import FEW, WINDOW, dropped_of, inputs_of, model_of

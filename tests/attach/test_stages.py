@@ -66,25 +66,6 @@ def blocked_in_stages(model, stages, layers, attention_mask, prompt_end=None, co
     return stack
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("layers", [(1, 2, 3), (0, 2), (1, 3)])
-@pytest.mark.parametrize(("name", "prompt"), CASES)
-@torch.no_grad()
-def test_logits_are_those_of_the_blocked_stock_model(name, prompt, layers, attention):
-    model, inputs = model_of(name, attention), inputs_of(name, prompt)
-    pruner = Staged(layers=layers, window=WINDOW)
-    with pruner(model):
-        pruned = model(**inputs).logits
-    stages, kept = pruner.dropped(inputs), pruner.report.kept_mask
-    assert torch.equal(stages[-1], dropped_of(pruner.report, inputs))
-    assert stages[0].sum() < stages[-1].sum()
-    with blocked_in_stages(model, stages, layers, inputs["attention_mask"]):
-        stock = model(**inputs).logits
-    assert (pruned - stock)[kept].abs().max() <= 5e-5
-    with blocked(model, stages[-1], layers[0], inputs["attention_mask"]):
-        assert (pruned - model(**inputs).logits)[kept].abs().max() > 1e-4, "the oracle would not notice"
-
-
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize(
     ("name", "prompt", "window"),
@@ -139,87 +120,6 @@ def structural(name, model, inputs):
         values = torch.zeros(ZOO[name].shape(model, inputs))
         marks[ZOO[name].visual(model, inputs)] = torch.cat(ZOO[name].pool(model, inputs, values)).isnan()
     return marks
-
-
-@pytest.mark.parametrize(("name", "prompt"), CASES)
-@torch.no_grad()
-def test_generated_tokens_are_those_of_the_blocked_stock_model(name, prompt):
-    model, inputs = model_of(name), inputs_of(name, prompt)
-    pruner = Staged(window=WINDOW)
-    with pruner(model):
-        pruned = model.generate(**inputs, max_new_tokens=6, return_dict_in_generate=True, output_logits=True)
-    with blocked_in_stages(model, pruner.dropped(inputs), pruner.layers, inputs["attention_mask"]):
-        stock = model.generate(
-            **inputs, max_new_tokens=6, use_cache=False, return_dict_in_generate=True, output_logits=True
-        )
-    assert torch.equal(pruned.sequences, stock.sequences)
-    assert (torch.stack(pruned.logits) - torch.stack(stock.logits)).abs().max() <= 1e-4
-    held = {layer.keys.shape[2] for layer in pruned.past_key_values.layers}
-    assert held == {max(after for _, after in pruner.report.sequence_length) + 5}, "every layer's cache is cut alike"
-
-
-@pytest.mark.parametrize(
-    ("name", "window", "second"),
-    [(*case, "text") for case in WINDOWS]
-    # stock cannot compute the positions of a second picture without the first where positions are a grid
-    + [(name, window, "picture") for name, window in WINDOWS if not ZOO[name].native],
-)
-@torch.no_grad()
-def test_second_turn_on_a_returned_cache(name, window, second):
-    specimen = ZOO[name]
-    model = model_of(name) if window is None else specimen.build(sliding_window=window)
-    first = inputs_of(name, "one picture")
-    pruner = Staged(window=WINDOW)
-    row = specimen.prompts["batch"][0] if second == "picture" else ("tell me what you see", [])
-    with pruner(model):
-        answer = model.generate(**first, max_new_tokens=4, return_dict_in_generate=True)
-        stages = pruner.dropped(first)
-        turn, whole = follow_up(specimen, model, first, answer.sequences, row)
-        pruner.seen, end = [], stages[0].shape[1]
-        pruned = model.generate(**turn, past_key_values=answer.past_key_values, max_new_tokens=6)
-    length = turn["input_ids"].shape[1]
-    stages = [torch.nn.functional.pad(dropped, (0, length - end)) for dropped in stages]
-    ends = torch.full((length,), length)
-    ends[:end] = end
-    if second == "picture":
-        new = pruner.report.kept_mask.shape[1]
-        blank = {"attention_mask": turn["attention_mask"][:, -new:]}
-        for dropped, gone in zip(stages, pruner.dropped(blank), strict=True):
-            dropped[:, -new:] = gone
-    with blocked_in_stages(model, stages, pruner.layers, turn["attention_mask"], ends):
-        assert torch.equal(model.generate(**whole, max_new_tokens=6, use_cache=False), pruned)
-
-
-@pytest.mark.parametrize("mode", mode_items(MODES))
-@pytest.mark.parametrize(("name", "window"), WINDOWS)
-@torch.no_grad()
-def test_generation_modes(name, window, mode):
-    model = model_of(name) if window is None else ZOO[name].build(sliding_window=window)
-    several = "batch" if name == "glm4v" else "batch of several pictures"  # stock mixes those up
-    inputs = inputs_of(name, "one picture" if mode == "prompt lookup" else several)
-    pruner, alone = Staged(window=WINDOW), Staged(window=WINDOW)
-    torch.manual_seed(0)
-    with pruner(model):
-        pruned = model.generate(**inputs, max_new_tokens=8, **MODES[mode])
-    with alone(model):
-        model(**inputs)
-    assert torch.equal(pruner.report.kept_mask, alone.report.kept_mask)
-    torch.manual_seed(0)
-    slow = {} if mode == "prompt lookup" else MODES[mode]
-    with blocked_in_stages(model, alone.dropped(inputs), pruner.layers, inputs["attention_mask"]):
-        assert torch.equal(model.generate(**inputs, max_new_tokens=8, use_cache=False, **slow), pruned)
-
-
-@pytest.mark.parametrize("name", [name for name in ZOO if not ZOO[name].native])
-@torch.no_grad()
-def test_compact_positions(name):
-    model, inputs = model_of(name), inputs_of(name, "batch")
-    pruner = Staged(positions="compact")
-    with pruner(model):
-        pruned = model.generate(**inputs, max_new_tokens=6)
-    stages, mask = pruner.dropped(inputs), inputs["attention_mask"]
-    with blocked_in_stages(model, stages, pruner.layers, mask, compact=True):
-        assert torch.equal(model.generate(**inputs, max_new_tokens=6, use_cache=False), pruned)
 
 
 @pytest.mark.parametrize("layers", [(0, 2), (1, 2)])

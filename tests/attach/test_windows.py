@@ -16,47 +16,6 @@ from tests.zoo.pictures import picture
 from tests.zoo.specimen import finish, text_config
 
 
-@pytest.mark.parametrize("positions", ["original", "compact"])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("layer", [0, 1, 3])
-@pytest.mark.parametrize("window", [6, 30])
-@pytest.mark.parametrize("prompt", ["one picture", "batch of several pictures"])
-@pytest.mark.parametrize("name", SLIDING)
-@torch.no_grad()
-def test_prompts_longer_than_the_sliding_window(name, prompt, window, layer, attention, positions):
-    specimen = ZOO[name]
-    model, inputs = specimen.build(attention=attention, sliding_window=window), inputs_of(name, prompt)
-    pruner = PyramidTokenPruning(keep_ratio=0.5, layer=layer, positions=positions)
-    with pruner(model):
-        pruned = model.generate(**inputs, max_new_tokens=8, return_dict_in_generate=True, output_logits=True)
-    if positions == "original":
-        kept = [image.kept.tolist() for image in pruner.report.images]
-        assert kept == slow_ptp(specimen, model, inputs, layer=layer, keep_ratio=0.5), "scores see the window too"
-    compact = positions == "compact"
-    with blocked(model, dropped_of(pruner.report, inputs), layer, inputs["attention_mask"], compact=compact):
-        stock = model.generate(
-            **inputs, max_new_tokens=8, use_cache=False, return_dict_in_generate=True, output_logits=True
-        )
-    assert torch.equal(pruned.sequences, stock.sequences)
-    assert (torch.stack(pruned.logits) - torch.stack(stock.logits)).abs().max() <= 1e-4
-
-
-@pytest.mark.parametrize("window", [6, 30])
-@pytest.mark.parametrize("name", SLIDING)
-@torch.no_grad()
-def test_ratio_one_beyond_the_sliding_window(name, window):
-    model, inputs = ZOO[name].build(sliding_window=window), inputs_of(name, "batch")
-    options = {"max_new_tokens": 12, "return_dict_in_generate": True, "output_logits": True}
-    stock = model.generate(**inputs, **options)
-    with PyramidTokenPruning(keep_ratio=1)(model):
-        pruned = model.generate(**inputs, **options)
-    assert torch.equal(torch.stack(pruned.logits), torch.stack(stock.logits))
-    kinds = [type(layer) for layer in stock.past_key_values.layers]
-    assert [type(layer) for layer in pruned.past_key_values.layers] == kinds
-    for mine, theirs in zip(pruned.past_key_values.layers, stock.past_key_values.layers, strict=True):
-        assert torch.equal(mine.keys, theirs.keys)
-
-
 @pytest.mark.parametrize("window", [1, 2, 5])
 def test_a_window_without_a_stock_mask_is_the_one_with_a_mask(window):
     columns = torch.tensor([[0, 1, 4, 5, 6, 7], [2, 3, 4, 5, 6, 7]])
