@@ -1,6 +1,7 @@
-"""The one statement of exactness: a pruned model computes what the stock model computes that ignores what was dropped.
+"""The one statement of exactness: a pruned model computes what the stock model does that ignores the dropped tokens.
 
-``assert_exact`` says it of a prefill and a generation, ``assert_exact_in_a_second_turn`` of a conversation that goes on.
+``assert_exact`` says it of a prefill and a generation, ``assert_exact_in_a_second_turn`` of a conversation, and
+``assert_untouched`` what is left of it where nothing is dropped.
 """
 
 from __future__ import annotations
@@ -156,6 +157,11 @@ def assert_untouched(
     before, after = report.visual_tokens
     assert before == after > 0
     return report
+
+
+def dropped_of(report: PruningReport, inputs: Mapping[str, Tensor]) -> Tensor:
+    """BoolTensor [batch, prompt], what a report says was dropped, padding not counted."""
+    return inputs["attention_mask"].bool() & ~report.kept_mask
 
 
 def _assert_prefill_exact(

@@ -9,7 +9,7 @@ from ptprune import PyramidTokenPruning
 from ptprune.attach.generation import Generation
 from ptprune.conventions import ModelCall
 from tests.attach.test_matrix import MODES, items, pruner_of
-from tests.exact import assert_exact
+from tests.exact import assert_exact, dropped_of
 from tests.internvl import IMAGE, START, batch, prompt, tiny_internvl
 from tests.oracle import blocked, eager_twin
 from tests.pairs import all_pairs
@@ -26,10 +26,6 @@ PROMPTS = {
     "batch with text only": [prompt([5, 6], 5, [7, 8, 9]), prompt([5, 6, 7, 8])],
     "long question": [prompt([5], 3, [7 + i % 40 for i in range(150)])],
 }
-
-
-def dropped_of(report, inputs):
-    return inputs["attention_mask"].bool() & ~report.kept_mask
 
 
 AXES = {

@@ -19,10 +19,6 @@ from tests.zoo.pictures import picture
 ALL = [(name, prompt) for name, specimen in ZOO.items() for prompt in specimen.prompts]
 
 
-def dropped_of(report, inputs):
-    return inputs["attention_mask"].bool() & ~report.kept_mask
-
-
 def test_every_family_is_in_the_table():
     assert {family.model_class for family in FAMILIES.values()} == {type(model_of(name)).__name__ for name in ZOO}
     for name in ZOO:

@@ -1,4 +1,4 @@
-"""One matrix of exactness: methods, families, attention implementations, padding, layers, positions, modes of generate().
+"""One matrix of exactness: methods, families, prompts, attention implementations, padding, layers, modes of generate().
 
 Every two values occur together in a case. ``tests.exact`` tells what a case states.
 """
@@ -123,6 +123,8 @@ def assert_chosen_as_slowly(case: Case, model: PreTrainedModel, inputs: Inputs, 
         specimen, layer = ZOO[parsed(case["family"])[0]], case["layer"]
         kept = slow_ptp(specimen, model, inputs, keep_ratio=pruner.keep_ratio, layer=layer, window=WINDOW)
         assert [image.kept.tolist() for image in pruner.report.images] == kept
+    merged = any(selection.states is not None for _, selection in pruner.seen)
+    assert merged == (case["method"] == "visionzip")
     if case["method"] in SLOW:
         more = {"contextual_ratio": pruner.contextual_ratio} if case["method"] == "visionzip" else {}
         for image, selection in pruner.seen:

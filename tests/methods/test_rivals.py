@@ -1,9 +1,6 @@
-"""The rivals against their own formulas in loops, on evidence made by hand and on tiny models of four families."""
+"""The rivals against their own formulas in loops, on evidence made by hand; tests/attach/test_matrix.py has models."""
 
 from __future__ import annotations
-
-from contextlib import contextmanager
-from functools import lru_cache
 
 import pytest
 import torch
@@ -16,10 +13,7 @@ from ptprune.methods import METHODS, DivPrune, HiRED, VisionZip
 from ptprune.methods.uniform_grid import even_cells
 from ptprune.scores import ImageEvidence
 from ptprune.scores.thumbnail import attention_shares, seen_from_thumbnail
-from tests.methods.slow import SLOW, regions
-from tests.oracle import blocked, language_model
-from tests.versions import repeats_tiles
-from tests.zoo import ZOO
+from tests.methods.slow import SLOW, check, regions
 
 RIVALS = list(SLOW)
 OPTIONS = {
@@ -116,7 +110,7 @@ def only(image, names):
 
 
 def test_every_rival_is_registered():
-    staged = ["pyramiddrop"]  # tests/attach/test_stages.py
+    staged = ["pyramiddrop"]  # its slow twin is in tests/attach/test_stages.py
     assert [name for name in METHODS if name not in staged] == ["ptp", "random", *RIVALS]
     for name in METHODS.keys() - {"ptp", "random"}:
         pruner = METHODS[name]()
@@ -319,60 +313,6 @@ def test_sparsevlm_with_one_word():
     one = {name: getattr(image, name)[:1] for name in ("instruction_embeddings", "instruction_map")}
     selection = METHODS["sparsevlm"](keep_tokens=4).select(ImageEvidence(**{**vars(image), **one}))
     assert selection.kept.tolist() == image.instruction_map[0].topk(4).indices.sort().values.tolist()
-
-
-FAMILIES = ["internvl", "llava-next", "gemma3", "qwen2-vl"]
-WINDOW = 3
-
-
-def watching(method, seen, **options):
-    """A pruner that writes down what it saw and chose."""
-
-    class Watching(METHODS[method]):
-        def select(self, image):
-            seen.append((image, super().select(image)))
-            return seen[-1][1]
-
-    return Watching(**options)
-
-
-@contextmanager
-def merged(model, changed):
-    """The stock model, its first layer fed with other states at some positions: (row, position) -> state."""
-
-    def replace(module, args, kwargs):
-        states = args[0].clone()
-        for (row, position), state in changed.items():
-            states[row, position] = torch.tensor(state)
-        return (states, *args[1:]), kwargs
-
-    handle = language_model(model).layers[0].register_forward_pre_hook(replace, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=() if ZOO[name].native else repeats_tiles) for name in FAMILIES]
-)
-@torch.no_grad()
-def test_merged_tokens_are_generated_from(family):
-    model, inputs, seen = model_of(family), inputs_of(family, "one picture"), []
-    pruner = watching("visionzip", seen, keep_ratio=0.5, window=WINDOW, contextual_ratio=0.5)
-    with pruner(model):
-        tokens = model.generate(**inputs, max_new_tokens=5)
-        beams = model.generate(**inputs, max_new_tokens=5, num_beams=2)
-    (image, selection), *_ = seen
-    where = image.layout.tokens[selection.kept].tolist()
-    changed = dict(zip([(0, position) for position in where], selection.states.tolist(), strict=True))
-    changed |= {(1, position): state for (_, position), state in changed.items()}
-    dropped = inputs["attention_mask"].bool() & ~pruner.report.kept_mask[:1]
-    with blocked(model, dropped, 0, inputs["attention_mask"]):
-        with merged(model, {key: state for key, state in changed.items() if key[0] == 0}):
-            assert torch.equal(model.generate(**inputs, max_new_tokens=5, use_cache=False), tokens)
-        with merged(model, changed):
-            assert torch.equal(model.generate(**inputs, max_new_tokens=5, num_beams=2, use_cache=False), beams)
 
 
 def test_visionzip_keeps_what_it_does_not_merge():
