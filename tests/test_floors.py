@@ -10,10 +10,36 @@ import pytest
 import ptprune
 
 ROOT = Path(ptprune.__file__).parent
-FLOORS = (  # from the bottom to the top
-    "errors budget clock settings shapes layout selection conventions scores families report attach pruner methods cost "
-    "draw pictures tiny checkpoints asking verification results bench lmms vllm cli"
-).split()
+FLOORS = [  # from the bottom to the top
+    # fmt: off
+    "errors",
+    "budget",
+    "clock",
+    "settings",
+    "shapes",
+    "layout",
+    "selection",
+    "conventions",
+    "scores",
+    "families",
+    "report",
+    "attach",
+    "pruner",
+    "methods",
+    "cost",
+    "draw",
+    "pictures",
+    "tiny",
+    "checkpoints",
+    "asking",
+    "verification",
+    "results",
+    "bench",
+    "lmms",
+    "vllm",
+    "cli",
+    # fmt: on
+]
 STRANGERS = {"vllm": {"attach"}}  # vLLM runs the model itself
 ENTRANCES = {"__init__", "__main__"}  # what users import and start stands on everything
 

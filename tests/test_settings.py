@@ -52,6 +52,7 @@ class Between(RandomPruning):
         self.table = list(range(self.high))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("pruner", [PyramidTokenPruning(keep_ratio=0.25)])
 @pytest.mark.parametrize(
     ("name", "value", "message"),
@@ -218,6 +219,7 @@ def test_settings_read_from_a_pickle_are_checked():
         copy.copy(pruner).__setstate__({"ratio": 0.5})
 
 
+@pytest.mark.smoke
 def test_a_misspelt_setting():
     pruner: Any = PyramidTokenPruning()
     with pytest.raises(
@@ -274,6 +276,7 @@ def test_a_setting_is_not_deleted():
     assert pruner.keep_ratio == 0.25
 
 
+@pytest.mark.smoke
 @torch.no_grad()
 def test_an_attached_pruner_is_frozen():
     model, other, pruner = tiny_internvl(), tiny_internvl(), PyramidTokenPruning(keep_ratio=0.25)
@@ -347,6 +350,7 @@ def test_needs_that_are_no_evidence():
             pruner.check_needs()
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("method", METHODS.values())
 def test_the_packages_methods_need_what_there_is(method):
     method().check_needs()

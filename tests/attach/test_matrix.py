@@ -5,6 +5,7 @@ Every two values occur together in a case. ``tests.exact`` tells what a case sta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,12 +100,27 @@ def possible(case: Case) -> bool:
     return all(rules)
 
 
-def items(cases: list[Case]) -> list[Any]:
-    """Cases as parameters of a test."""
-    return [
-        pytest.param(case, id=identity(case), marks=repeats_tiles if REPEATING & set(MODES[case["mode"]]) else ())
-        for case in cases
-    ]
+def items(cases: list[Case], smoke: Sequence[Case] = ()) -> list[Any]:
+    """Cases as parameters of a test, those of the smoke set marked."""
+    parameters = []
+    for case in cases:
+        marks = [repeats_tiles] if REPEATING & set(MODES[case["mode"]]) else []
+        marks += [pytest.mark.smoke] if case in smoke else []
+        parameters.append(pytest.param(case, id=identity(case), marks=marks))
+    return parameters
+
+
+def quick(cases: list[Case]) -> list[Case]:
+    """A few cases in which every family and every method occurs, without windows, greedy ones before others."""
+
+    def new(case: Case) -> set[str]:
+        return {case["family"], case["method"]} & missing
+
+    missing, chosen = {*ZOO, *ALL_METHODS}, []
+    while missing:
+        chosen.append(max(cases, key=lambda case: (len(new(case)), case["mode"] == "greedy")))
+        missing -= new(chosen[-1])
+    return chosen
 
 
 def pruner_of(case: Case, **settings: Any) -> TokenPruner:
@@ -132,7 +148,10 @@ def assert_chosen_as_slowly(case: Case, model: PreTrainedModel, inputs: Inputs, 
             check(selection, image, *SLOW[case["method"]](image, total, **more))
 
 
-@pytest.mark.parametrize("case", items(all_pairs(AXES, possible)))
+CASES = all_pairs(AXES, possible)
+
+
+@pytest.mark.parametrize("case", items(CASES, quick(CASES)))
 @torch.no_grad()
 def test_what_was_dropped_is_ignored_and_nothing_else(case):
     (name, window), mode, prompt = parsed(case["family"]), case["mode"], case["prompt"]

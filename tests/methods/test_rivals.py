@@ -109,6 +109,7 @@ def only(image, names):
     return ImageEvidence(image.layout, **{name: getattr(image, name) for name in names})
 
 
+@pytest.mark.smoke
 def test_every_rival_is_registered():
     staged = ["pyramiddrop"]  # its slow twin is in tests/attach/test_stages.py
     assert [name for name in METHODS if name not in staged] == ["ptp", "random", *RIVALS]
@@ -121,7 +122,9 @@ def test_every_rival_is_registered():
         assert name == "uniform-grid" or ("arXiv" in rest and "Differs here: " in rest)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=pytest.mark.smoke if name == "one token" else ()) for name in LAYOUTS]
+)
 @pytest.mark.parametrize(("name", "more"), SETTINGS)
 def test_the_slow_formula(name, more, layout):
     for seed in range(3):
