@@ -245,8 +245,8 @@ def fine(image: ImageEvidence) -> torch.Tensor:
         (lambda it: it.register("mine")(None), "token score 'mine' must be a function of ImageEvidence, got None"),
         (lambda it: it.register("mine")(torch.zeros(4)), "token score 'mine' must be a function of ImageEvidence"),
         (
-            lambda it: it.register("mine", needs=("cls_atention",)),
-            r"unknown needs of token score 'mine': 'cls_atention' \(did you mean 'encoder_attention'.*; there are region_f",
+            lambda it: it.register("mine", needs=("encoder_atention",)),
+            r"unknown needs of token score 'mine': 'encoder_atention' \(did you mean 'encoder_attention'",
         ),
         (lambda it: it.register("mine", needs="pixels"), r"write a collection of names such as .*, got 'pixels'"),
         (lambda it: it.register("mine", needs=None), r"write a collection of names such as .*, got None"),
