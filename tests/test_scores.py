@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from ptprune.families.grid import infer_columns
 from ptprune.families.tiled import pool_to
+from ptprune.scores.attention import cls_row, received_attention
 from ptprune.scores.evidence import INSTRUCTION_ROWS
 from ptprune.scores.instruction import attention_rows, summarise
-from ptprune.scores.token import cls_row, received_attention
 
 
 def test_cls_row_is_the_first_row_of_the_full_map():
@@ -24,7 +24,7 @@ def test_cls_row_is_the_first_row_of_the_full_map():
 @pytest.mark.parametrize("at_a_time", [1, 100, 2**24])
 @pytest.mark.parametrize("padded", [False, True])
 def test_received_attention_is_the_mean_over_rows_of_the_full_map(padded, at_a_time, monkeypatch):
-    monkeypatch.setattr("ptprune.scores.token.WEIGHTS_AT_A_TIME", at_a_time)
+    monkeypatch.setattr("ptprune.scores.attention.WEIGHTS_AT_A_TIME", at_a_time)
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 3, 2, 17, 8, generator=generator)
     valid = torch.rand(3, 17, generator=generator) > 0.3 if padded else torch.ones(3, 17, dtype=torch.bool)

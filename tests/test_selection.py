@@ -16,6 +16,7 @@ from ptprune.selection import fuse, keep_top, minmax
 scores = st.lists(st.integers(0, 5).map(float), min_size=1, max_size=60)
 
 
+@pytest.mark.smoke
 @given(st.lists(scores, min_size=1, max_size=6), st.randoms())
 def test_keep_top_keeps_the_best_of_each_group(groups, random):
     budgets = [random.randint(0, len(group)) for group in groups]
@@ -40,6 +41,7 @@ def test_minmax(values):
         assert scaled.argsort(stable=True).tolist() == torch.tensor(values).argsort(stable=True).tolist()
 
 
+@pytest.mark.smoke
 def test_fuse():
     token, instruction = torch.tensor([0.0, 2.0, 4.0]), torch.tensor([0.003, 0.001, 0.002])
     assert fuse(token, None, 0.5).tolist() == [0, 0.5, 1]
@@ -92,6 +94,7 @@ def image(tiles: int, size: int = 16, thumbnail: bool = True) -> ImageEvidence:
     )
 
 
+@pytest.mark.smoke
 @given(st.integers(2, 12), st.floats(0.001, 1), st.sampled_from(["ratio", "whole", "region"]), st.floats(0.05, 50))
 def test_exactly_k_tokens_in_every_setting(tiles, ratio, thumbnail, temperature):
     evidence = image(tiles)
@@ -112,6 +115,7 @@ def test_one_tile_has_no_region_stage():
     assert selection.saliency is None
 
 
+@pytest.mark.smoke
 def test_uniform_regions():
     selection = PyramidTokenPruning(region="uniform").checked_select(image(4))
     assert torch.bincount(selection.kept // 16).tolist() == [8] * 5

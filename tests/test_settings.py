@@ -52,35 +52,36 @@ class Between(RandomPruning):
         self.table = list(range(self.high))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("pruner", [PyramidTokenPruning(keep_ratio=0.25)])
 @pytest.mark.parametrize(
-    ("name", "value", "message"),
+    ("name", "value", "got"),
     [
-        ("keep_ratio", 2, "keep_ratio must be over 0 and at most 1, got 2"),
-        ("keep_ratio", True, "keep_ratio must be over 0 and at most 1, got True, a truth value"),
-        ("keep_ratio", np.bool_(True), "keep_ratio must be over 0 and at most 1, got .*, a truth value"),
-        ("keep_ratio", np.array(0.5), r"keep_ratio must be .*, got a NumPy array \[\]: give a plain number"),
-        ("keep_ratio", torch.tensor(0.5), r"keep_ratio must be .*, got a Tensor \[\]: give a plain number"),
-        ("keep_ratio", "0.5", "keep_ratio must be over 0 and at most 1, got '0.5'"),
-        ("keep_tokens", True, "keep_tokens must be None or a whole number from 1, got True"),
-        ("keep_tokens", np.float64(5), "keep_tokens must be None or a whole number from 1, got"),
-        ("layer", False, "layer must be a whole number from 0, got False"),
-        ("layer", np.array([1, 2]), r"layer must be a whole number from 0, got a NumPy array \[2\]"),
-        ("window", True, "window must be None or a whole number from 1, got True"),
-        ("positions", ["original"], r"positions must be 'original' or 'compact', got \['original'\]"),
-        ("positions", np.array(["original", "a"]), "positions must be 'original' or 'compact', got a NumPy array"),
-        ("alpha", True, "alpha must be between 0 and 1, got True"),
-        ("temperature", float("inf"), "temperature must be over 0 and finite, got inf"),
-        ("coverage_bounds", ("a", "b"), "coverage_bounds must be two ratios between 0 and 1, the smaller one first"),
-        ("coverage_bounds", (False, True), "coverage_bounds must be two ratios"),
-        ("coverage_bounds", (float("nan"), 1), "coverage_bounds must be two ratios"),
-        ("token", ["cls-attention"], "token must be one of 'cls-attention', .*got"),
-        ("instruction", "of mine", "instruction must be one of 'attention', 'embedding', 'none', got 'of mine'"),
-        ("normalize_instruction", 1, "normalize_instruction must be True or False, got 1"),
+        ("keep_ratio", 2, "got 2"),
+        ("keep_ratio", True, "got True, a truth value"),
+        ("keep_ratio", np.bool_(True), "got .*, a truth value"),
+        ("keep_ratio", np.array(0.5), r"got a NumPy array \[\]: give a plain number"),
+        ("keep_ratio", torch.tensor(0.5), r"got a Tensor \[\]: give a plain number"),
+        ("keep_ratio", "0.5", "got '0.5'"),
+        ("keep_tokens", True, "got True"),
+        ("keep_tokens", np.float64(5), "got"),
+        ("layer", False, "got False"),
+        ("layer", np.array([1, 2]), r"got a NumPy array \[2\]"),
+        ("window", True, "got True"),
+        ("positions", ["original"], r"got \['original'\]"),
+        ("positions", np.array(["original", "a"]), "got a NumPy array"),
+        ("alpha", True, "got True"),
+        ("temperature", float("inf"), "got inf"),
+        ("coverage_bounds", ("a", "b"), "got"),
+        ("coverage_bounds", (False, True), "got"),
+        ("coverage_bounds", (float("nan"), 1), "got"),
+        ("token", ["cls-attention"], "got"),
+        ("instruction", "of mine", "got 'of mine'"),
+        ("normalize_instruction", 1, "got 1"),
     ],
 )
-def test_a_wrong_value_is_refused_at_once_and_the_old_one_stays(pruner, name, value, message):
-    before = asdict(pruner)
+def test_a_wrong_value_is_refused_at_once_and_the_old_one_stays(pruner, name, value, got):
+    before, message = asdict(pruner), f"^{name} must be .*{got}"
     with pytest.raises(SettingError, match=message):
         setattr(pruner, name, value)
     with pytest.raises(SettingError, match=message):
@@ -218,6 +219,7 @@ def test_settings_read_from_a_pickle_are_checked():
         copy.copy(pruner).__setstate__({"ratio": 0.5})
 
 
+@pytest.mark.smoke
 def test_a_misspelt_setting():
     pruner: Any = PyramidTokenPruning()
     with pytest.raises(
@@ -274,6 +276,7 @@ def test_a_setting_is_not_deleted():
     assert pruner.keep_ratio == 0.25
 
 
+@pytest.mark.smoke
 @torch.no_grad()
 def test_an_attached_pruner_is_frozen():
     model, other, pruner = tiny_internvl(), tiny_internvl(), PyramidTokenPruning(keep_ratio=0.25)
@@ -347,6 +350,7 @@ def test_needs_that_are_no_evidence():
             pruner.check_needs()
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("method", METHODS.values())
 def test_the_packages_methods_need_what_there_is(method):
     method().check_needs()

@@ -18,7 +18,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from ptprune.checkpoints import image_only
+from ptprune.checkpoints.image_only import image_only
 from ptprune.tiny.world import COLOURS, DIGITS, KINDS, LETTERS, SHAPES, TILE
 
 PATCH = 8

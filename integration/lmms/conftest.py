@@ -15,8 +15,8 @@ import pytest
 import torch
 from tests.command import Command, Result, command
 
-from ptprune.bench.items import folders
-from ptprune.checkpoints import find as loading
+from ptprune.bench.items import folder as folders
+from ptprune.cli.console import quiet_libraries
 
 torch.set_num_threads(1)  # the models are tiny: threads only wait for each other
 
@@ -25,7 +25,7 @@ COUNT = 24
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet() -> None:
-    loading.quiet_libraries()
+    quiet_libraries()
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ from PIL import Image
 from tests.command import Command, refused
 
 from integration.lmms.conftest import answers
-from ptprune.bench.examinee import Examinee
+from ptprune.asking.loaded import LoadedModel
 from ptprune.bench.items import easyvqa
-from ptprune.checkpoints import find as loading
+from ptprune.checkpoints import Checkpoint
 from ptprune.lmms import suites
 from ptprune.lmms.suites import LOCAL, PTP13
 
@@ -28,14 +28,17 @@ def test_the_document_and_the_files(ptprune: Command, tmp_path: Path) -> None:
     result = ptprune("eval", *QUICK, "--out", tmp_path, "--json", "--set", "alpha=0.25")
     document = result.document
     assert result.err == ""
-    assert list(document) == ["model", "suite", "limit", "identity", "rows", "means", "skipped"]
+    assert (document["kind"], document["version"]) == ("suite", 1)
+    [run] = document["runs"]
+    assert {"torch", "transformers", "lmms-eval", "ptprune"} <= set(run["versions"])
+    assert (run["identity"]["limit"], run["identity"]["lmms-eval"]) == (3, run["versions"]["lmms-eval"])
     assert (document["model"], document["suite"], document["limit"]) == ("ptprune-tiny", "local", 3)
-    assert [list(row) for row in document["rows"]] == [[*ROW, "retention"]] * 4
+    assert [{*ROW, "retention", "run"} == set(row) for row in document["rows"]] == [True] * 4
     assert [row["settings"].get("alpha") for row in document["rows"]] == [None, 0.25] * 2
     assert [mean["method"] for mean in document["means"]] == ["none", "ptp"]
     assert json.loads((tmp_path / "results.json").read_text()) == document
     table = (tmp_path / "results.md").read_text().splitlines()
-    assert table[0] == "# ptprune-tiny, suite local, first 3 questions of each"
+    assert all(told in table[0] for told in ("ptprune-tiny", "local", "first 3 questions"))
     assert [line.split(" | ")[0] for line in table[4:6]] == ["| scenes", "| easy-vqa"]
     assert "Postprocess" in (tmp_path / "lmms-eval.log").read_text()  # what it says is kept, but not on the terminal
     shown = ptprune("eval", *QUICK, "--out", tmp_path, "--set", "alpha=0.25")
@@ -43,7 +46,7 @@ def test_the_document_and_the_files(ptprune: Command, tmp_path: Path) -> None:
 
 
 def test_resumes_after_a_kill(ptprune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    generate, calls = Examinee.generate, 0
+    generate, calls = LoadedModel.generate, 0
 
     def killed_at_the_third(self: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -52,7 +55,7 @@ def test_resumes_after_a_kill(ptprune: Command, tmp_path: Path, monkeypatch: pyt
             raise KeyboardInterrupt
         return generate(self, *args, **kwargs)
 
-    monkeypatch.setattr(Examinee, "generate", killed_at_the_third)
+    monkeypatch.setattr(LoadedModel, "generate", killed_at_the_third)
     assert ptprune("eval", *QUICK, "--out", tmp_path).code == 130  # one batch a row: two rows are there
     part = json.loads((tmp_path / "results.json").read_text())
     assert [(row["benchmark"], row["method"]) for row in part["rows"]] == [("scenes", "none"), ("scenes", "ptp")]
@@ -61,7 +64,7 @@ def test_resumes_after_a_kill(ptprune: Command, tmp_path: Path, monkeypatch: pyt
     assert document["rows"][:2] == part["rows"]
     assert len(document["rows"]) == 4
 
-    monkeypatch.setattr(loading, "load_model", None)  # all rows are there: no weights are needed
+    monkeypatch.setattr(Checkpoint, "model", None)  # all rows are there: no weights are needed
     assert ptprune("eval", *QUICK, "--out", tmp_path, "--json").document == document
     fewer = ptprune(
         "eval", *QUICK, "--out", tmp_path, "--keep-ratio", ".5", "--benchmarks", "Scenes", "--json"
@@ -71,7 +74,11 @@ def test_resumes_after_a_kill(ptprune: Command, tmp_path: Path, monkeypatch: pyt
     monkeypatch.undo()
     more = ptprune("eval", "--suite", "local", "--limit", "2", "--out", tmp_path, "--json").document
     assert [row["questions"] for row in more["rows"]] == [2] * 4  # another limit is another row
-    assert ptprune("eval", *QUICK, "--out", tmp_path, "--json").document == document
+    last = ptprune("eval", *QUICK, "--out", tmp_path, "--json").document
+    assert {**last, "runs": last["runs"][:1]} == document
+    assert len(last["runs"]) == 2
+    kept = json.loads((tmp_path / "results.json").read_text())
+    assert [row["run"] for row in kept["rows"]] == [0] * 4 + [1] * 4  # rows of other options survive
 
 
 def test_skipped_with_one_line_and_the_others_go_on(
@@ -103,10 +110,10 @@ def test_errors_while_answering_fail_the_run(ptprune: Command, tmp_path: Path, m
     def broken(self: Any, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(Examinee, "generate", broken)
+    monkeypatch.setattr(LoadedModel, "generate", broken)
     with pytest.raises(RuntimeError, match="out of luck"):
         ptprune("eval", *QUICK, "--out", tmp_path)
-    assert not (tmp_path / "rows.json").exists()
+    assert not (tmp_path / "results.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -115,7 +122,7 @@ def test_errors_while_answering_fail_the_run(ptprune: Command, tmp_path: Path, m
         (["--methods", "ptp,none"], "--methods ptp,none: 'none' is unknown"),
         (["--set", "alpha=2"], "--set alpha must be between 0 and 1"),
         (["--set", "layer=5"], "5 language model layers"),
-        (["--attention", "closed"], "--attention closed: unknown here"),
+        (["--attention", "closed"], "--attention closed"),
         (["--model", "/nowhere"], "--model /nowhere: no such directory"),
         (["--dtype", "int3"], "--dtype int3: unknown"),
     ],
@@ -124,7 +131,7 @@ def test_errors_while_answering_fail_the_run(ptprune: Command, tmp_path: Path, m
 def test_bad_options(
     ptprune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
 ) -> None:
-    monkeypatch.setattr(Examinee, "generate", None)  # refused before anything is computed
+    monkeypatch.setattr(LoadedModel, "generate", None)  # refused before anything is computed
     refused(ptprune("eval", *QUICK, "--benchmarks", "easy-vqa", "--out", tmp_path, *arguments), says)
 
 

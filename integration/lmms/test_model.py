@@ -16,12 +16,13 @@ from tests.zoo import ZOO
 
 from integration.lmms.conftest import start
 from ptprune import PyramidTokenPruning
-from ptprune.asking import answer as answering
+from ptprune.asking.answer import ask as ask_alone
+from ptprune.asking.chat import make_prompt
+from ptprune.asking.loaded import LoadedModel
+from ptprune.checkpoints import Checkpoint
 from ptprune.errors import UserError
-from ptprune.lmms.load import load_examinee
-from ptprune.lmms.model import PrunedModel
-from ptprune.lmms.questions import cut, generation_options
-from ptprune.lmms.respondent import PADDING, Respondent, Tally
+from ptprune.lmms.model import LmmsModel
+from ptprune.lmms.respondent import PADDING, Respondent, Tally, cut, generation_options
 from ptprune.tiny.scenes import generate_scene
 
 SHORT = {"max_new_tokens": 4, "until": ["\n\n"]}
@@ -44,6 +45,10 @@ def requests(documents: Sequence[Parts], options: dict[str, Any], **metadata: An
 def ask(model: Respondent, documents: Sequence[Parts], options: dict[str, Any]) -> list[str]:
     model.task_dict = {"task": {"test": documents}}
     return model.generate_until(requests(documents, options))
+
+
+def loaded_model(batch: int) -> LoadedModel:
+    return LoadedModel.load(Checkpoint.find(None), torch.device("cpu"), "auto", batch=batch)
 
 
 def picture(picture: Image.Image) -> dict[str, Any]:
@@ -76,31 +81,31 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> list[Parts]:
 
 def stock_answers(documents: Sequence[Parts]) -> list[str]:
     """Answers of transformers alone, one prompt at a time."""
-    examinee = load_examinee(None, "cpu", "auto", None, 1)
+    loaded = loaded_model(1)
     given = []
     for parts in documents:
         content = [{"type": "image", "image": part["url"]} if "url" in part else part for part in parts]
-        inputs = examinee.processor.apply_chat_template(
+        inputs = loaded.processor.apply_chat_template(
             [{"role": "user", "content": content}],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
         )
-        output = examinee.model.generate(**inputs, max_new_tokens=4, do_sample=False)
+        output = loaded.model.generate(**inputs, max_new_tokens=4, do_sample=False)
         new = output[0, inputs["input_ids"].shape[1] :]
-        given.append(examinee.processor.tokenizer.decode(new, skip_special_tokens=True))
+        given.append(loaded.processor.tokenizer.decode(new, skip_special_tokens=True))
     return given
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_any_prompt_in_any_batch(documents: list[Parts], batch: int) -> None:
-    examinee = load_examinee(None, "cpu", "auto", None, batch)
-    model = Respondent(examinee, None)
+    loaded = loaded_model(batch)
+    model = Respondent(loaded, None)
     assert ask(model, documents, SHORT) == stock_answers(documents)
     assert model.tally.questions == 5
     assert model.tally.kept_tokens == model.tally.visual_tokens > 0
-    pruned = Respondent(examinee, PyramidTokenPruning(keep_ratio=0.5))
+    pruned = Respondent(loaded, PyramidTokenPruning(keep_ratio=0.5))
     ask(pruned, documents, SHORT)
     assert pruned.tally.visual_tokens == model.tally.visual_tokens
     assert pruned.tally.kept_tokens == pytest.approx(model.tally.visual_tokens / 2, abs=3)
@@ -119,35 +124,35 @@ def test_every_family(name: str, tmp_path: Path) -> None:
         [picture(other), text("w15 w16")],
     ]
     for method, pruner in (("none", None), ("ptp", PyramidTokenPruning(keep_ratio=0.5))):
-        model = PrunedModel(str(directory), method=method, batch_size="4", device="cpu")
-        examinee = model.examinee
-        assert examinee is not None
+        model = LmmsModel(str(directory), method=method, batch_size="4", device="cpu")
+        loaded = model.loaded
+        assert loaded is not None
         expected = []
         for parts in documents:
             *pictures, question = parts
-            inputs = answering.make_prompt(
-                examinee.model, examinee.processor, [part["url"] for part in pictures], question["text"], {}
+            inputs = make_prompt(
+                loaded.model, loaded.processor, [part["url"] for part in pictures], question["text"], {}
             )
-            expected.append(answering.ask(examinee.model, examinee.processor, inputs, pruner, 4).text)
+            expected.append(ask_alone(loaded.model, loaded.processor, inputs, pruner, 4).text)
         assert [answer.strip() for answer in ask(model, documents, SHORT)] == expected
 
 
 def test_loaded_as_told() -> None:
-    model = PrunedModel(None, method="fastv", keep_ratio=0.25, dtype="bfloat16", attn_implementation="eager", layer=1)
-    examinee = model.examinee
-    assert examinee is not None
-    assert examinee.model.dtype == torch.bfloat16
-    assert examinee.model.config.text_config._attn_implementation == "eager"
-    assert examinee.model.config.vision_config._attn_implementation == "eager"
+    model = LmmsModel(None, method="fastv", keep_ratio=0.25, dtype="bfloat16", attn_implementation="eager", layer=1)
+    loaded = model.loaded
+    assert loaded is not None
+    assert loaded.model.dtype == torch.bfloat16
+    assert loaded.model.config.text_config._attn_implementation == "eager"
+    assert loaded.model.config.vision_config._attn_implementation == "eager"
     assert model.device == torch.device("cpu")
     pruner = model.pruner
     assert pruner is not None
     assert (type(pruner).__name__, pruner.keep_ratio, pruner.layer) == ("FastV", 0.25, 1)
-    tiles = PrunedModel(None, max_tiles=2)
+    tiles = LmmsModel(None, max_tiles=2)
     ask(tiles, [[picture(noise(256, 128)), text("?")]], SHORT)
     assert tiles.tally.visual_tokens == 3 * 16  # two tiles and the thumbnail
     model.clean()
-    assert model.examinee is None
+    assert model.loaded is None
 
 
 @pytest.mark.parametrize(
@@ -162,14 +167,14 @@ def test_loaded_as_told() -> None:
         ({"max_tiles": 0.5}, "ptprune: max_tiles 0.5: give a whole number"),
         ({"dtype": "int3"}, "ptprune: dtype int3: unknown"),
         ({"device": "abacus"}, "ptprune: device abacus: not available here"),
-        ({"attn_implementation": "closed"}, "ptprune: attn_implementation closed: unknown here"),
+        ({"attn_implementation": "closed"}, "ptprune: attn_implementation closed"),
         ({"layer": 5}, "5 language model layers"),
     ],
     ids=str,
 )
 def test_bad_arguments(capsys: pytest.CaptureFixture[str], arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(SystemExit) as left:
-        PrunedModel(**arguments)
+        LmmsModel(**arguments)
     told = capsys.readouterr().err
     assert left.value.code == 2
     assert says in told
@@ -177,10 +182,10 @@ def test_bad_arguments(capsys: pytest.CaptureFixture[str], arguments: dict[str, 
 
 
 def test_questions_that_cannot_be_asked() -> None:
-    model = Respondent(load_examinee(None, "cpu", "auto", None, 2), None)
+    model = Respondent(loaded_model(2), None)
     with pytest.raises(UserError, match="task, question 0: '<IMG_CONTEXT>' stands for a picture"):
         ask(model, [[text("what is <IMG_CONTEXT>?")]], SHORT)
-    with pytest.raises(UserError, match=r"task, question 0: the prompt has \d+ tokens"):
+    with pytest.raises(UserError, match=r"task, question 0: max_new_tokens 5000"):
         ask(model, [[text("what?")]], {"max_new_tokens": 5000})
     with pytest.raises(UserError, match="shows video"):
         ask(model, [[{"type": "video", "url": "a.mp4"}, text("what?")]], SHORT)
@@ -193,7 +198,10 @@ def test_questions_that_cannot_be_asked() -> None:
 
 @pytest.mark.parametrize(
     ("given", "code", "says"),
-    [("nonsense=1", 1, "nonsense"), ("max_new_tokens=5000", 2, "ptprune: ptprune_scenes, question 0: the prompt has")],
+    [
+        ("nonsense=1", 1, "nonsense"),
+        ("max_new_tokens=5000", 2, "ptprune_scenes, question 0: max_new_tokens 5000"),
+    ],
 )
 def test_errors_while_answering_fail_the_run(items: Path, tmp_path: Path, given: str, code: int, says: str) -> None:
     """lmms-eval's own models answer "" then, and its command leaves with 0."""
@@ -207,7 +215,7 @@ def test_errors_while_answering_fail_the_run(items: Path, tmp_path: Path, given:
 
 
 def test_requests_that_only_pad_are_not_answered() -> None:
-    model = Respondent(load_examinee(None, "cpu", "auto", None, 2), None)
+    model = Respondent(loaded_model(2), None)
     parts = [text("how many digits are there?")]
     model.task_dict = {"task": {"test": [parts]}}
     real, padding = requests([parts], SHORT), requests([parts], SHORT, **{PADDING: True})
@@ -240,7 +248,7 @@ def test_generation_options() -> None:
 def test_answers_end_at_the_first_stop_string(documents: list[Parts]) -> None:
     assert cut("one two three", []) == "one two three"
     assert cut("one two three", ["three", "two", "four"]) == "one "
-    model = Respondent(load_examinee(None, "cpu", "auto", None, 5), None)
+    model = Respondent(loaded_model(5), None)
     whole = ask(model, documents, SHORT)
     stop = whole[0].strip()[-1]
     assert ask(model, documents, {**SHORT, "until": ["\n\n", stop]}) == [answer.split(stop)[0] for answer in whole]

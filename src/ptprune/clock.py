@@ -11,7 +11,7 @@ import torch
 
 
 class Clock:
-    """Adds up wall-clock seconds by name; waits for the GPU at both ends of a lap, so use it to measure, not to serve.
+    """Adds up wall-clock seconds by name. For measuring: it waits for the accelerator at both ends of a lap.
 
     A lap inside another one stops the outer, so that every second is counted once.
 
@@ -43,6 +43,9 @@ class Clock:
 
     @staticmethod
     def _now() -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
         return time.perf_counter()
+
+    def settle(self) -> None:
+        """Finish counting; call it after the last lap. There is nothing left to do here."""

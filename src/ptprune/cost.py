@@ -173,6 +173,29 @@ def pruned_cost(
     return _cost(shape, prompt, kept_tokens(visual, keep_ratio), layer, itemsize, select)
 
 
+def compared_costs(shape: ModelShape, prompt: Prompt, keep_ratio: float, layer: int, itemsize: int) -> dict[str, Any]:
+    """Both costs with what they are of: the JSON object of ``ptprune cost``, see docs/command-line.md.
+
+    Raises:
+        SettingError: as ``pruned_cost``.
+    """
+    pruned = pruned_cost(shape, prompt, keep_ratio, layer, itemsize)
+    visual = prompt.encoded * shape.tile_tokens
+    kept = kept_tokens(visual, keep_ratio)
+    return {
+        "model": shape.name,
+        "tiles": prompt.tiles,
+        "thumbnail": prompt.encoded > prompt.tiles,
+        "text_tokens": prompt.text_tokens,
+        "keep_ratio": keep_ratio,
+        "layer": layer,
+        "visual_tokens": {"before": visual, "after": kept},
+        "sequence_length": {"before": visual + prompt.text_tokens, "after": kept + prompt.text_tokens},
+        "unpruned": unpruned_cost(shape, prompt, itemsize).to_dict(),
+        "pruned": pruned.to_dict(),
+    }
+
+
 def kept_tokens(visual: int, keep_ratio: float) -> int:
     """K of an image with ``visual`` tokens."""
     return max(1, round(keep_ratio * visual))

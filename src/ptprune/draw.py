@@ -56,7 +56,7 @@ def draw_overlay(image: Image.Image, report: ImageReport) -> Image.Image:
     for thumbnail in thumbnails:
         side = min(longest // 2, MAX_THUMBNAIL) if tiles else longest
         panels.append(_panel(picture, [thumbnail], kept, side, name="thumbnail "))
-    return _compose(panels, _legend(report))
+    return _compose(panels, report)
 
 
 def token_boxes(region: RegionReport, width: int, height: int) -> dict[int, tuple[int, int, int, int]]:
@@ -154,27 +154,19 @@ def _frame(panel: Image.Image, region: RegionReport, name: str) -> None:
                 return
 
 
-def _legend(report: ImageReport) -> list[str]:
+def _compose(panels: list[Image.Image], report: ImageReport) -> Image.Image:
+    """Panels side by side over a legend."""
     regions = f"{len(report.regions)} region{'s' if len(report.regions) > 1 else ''}"
-    counts = f"{len(report.kept)} of {report.num_tokens} visual tokens kept, {regions}"
-    return [counts, "clear: kept   dark: dropped   n/m: n of a region's m tokens kept"]
-
-
-def _compose(panels: list[Image.Image], legend: list[str]) -> Image.Image:
-    """Panels side by side over a legend, which stands in one line where it fits."""
+    legend = f"{len(report.kept)} of {report.num_tokens} visual tokens kept, {regions}"
+    legend += "\nclear: kept   dark: dropped   n/m: n of a region's m tokens kept"
     font = ImageFont.load_default(size=14)
-    line = "   |   ".join(legend)
-    fits = font.getlength(line) <= sum(panel.width + MARGIN for panel in panels) - MARGIN
-    lines = [line] if fits else legend
-    text_width = max(int(font.getlength(line)) for line in lines)
-    width = max(sum(panel.width + MARGIN for panel in panels), text_width + MARGIN) + MARGIN
     height = max(panel.height for panel in panels) + MARGIN
-    sheet = Image.new("RGB", (width, height + MARGIN + 22 * len(lines)), BACKGROUND)
+    _, _, right, lower = ImageDraw.Draw(panels[0]).multiline_textbbox((MARGIN, height + 8), legend, font=font)
+    width = max(sum(panel.width + MARGIN for panel in panels), ceil(right)) + MARGIN
+    sheet = Image.new("RGB", (width, ceil(lower) + MARGIN), BACKGROUND)
     x = MARGIN
     for panel in panels:
         sheet.paste(panel, (x, MARGIN))
         x += panel.width + MARGIN
-    draw = ImageDraw.Draw(sheet)
-    for number, line in enumerate(lines):
-        draw.text((MARGIN, height + 8 + 22 * number), line, font=font, fill=TEXT)
+    ImageDraw.Draw(sheet).multiline_text((MARGIN, height + 8), legend, font=font, fill=TEXT)
     return sheet

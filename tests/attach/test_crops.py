@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from ptprune import PyramidTokenPruning
-from tests.attach.test_families import model_of
-from tests.zoo import ZOO
+from tests.zoo import ZOO, model_of
 from tests.zoo.pictures import picture
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from ptprune.scores.attention import QueriesAndKeys, patch_scores
 
 from ptprune import PyramidTokenPruning, TokenPruner
+from ptprune.scores.attention import QueriesAndKeys, patch_scores
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
-from tests.attach.test_families import FEW, WINDOW, dropped_of, inputs_of, model_of
+from tests.attach.test_matrix import WINDOW
+from tests.exact import dropped_of
 from tests.oracle import (
     blocked,
     eager_twin,
@@ -23,11 +24,11 @@ from tests.oracle import (
     watched,
 )
 from tests.versions import repeats_tiles
-from tests.zoo import ZOO
+from tests.zoo import ZOO, inputs_of, model_of
 from tests.zoo.pictures import picture
 
 EVERYTHING = frozenset(ImageEvidence.__dataclass_fields__) - {"layout", "stage"}
-CASES = [(name, prompt) for name in ZOO for prompt in FEW]
+CASES = [(name, prompt) for name in ZOO for prompt in ("one picture", "batch", "batch of several pictures")]
 
 
 @dataclass(kw_only=True)

@@ -1,37 +1,22 @@
-"""Every family against the stock model: one table, tests/zoo, whose inputs the families' own processors make."""
+"""What is particular to families: tiles, windows, odd pictures, options of processors; see the matrix for exactness."""
 
 from __future__ import annotations
-
-from functools import lru_cache
 
 import pytest
 import torch
 
 from ptprune import PyramidTokenPruning
 from ptprune.families import FAMILIES, family_of
+from tests.attach.test_matrix import AXES as MATRIX
+from tests.attach.test_matrix import WINDOW, parsed
+from tests.exact import assert_exact, recording
 from tests.oracle import blocked, language_model, region_numbers, slow_ptp
-from tests.versions import encodes_first, mode_items, needs_transformers
-from tests.zoo import ZOO
+from tests.pairs import all_pairs, identity
+from tests.versions import encodes_first, needs_transformers
+from tests.zoo import ZOO, inputs_of, model_of
 from tests.zoo.pictures import picture
 
-FEW = ["one picture", "batch", "batch of several pictures"]
 ALL = [(name, prompt) for name, specimen in ZOO.items() for prompt in specimen.prompts]
-CASES = [(name, prompt) for name in ZOO for prompt in FEW]
-WINDOW = 3  # tokens a side, for pictures of at most 40 tokens
-
-
-@lru_cache
-def model_of(name, attention="sdpa"):
-    return ZOO[name].build(attention=attention)
-
-
-@lru_cache
-def inputs_of(name, prompt, side="left"):
-    return ZOO[name].inputs(ZOO[name].prompts[prompt], side)
-
-
-def dropped_of(report, inputs):
-    return inputs["attention_mask"].bool() & ~report.kept_mask
 
 
 def test_every_family_is_in_the_table():
@@ -41,33 +26,28 @@ def test_every_family_is_in_the_table():
         assert {"tiles", "region", "token"} <= set(family.stages)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("layer", [0, 2])
-@pytest.mark.parametrize(("name", "prompt"), CASES)
+SETTINGS = [{"keep_ratio": 0.5}, {"keep_ratio": 0.2, "alpha": 0.8, "temperature": 0.5}]
+AXES = {
+    "family": MATRIX["family"],
+    "prompt": list(ZOO["internvl"].prompts),
+    "layer": [0, 1, 3],
+    "settings": [0, 1],
+    "attention": ["sdpa", "eager"],
+}
+
+
+@pytest.mark.parametrize("case", all_pairs(AXES), ids=identity)
 @torch.no_grad()
-def test_ratio_one_is_bit_identical(name, prompt, layer, attention):
-    model, inputs = model_of(name, attention), inputs_of(name, prompt)
-    stock, stock_tokens = model(**inputs).logits, model.generate(**inputs, max_new_tokens=5)
-    pruner = PyramidTokenPruning(keep_ratio=1, layer=layer, window=WINDOW)
+def test_kept_tokens_are_those_of_the_slow_method(case):
+    (name, window), layer, settings = parsed(case["family"]), case["layer"], SETTINGS[case["settings"]]
+    model, inputs = model_of(name, case["attention"], window), inputs_of(name, case["prompt"])
+    pruner = PyramidTokenPruning(layer=layer, window=WINDOW, **settings)
     with pruner(model):
-        assert torch.equal(model(**inputs).logits, stock)
-        assert torch.equal(model.generate(**inputs, max_new_tokens=5), stock_tokens)
-    before, after = pruner.report.visual_tokens
-    assert before == after > 0
-
-
-@pytest.mark.parametrize("layer", [0, 1, 3])
-@pytest.mark.parametrize(("name", "prompt"), ALL)
-def test_kept_tokens_are_those_of_the_slow_method(name, prompt, layer):
-    model, inputs = model_of(name), inputs_of(name, prompt)
-    for settings in ({"keep_ratio": 0.5}, {"keep_ratio": 0.2, "alpha": 0.8, "temperature": 0.5}):
-        pruner = PyramidTokenPruning(layer=layer, window=WINDOW, **settings)
-        with pruner(model), torch.no_grad():
-            model(**inputs)
-        kept = [image.kept.tolist() for image in pruner.report.images]
-        assert kept == slow_ptp(ZOO[name], model, inputs, layer=layer, window=WINDOW, **settings)
-        for image in pruner.report.images:
-            assert len(image.kept) == max(1, round(settings["keep_ratio"] * image.num_tokens))
+        model(**inputs)
+    kept = [image.kept.tolist() for image in pruner.report.images]
+    assert kept == slow_ptp(ZOO[name], model, inputs, layer=layer, window=WINDOW, **settings)
+    for image in pruner.report.images:
+        assert len(image.kept) == max(1, round(settings["keep_ratio"] * image.num_tokens))
 
 
 @pytest.mark.parametrize(("name", "prompt"), ALL)
@@ -95,140 +75,29 @@ def test_regions_are_those_of_the_processor(name, prompt):
         tiles = [n - (truth.thumbnail == 0) for n in regions if n != truth.thumbnail]
         places = [(region.row, region.column) for region in image.regions if not region.is_thumbnail]
         assert places == [divmod(tile, truth.grid[1]) for tile in tiles]
+    assert_boxes_lie_where_the_tokens_are(specimen, images, inputs)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("layer", [0, 1, 2])
-@pytest.mark.parametrize(("name", "prompt"), CASES)
-@torch.no_grad()
-def test_logits_are_those_of_the_blocked_stock_model(name, prompt, layer, attention, side):
-    model, inputs = model_of(name, attention), inputs_of(name, prompt, side)
-    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer, window=WINDOW)
-    with pruner(model):
-        pruned = model(**inputs).logits
-    kept, dropped = pruner.report.kept_mask, dropped_of(pruner.report, inputs)
-    with blocked(model, dropped, layer, inputs["attention_mask"]):
-        stock = model(**inputs).logits
-    assert (pruned - stock)[kept].abs().max() <= 5e-5
-    assert (pruned - model(**inputs).logits)[kept].abs().max() > 1e-3, "the oracle would not notice"
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("layer", [0, 2])
-@pytest.mark.parametrize(("name", "prompt"), ALL)
-@torch.no_grad()
-def test_generated_tokens_are_those_of_the_blocked_stock_model(name, prompt, layer, attention):
-    model, inputs = model_of(name, attention), inputs_of(name, prompt)
-    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer, window=WINDOW)
-    with pruner(model):
-        pruned = model.generate(**inputs, max_new_tokens=6, return_dict_in_generate=True, output_logits=True)
-    with blocked(model, dropped_of(pruner.report, inputs), layer, inputs["attention_mask"]):
-        stock = model.generate(
-            **inputs, max_new_tokens=6, use_cache=False, return_dict_in_generate=True, output_logits=True
-        )
-    assert torch.equal(pruned.sequences, stock.sequences)
-    assert (torch.stack(pruned.logits) - torch.stack(stock.logits)).abs().max() <= 1e-4
-    held = {layer.keys.shape[2] for layer in pruned.past_key_values.layers}
-    assert held == {max(after for _, after in pruner.report.sequence_length) + 5}, "every layer's cache is cut alike"
-
-
-SLIDING = ["gemma3", "aya-vision", "cohere2-vision"]
-
-
-def follow_up(specimen, model, first, sequences, row):
-    """The inputs of a second turn, and those of both turns at once for a model without a cache."""
-    second = specimen.inputs([row])
-    new, images = second["input_ids"], specimen.visual(model, second).any()
-    turn = {"input_ids": torch.cat([sequences, new.expand(len(sequences), -1)], 1)}
-    generated = sequences.shape[1] - first["input_ids"].shape[1]
-    turn["attention_mask"] = torch.nn.functional.pad(first["attention_mask"], (0, generated + new.shape[1]), value=1)
-    for name in ("token_type_ids", "mm_token_type_ids"):
-        if name in first:
-            turn[name] = torch.cat([torch.nn.functional.pad(first[name], (0, generated)), second[name]], 1)
-    whole = dict(turn)
-    for name in first.keys() - turn.keys():
-        if not images:
-            whole[name] = first[name]
-            continue
-        turn[name] = second[name]
-        parts = [first[name], second[name]]
-        if name.startswith("pixel") and specimen.name.startswith("llava"):
-            tiles = max(part.shape[1] for part in parts)
-            parts = [torch.nn.functional.pad(part, (0,) * 7 + (tiles - part.shape[1],)) for part in parts]
-        whole[name] = torch.cat(parts, dim=1 if specimen.name in ("idefics3", "smolvlm") else 0)
-    return turn, whole
-
-
-@pytest.mark.parametrize("layer", [0, 2])
-@pytest.mark.parametrize(
-    ("name", "window", "second"),
-    [(name, None, "text") for name in ZOO]
-    # stock cannot compute the positions of a second picture without the first where positions are a grid
-    + [(name, None, "picture") for name in ZOO if not ZOO[name].native]
-    + [(name, 20, second) for name in SLIDING for second in ("text", "picture")],
-)
-@torch.no_grad()
-def test_second_turn_on_a_returned_cache(name, window, second, layer):
-    specimen = ZOO[name]
-    model = model_of(name) if window is None else specimen.build(sliding_window=window)
-    first = inputs_of(name, "one picture")
-    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer, window=WINDOW)
-    row = specimen.prompts["batch"][0] if second == "picture" else ("tell me what you see", [])
-    with pruner(model):
-        answer = model.generate(**first, max_new_tokens=4, return_dict_in_generate=True)
-        report = pruner.report
-        turn, whole = follow_up(specimen, model, first, answer.sequences, row)
-        pruned = model.generate(**turn, past_key_values=answer.past_key_values, max_new_tokens=6)
-    length, end = turn["input_ids"].shape[1], report.kept_mask.shape[1]
-    dropped = torch.nn.functional.pad(dropped_of(report, first), (0, length - end))
-    ends = torch.full((length,), length)
-    ends[:end] = end
-    if second == "picture":
-        assert pruner.report is not report
-        dropped[:, -pruner.report.kept_mask.shape[1] :] = ~pruner.report.kept_mask
-    with blocked(model, dropped, layer, turn["attention_mask"], ends):
-        stock = model.generate(**whole, max_new_tokens=6, use_cache=False)
-    assert torch.equal(pruned, stock)
+def assert_boxes_lie_where_the_tokens_are(specimen, images, inputs):
+    """Boxes tile the picture as the tokens of its tiles or windows do."""
+    for image, truth in zip(images, inputs.layout, strict=True):
+        tiles = [region for region in image.regions if not region.is_thumbnail]
+        high = {region.row: region.grid[0] for region in tiles}
+        wide = {region.column: region.grid[1] for region in tiles}
+        rows, columns = sum(high.values()), sum(wide.values())
+        assert not specimen.native or (rows, columns) == truth.grid
+        for region in image.regions:
+            if region.is_thumbnail:
+                assert region.box == (0, 0, 1, 1)
+                continue
+            assert region.grid == (high[region.row], wide[region.column])
+            top = sum(length for row, length in high.items() if row < region.row)
+            left = sum(length for column, length in wide.items() if column < region.column)
+            box = (left / columns, top / rows, (left + region.grid[1]) / columns, (top + region.grid[0]) / rows)
+            assert region.box == pytest.approx(box)
 
 
 compares_embeddings = needs_transformers("5.21", "SmolVLM finds placeholders by one coordinate of their embedding")
-
-MODES = {
-    "beams": {"num_beams": 3},
-    "sampling, three returns": {"do_sample": True, "num_return_sequences": 3},
-    "prompt lookup": {"prompt_lookup_num_tokens": 3},
-}
-
-
-@pytest.mark.parametrize("mode", mode_items(MODES))
-@pytest.mark.parametrize(("name", "window"), [(name, None) for name in ZOO] + [(name, 20) for name in SLIDING])
-@torch.no_grad()
-def test_generation_modes(name, window, mode):
-    model = model_of(name) if window is None else ZOO[name].build(sliding_window=window)
-    several = "batch" if name == "glm4v" else "batch of several pictures"  # stock mixes those up
-    inputs = inputs_of(name, "one picture" if mode == "prompt lookup" else several)
-    pruner = PyramidTokenPruning(keep_ratio=0.4, window=WINDOW)
-    torch.manual_seed(0)
-    with pruner(model):
-        pruned = model.generate(**inputs, max_new_tokens=8, **MODES[mode])
-    torch.manual_seed(0)
-    slow = {} if mode == "prompt lookup" else MODES[mode]
-    with blocked(model, dropped_of(pruner.report, inputs), pruner.layer, inputs["attention_mask"]):
-        stock = model.generate(**inputs, max_new_tokens=8, use_cache=False, **slow)
-    assert torch.equal(pruned, stock)
-
-
-@pytest.mark.parametrize("layer", [0, 2])
-@pytest.mark.parametrize("name", [name for name in ZOO if not ZOO[name].native])
-@torch.no_grad()
-def test_compact_positions(name, layer):
-    model, inputs = model_of(name), inputs_of(name, "batch")
-    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer, positions="compact")
-    with pruner(model):
-        pruned = model.generate(**inputs, max_new_tokens=6)
-    with blocked(model, dropped_of(pruner.report, inputs), layer, inputs["attention_mask"], compact=True):
-        assert torch.equal(model.generate(**inputs, max_new_tokens=6, use_cache=False), pruned)
 
 
 @pytest.mark.parametrize("name", [name for name in ZOO if ZOO[name].native])
@@ -291,16 +160,13 @@ OPTIONS = {
 def test_pictures_that_are_not_tiled(name):
     specimen, model = ZOO[name], model_of(name)
     inputs = specimen.inputs(specimen.prompts["several pictures"], **OPTIONS[name])
-    pruner = PyramidTokenPruning(keep_ratio=0.5)
-    with pruner(model):
-        pruned = model.generate(**inputs, max_new_tokens=5)
+    pruner = recording(PyramidTokenPruning)
+    assert_exact(model, inputs, pruner, 5)
     assert [len(image.regions) for image in pruner.report.images] == [1, 1, 1]
     assert not any(image.regions[0].is_thumbnail for image in pruner.report.images)
     assert [image.kept.tolist() for image in pruner.report.images] == slow_ptp(
         specimen, model, inputs, layer=2, keep_ratio=0.5
     )
-    with blocked(model, dropped_of(pruner.report, inputs), 2, inputs["attention_mask"]):
-        assert torch.equal(model.generate(**inputs, max_new_tokens=5, use_cache=False), pruned)
 
 
 @torch.no_grad()
@@ -340,14 +206,9 @@ def test_hand_written_loop_with_positions_of_a_grid(name):
 def test_pictures_of_odd_shapes(name, size):
     specimen, model = ZOO[name], model_of(name)
     inputs = specimen.inputs([("look at <image> what is it", [picture(*size)])])
-    pruner = PyramidTokenPruning(keep_ratio=0.5, window=WINDOW)
-    with pruner(model):
-        pruned = model.generate(**inputs, max_new_tokens=4)
-    (image,) = pruner.report.images
+    (image,) = assert_exact(model, inputs, recording(PyramidTokenPruning, window=WINDOW), 4).images
     assert sorted(index for region in image.regions for index in region.indices) == list(range(image.num_tokens))
     assert min(image.grid) >= 1
-    with blocked(model, dropped_of(pruner.report, inputs), 2, inputs["attention_mask"]):
-        assert torch.equal(model.generate(**inputs, max_new_tokens=4, use_cache=False), pruned)
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -380,30 +241,6 @@ def test_offloaded_device_map(name, tmp_path):
     model = accelerate.dispatch_model(model, devices, main_device="cpu", offload_dir=tmp_path, force_hooks=True)
     with pruner(model):
         assert torch.equal(model.generate(**inputs, max_new_tokens=5), expected)
-
-
-@pytest.mark.parametrize(("name", "prompt"), ALL)
-@torch.no_grad()
-def test_boxes_lie_where_the_tokens_are(name, prompt):
-    model, inputs = model_of(name), inputs_of(name, prompt)
-    pruner = PyramidTokenPruning(window=WINDOW)
-    with pruner(model):
-        model(**inputs)
-    for image, truth in zip(pruner.report.images, inputs.layout, strict=True):
-        tiles = [region for region in image.regions if not region.is_thumbnail]
-        high = {region.row: region.grid[0] for region in tiles}
-        wide = {region.column: region.grid[1] for region in tiles}
-        rows, columns = sum(high.values()), sum(wide.values())
-        assert not ZOO[name].native or (rows, columns) == truth.grid
-        for region in image.regions:
-            if region.is_thumbnail:
-                assert region.box == (0, 0, 1, 1)
-                continue
-            assert region.grid == (high[region.row], wide[region.column])
-            top = sum(length for row, length in high.items() if row < region.row)
-            left = sum(length for column, length in wide.items() if column < region.column)
-            box = (left / columns, top / rows, (left + region.grid[1]) / columns, (top + region.grid[0]) / rows)
-            assert region.box == pytest.approx(box)
 
 
 @encodes_first

@@ -37,6 +37,7 @@ def traces(model: nn.Module) -> dict:
     }
 
 
+@pytest.mark.smoke
 @torch.no_grad()
 def test_leaving_the_block_restores_the_model():
     model = tiny_internvl()
@@ -111,6 +112,7 @@ def test_nesting_and_entering_again():
     assert traces(model) == before
 
 
+@pytest.mark.smoke
 @torch.no_grad()
 def test_attach_and_detach():
     model, pruner = tiny_internvl(), PyramidTokenPruning()
@@ -275,6 +277,7 @@ def test_generate_keeps_its_signature_and_documentation():
         assert model.generate.__name__ == "generate"
 
 
+@pytest.mark.smoke
 @torch.no_grad()
 def test_a_report_of_plain_types():
     import json
@@ -289,7 +292,7 @@ def test_a_report_of_plain_types():
     assert len(image["kept"]) == 10 == sum(region["budget"] for region in image["regions"])
     assert [region["is_thumbnail"] for region in image["regions"]] == [False] * 4 + [True]
     assert set(image["scores"]) == {"token", "instruction", "fused"}
-    assert str(pruner.report) == "28 -> 14 visual tokens, 7 regions, KV cache -37%"
+    assert {"28", "14", "-37%"} <= set(str(pruner.report).split())
     assert sum(pruner.report.kept_mask[0].tolist()) == 17
     assert int((INPUTS["input_ids"] == IMAGE).sum()) == 28
 

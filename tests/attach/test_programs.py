@@ -329,7 +329,7 @@ def test_another_attention_implementation_after_attaching(model):
     with torch.no_grad(), pruner(model):
         sdpa = model(**INPUTS[0]).logits
         model.set_attn_implementation("eager")
-        torch.testing.assert_close(model(**INPUTS[0]).logits, sdpa)
+        torch.testing.assert_close(model(**INPUTS[0]).logits, sdpa, atol=5e-5, rtol=1e-4)
         model.config.get_text_config()._attn_implementation = "flex_attention"
         with pytest.raises(Refused, match="'flex_attention' is not supported"):
             model(**INPUTS[0])

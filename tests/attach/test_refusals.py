@@ -35,6 +35,7 @@ def static_cache(model):
     return StaticCache(config=model.config.get_text_config(), max_cache_len=64)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -60,6 +61,7 @@ def test_generate(model, computed, options, message):
     assert not computed
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -172,6 +174,7 @@ def test_an_even_cache_goes_on_without_the_pruner(model):
     assert torch.equal(model(input_ids=new, past_key_values=cache).logits, expected)
 
 
+@pytest.mark.smoke
 @torch.no_grad()
 def test_cropping_into_the_dropped_tokens(model):
     with PyramidTokenPruning()(model):
@@ -195,6 +198,7 @@ def test_cropping_into_a_later_picture(model):
         cache.crop(-10)
 
 
+@pytest.mark.smoke
 def test_unsupported_models():
     text = LlamaForCausalLM(
         LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8)
@@ -282,6 +286,7 @@ def test_families_that_are_refused_by_name(model_class):
         PyramidTokenPruning().attach(stranger)
 
 
+@pytest.mark.smoke
 def test_a_refused_attach_leaves_nothing(model):
     hooks = [len(module._forward_pre_hooks) for module in model.modules()]
     with pytest.raises(ValueError, match="layer must be"):
@@ -302,6 +307,7 @@ def test_a_methods_wrong_answer_is_named(model):
         model(**INPUTS)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [

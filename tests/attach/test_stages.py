@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
@@ -12,20 +11,16 @@ from ptprune import TokenPruner
 from ptprune.methods import PyramidDrop
 from ptprune.selection import Selection, keep_best
 from tests.attach.test_evidence import EVERYTHING
-from tests.attach.test_exactness import PROMPTS
-from tests.attach.test_families import FEW, MODES, SLIDING, WINDOW, dropped_of, follow_up, inputs_of, model_of
-from tests.internvl import batch, tiny_internvl
+from tests.attach.test_matrix import WINDOW, parsed
+from tests.exact import Choice, assert_exact, dropped_of, ignoring, recording
 from tests.oracle import blocked, eager_twin, language_model, watched
-from tests.versions import mode_items
-from tests.zoo import ZOO
-
-CASES = [(name, prompt) for name in ZOO for prompt in FEW]
-WINDOWS = [(name, None) for name in ZOO] + [(name, 20) for name in SLIDING]
+from tests.pairs import all_pairs, identity
+from tests.zoo import SLIDING, ZOO, inputs_of, model_of
 
 
 @dataclass(kw_only=True)
 class Staged(TokenPruner):
-    """PyramidDrop at any layers, from 0 too, which remembers what it saw and where its images' tokens were."""
+    """PyramidDrop at any layers, from 0 too, with any shares."""
 
     layers: tuple[int, ...] = (1, 2, 3)
     shares: tuple[float, ...] = (0.8, 0.6, 0.4)
@@ -40,61 +35,21 @@ class Staged(TokenPruner):
 
     def select(self, image):
         kept = keep_best(image.last_attention, max(1, round(self.shares[image.stage] * image.layout.num_unpruned)))
-        self.seen = [*getattr(self, "seen", []), (image, kept)]
         return Selection(kept, scores={"instruction": image.last_attention})
 
-    def dropped(self, inputs):
-        """After each stage a BoolTensor [batch, prompt], from what was seen in one prefill."""
-        stages, left = [], {}
-        for stage in range(len(self.layers)):
-            gone = torch.zeros_like(inputs["attention_mask"], dtype=torch.bool) if not stage else stages[-1].clone()
-            for number, (image, kept) in enumerate([seen for seen in self.seen if seen[0].stage == stage]):
-                where = image.layout.tokens if not stage else left[number]
-                assert len(where) == image.layout.num_tokens
-                left[number] = where[kept]
-                gone[image.layout.sample, where] = True
-                gone[image.layout.sample, left[number]] = False
-            stages.append(gone)
-        return stages
+
+AXES = {
+    "family": [*ZOO, *(f"{name}, window {size}" for name in SLIDING for size in (12, 24))],
+    "prompt": ["one picture", "batch", "batch of several pictures"],
+    "side": ["left", "right"],
+}
 
 
-def blocked_in_stages(model, stages, layers, attention_mask, prompt_end=None, compact=False):
-    """One stage's mask over the other's."""
-    stack = ExitStack()
-    for dropped, layer in zip(stages, layers, strict=True):
-        stack.enter_context(blocked(model, dropped, layer, attention_mask, prompt_end, compact))
-    return stack
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("layers", [(1, 2, 3), (0, 2), (1, 3)])
-@pytest.mark.parametrize(("name", "prompt"), CASES)
+@pytest.mark.parametrize("case", all_pairs(AXES), ids=identity)
 @torch.no_grad()
-def test_logits_are_those_of_the_blocked_stock_model(name, prompt, layers, attention):
-    model, inputs = model_of(name, attention), inputs_of(name, prompt)
-    pruner = Staged(layers=layers, window=WINDOW)
-    with pruner(model):
-        pruned = model(**inputs).logits
-    stages, kept = pruner.dropped(inputs), pruner.report.kept_mask
-    assert torch.equal(stages[-1], dropped_of(pruner.report, inputs))
-    assert stages[0].sum() < stages[-1].sum()
-    with blocked_in_stages(model, stages, layers, inputs["attention_mask"]):
-        stock = model(**inputs).logits
-    assert (pruned - stock)[kept].abs().max() <= 5e-5
-    with blocked(model, stages[-1], layers[0], inputs["attention_mask"]):
-        assert (pruned - model(**inputs).logits)[kept].abs().max() > 1e-4, "the oracle would not notice"
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize(
-    ("name", "prompt", "window"),
-    [(*case, None) for case in CASES]
-    + [(name, "batch of several pictures", window) for name in SLIDING for window in (12, 24)],
-)
-@torch.no_grad()
-def test_pyramiddrop_keeps_what_the_blocked_stock_model_ranks_best(name, prompt, window, side):
-    model = model_of(name) if window is None else ZOO[name].build(sliding_window=window)
-    inputs = inputs_of(name, prompt, side)
+def test_pyramiddrop_keeps_what_the_blocked_stock_model_ranks_best(case):
+    name, window = parsed(case["family"])
+    model, inputs = model_of(name, sliding_window=window), inputs_of(name, case["prompt"], case["side"])
     pruner = PyramidDrop(keep_ratio=0.3, layer=1, window=WINDOW)
     with pruner(model):
         model(**inputs)
@@ -110,7 +65,8 @@ def test_pyramiddrop_keeps_what_the_blocked_stock_model_ranks_best(name, prompt,
     whole = [len(tokens) for tokens in left]
     stages = []
     for at, share in enumerate((0.3 ** (1 / 3), 0.3 ** (2 / 3), 0.3)):
-        with blocked_in_stages(twin, stages, range(1, 1 + at), mask), watched(text_attention(twin, at)) as maps:
+        so_far = Choice(tuple(range(1, 1 + at)), stages, {})
+        with ignoring(twin, so_far, mask), watched(text_attention(twin, at)) as maps:
             twin(**inputs)
         gone = stages[-1].clone() if stages else torch.zeros_like(mask)
         for number, image in enumerate(images):
@@ -141,93 +97,12 @@ def structural(name, model, inputs):
     return marks
 
 
-@pytest.mark.parametrize(("name", "prompt"), CASES)
-@torch.no_grad()
-def test_generated_tokens_are_those_of_the_blocked_stock_model(name, prompt):
-    model, inputs = model_of(name), inputs_of(name, prompt)
-    pruner = Staged(window=WINDOW)
-    with pruner(model):
-        pruned = model.generate(**inputs, max_new_tokens=6, return_dict_in_generate=True, output_logits=True)
-    with blocked_in_stages(model, pruner.dropped(inputs), pruner.layers, inputs["attention_mask"]):
-        stock = model.generate(
-            **inputs, max_new_tokens=6, use_cache=False, return_dict_in_generate=True, output_logits=True
-        )
-    assert torch.equal(pruned.sequences, stock.sequences)
-    assert (torch.stack(pruned.logits) - torch.stack(stock.logits)).abs().max() <= 1e-4
-    held = {layer.keys.shape[2] for layer in pruned.past_key_values.layers}
-    assert held == {max(after for _, after in pruner.report.sequence_length) + 5}, "every layer's cache is cut alike"
-
-
-@pytest.mark.parametrize(
-    ("name", "window", "second"),
-    [(*case, "text") for case in WINDOWS]
-    # stock cannot compute the positions of a second picture without the first where positions are a grid
-    + [(name, window, "picture") for name, window in WINDOWS if not ZOO[name].native],
-)
-@torch.no_grad()
-def test_second_turn_on_a_returned_cache(name, window, second):
-    specimen = ZOO[name]
-    model = model_of(name) if window is None else specimen.build(sliding_window=window)
-    first = inputs_of(name, "one picture")
-    pruner = Staged(window=WINDOW)
-    row = specimen.prompts["batch"][0] if second == "picture" else ("tell me what you see", [])
-    with pruner(model):
-        answer = model.generate(**first, max_new_tokens=4, return_dict_in_generate=True)
-        stages = pruner.dropped(first)
-        turn, whole = follow_up(specimen, model, first, answer.sequences, row)
-        pruner.seen, end = [], stages[0].shape[1]
-        pruned = model.generate(**turn, past_key_values=answer.past_key_values, max_new_tokens=6)
-    length = turn["input_ids"].shape[1]
-    stages = [torch.nn.functional.pad(dropped, (0, length - end)) for dropped in stages]
-    ends = torch.full((length,), length)
-    ends[:end] = end
-    if second == "picture":
-        new = pruner.report.kept_mask.shape[1]
-        blank = {"attention_mask": turn["attention_mask"][:, -new:]}
-        for dropped, gone in zip(stages, pruner.dropped(blank), strict=True):
-            dropped[:, -new:] = gone
-    with blocked_in_stages(model, stages, pruner.layers, turn["attention_mask"], ends):
-        assert torch.equal(model.generate(**whole, max_new_tokens=6, use_cache=False), pruned)
-
-
-@pytest.mark.parametrize("mode", mode_items(MODES))
-@pytest.mark.parametrize(("name", "window"), WINDOWS)
-@torch.no_grad()
-def test_generation_modes(name, window, mode):
-    model = model_of(name) if window is None else ZOO[name].build(sliding_window=window)
-    several = "batch" if name == "glm4v" else "batch of several pictures"  # stock mixes those up
-    inputs = inputs_of(name, "one picture" if mode == "prompt lookup" else several)
-    pruner, alone = Staged(window=WINDOW), Staged(window=WINDOW)
-    torch.manual_seed(0)
-    with pruner(model):
-        pruned = model.generate(**inputs, max_new_tokens=8, **MODES[mode])
-    with alone(model):
-        model(**inputs)
-    assert torch.equal(pruner.report.kept_mask, alone.report.kept_mask)
-    torch.manual_seed(0)
-    slow = {} if mode == "prompt lookup" else MODES[mode]
-    with blocked_in_stages(model, alone.dropped(inputs), pruner.layers, inputs["attention_mask"]):
-        assert torch.equal(model.generate(**inputs, max_new_tokens=8, use_cache=False, **slow), pruned)
-
-
-@pytest.mark.parametrize("name", [name for name in ZOO if not ZOO[name].native])
-@torch.no_grad()
-def test_compact_positions(name):
-    model, inputs = model_of(name), inputs_of(name, "batch")
-    pruner = Staged(positions="compact")
-    with pruner(model):
-        pruned = model.generate(**inputs, max_new_tokens=6)
-    stages, mask = pruner.dropped(inputs), inputs["attention_mask"]
-    with blocked_in_stages(model, stages, pruner.layers, mask, compact=True):
-        assert torch.equal(model.generate(**inputs, max_new_tokens=6, use_cache=False), pruned)
-
-
 @pytest.mark.parametrize("layers", [(0, 2), (1, 2)])
 @pytest.mark.parametrize("name", ZOO)
 @torch.no_grad()
 def test_later_stages_are_told_the_same_of_the_tokens_that_are_left(name, layers):
     model, inputs = model_of(name), inputs_of(name, "batch of several pictures")
-    pruner = Staged(layers=layers, shares=(0.6, 0.3), everything=True, window=WINDOW)
+    pruner = recording(Staged, layers=layers, shares=(0.6, 0.3), everything=True, window=WINDOW)
     with pruner(model):
         model(**inputs)
     first = [seen for seen in pruner.seen if seen[0].stage == 0]
@@ -235,11 +110,13 @@ def test_later_stages_are_told_the_same_of_the_tokens_that_are_left(name, layers
     states = []
     hook = language_model(model).layers[2].register_forward_pre_hook(lambda module, args: states.append(args[0]))
     try:
-        with blocked(model, pruner.dropped(inputs)[0], layers[0], inputs["attention_mask"]):
+        dropped = Choice.of(pruner, model, inputs["attention_mask"].bool()).stages[0]
+        with blocked(model, dropped, layers[0], inputs["attention_mask"]):
             model(**inputs)
     finally:
         hook.remove()
-    for (before, kept), (after, _) in zip(first, later, strict=True):
+    for (before, selection), (after, _) in zip(first, later, strict=True):
+        kept = selection.kept
         assert after.layout.regions == before.layout.regions
         assert torch.equal(after.layout.region_of, before.layout.region_of[kept])
         assert after.layout.num_unpruned == before.layout.num_tokens
@@ -300,17 +177,9 @@ def test_generation_without_a_cache_is_refused_where_a_stage_ends_inside_the_mod
         model.generate(**inputs, max_new_tokens=2, use_cache=False)
 
 
-@pytest.mark.parametrize("positions", ["original", "compact"])
+@pytest.mark.parametrize("layers", [(0, 2), (1, 3), (0, 1, 2, 3)])
+@pytest.mark.parametrize("name", ["internvl", "qwen3-vl", "gemma3"])
 @torch.no_grad()
-def test_rows_of_one_length_that_lose_different_numbers(positions):
-    """No padding to fill up with: dropped tokens stay as columns that nobody sees."""
-    model, inputs = tiny_internvl(), batch(*PROMPTS["batch, equal lengths"])
-    assert inputs["attention_mask"].all()
-    pruner = Staged(layers=(1, 2), shares=(0.7, 0.4), positions=positions)
-    with pruner(model):
-        pruned = model.generate(**inputs, max_new_tokens=6)
-    (_, one), (_, two) = pruner.report.sequence_length
-    assert one != two
-    stages, mask = pruner.dropped(inputs), inputs["attention_mask"]
-    with blocked_in_stages(model, stages, pruner.layers, mask, compact=positions == "compact"):
-        assert torch.equal(model.generate(**inputs, max_new_tokens=6, use_cache=False), pruned)
+def test_stages_at_any_layers(name, layers):
+    pruner = recording(Staged, layers=layers, shares=(0.8, 0.6, 0.4, 0.2), window=WINDOW)
+    assert_exact(model_of(name), inputs_of(name, "batch of several pictures"), pruner)

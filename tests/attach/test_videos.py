@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from ptprune import PyramidTokenPruning
-from tests.attach.test_families import inputs_of
 from tests.oracle import blocked
-from tests.zoo import ZOO
+from tests.zoo import ZOO, inputs_of
 
 FRAMES = {"llava-onevision": 2, "qwen2-vl": 2, "qwen2.5-vl": 2, "qwen3-vl": 1, "glm4v": 1}
 QUESTION = ("tell me what you see", [])

@@ -8,53 +8,12 @@ from transformers import DynamicCache, LlavaNextConfig, LlavaNextForConditionalG
 
 from ptprune import PyramidTokenPruning
 from ptprune.attach.windows import restrict
-from tests.attach.test_families import SLIDING, dropped_of, inputs_of, model_of
-from tests.oracle import blocked, slow_ptp
+from tests.exact import assert_exact, recording
+from tests.oracle import blocked
 from tests.versions import needs_transformers
-from tests.zoo import ZOO
+from tests.zoo import SLIDING, ZOO, inputs_of, model_of
 from tests.zoo.pictures import picture
 from tests.zoo.specimen import finish, text_config
-
-
-@pytest.mark.parametrize("positions", ["original", "compact"])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("layer", [0, 1, 3])
-@pytest.mark.parametrize("window", [6, 30])
-@pytest.mark.parametrize("prompt", ["one picture", "batch of several pictures"])
-@pytest.mark.parametrize("name", SLIDING)
-@torch.no_grad()
-def test_prompts_longer_than_the_sliding_window(name, prompt, window, layer, attention, positions):
-    specimen = ZOO[name]
-    model, inputs = specimen.build(attention=attention, sliding_window=window), inputs_of(name, prompt)
-    pruner = PyramidTokenPruning(keep_ratio=0.5, layer=layer, positions=positions)
-    with pruner(model):
-        pruned = model.generate(**inputs, max_new_tokens=8, return_dict_in_generate=True, output_logits=True)
-    if positions == "original":
-        kept = [image.kept.tolist() for image in pruner.report.images]
-        assert kept == slow_ptp(specimen, model, inputs, layer=layer, keep_ratio=0.5), "scores see the window too"
-    compact = positions == "compact"
-    with blocked(model, dropped_of(pruner.report, inputs), layer, inputs["attention_mask"], compact=compact):
-        stock = model.generate(
-            **inputs, max_new_tokens=8, use_cache=False, return_dict_in_generate=True, output_logits=True
-        )
-    assert torch.equal(pruned.sequences, stock.sequences)
-    assert (torch.stack(pruned.logits) - torch.stack(stock.logits)).abs().max() <= 1e-4
-
-
-@pytest.mark.parametrize("window", [6, 30])
-@pytest.mark.parametrize("name", SLIDING)
-@torch.no_grad()
-def test_ratio_one_beyond_the_sliding_window(name, window):
-    model, inputs = ZOO[name].build(sliding_window=window), inputs_of(name, "batch")
-    options = {"max_new_tokens": 12, "return_dict_in_generate": True, "output_logits": True}
-    stock = model.generate(**inputs, **options)
-    with PyramidTokenPruning(keep_ratio=1)(model):
-        pruned = model.generate(**inputs, **options)
-    assert torch.equal(torch.stack(pruned.logits), torch.stack(stock.logits))
-    kinds = [type(layer) for layer in stock.past_key_values.layers]
-    assert [type(layer) for layer in pruned.past_key_values.layers] == kinds
-    for mine, theirs in zip(pruned.past_key_values.layers, stock.past_key_values.layers, strict=True):
-        assert torch.equal(mine.keys, theirs.keys)
 
 
 @pytest.mark.parametrize("window", [1, 2, 5])
@@ -85,14 +44,7 @@ def test_a_language_model_whose_every_layer_slides(layer):
     )
     model = finish(LlavaNextForConditionalGeneration, config, torch.float32, "sdpa", 0, [template.image_token_id])
     inputs = specimen.inputs(specimen.prompts["one picture"])
-    pruner = PyramidTokenPruning(keep_ratio=0.4, layer=layer)
-    with pruner(model):
-        pruned = model.generate(**inputs, max_new_tokens=6, return_dict_in_generate=True, output_logits=True)
-    with blocked(model, dropped_of(pruner.report, inputs), layer, inputs["attention_mask"]):
-        stock = model.generate(
-            **inputs, max_new_tokens=6, use_cache=False, return_dict_in_generate=True, output_logits=True
-        )
-    assert (torch.stack(pruned.logits) - torch.stack(stock.logits)).abs().max() <= 1e-4
+    assert_exact(model, inputs, recording(PyramidTokenPruning, keep_ratio=0.4, layer=layer))
 
 
 continues_text = needs_transformers("5.23", "Gemma3's picture after a turn of text has other logits with a cache")
@@ -180,10 +132,4 @@ def test_columns_move_with_the_rows_of_a_cache():
 @torch.no_grad()
 def test_decoding_where_less_is_held_than_the_window_and_more_was_seen(window):
     model, inputs = ZOO["gemma3"].build(sliding_window=window), inputs_of("gemma3", "one picture")
-    options = {"max_new_tokens": 8, "return_dict_in_generate": True, "output_logits": True}
-    pruner = PyramidTokenPruning(keep_ratio=0.1)
-    with pruner(model):
-        pruned = model.generate(**inputs, **options)
-    with blocked(model, dropped_of(pruner.report, inputs), 2, inputs["attention_mask"]):
-        stock = model.generate(**inputs, **options, use_cache=False)
-    assert (torch.stack(pruned.logits) - torch.stack(stock.logits)).abs().max() <= 1e-4
+    assert_exact(model, inputs, recording(PyramidTokenPruning, keep_ratio=0.1), 8)

@@ -15,15 +15,17 @@ import torch
 from PIL import Image
 
 from ptprune import PyramidTokenPruning
-from ptprune.asking import answer as answering
+from ptprune.asking.answer import ask
+from ptprune.asking.chat import make_prompt
 from ptprune.bench import accuracy, examinee, items, plots, statistics
-from ptprune.bench.views import Views
-from ptprune.checkpoints import find as loading
-from ptprune.cli.bench_accuracy import choose_methods
-from ptprune.errors import UserError
+from ptprune.bench.candidates import Candidate, ablate, compare
+from ptprune.bench.examinee import Views
+from ptprune.bench.items.scenes import scene_items
+from ptprune.checkpoints import Checkpoint
+from ptprune.cli.console import quiet_libraries
 from ptprune.methods import METHODS
 from ptprune.pruner import TokenPruner
-from ptprune.results import file as store
+from ptprune.results.rows import AccuracyRow
 from ptprune.tiny import CHECKPOINT
 from tests.command import Command, command, refused
 
@@ -42,9 +44,9 @@ def bench(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture(scope="session")
 def subject() -> examinee.Examinee:
-    loading.quiet_libraries()
-    processor = loading.load_processor(CHECKPOINT, "tiny")
-    return examinee.Examinee(loading.load_model(CHECKPOINT, "tiny", torch.device("cpu"), "auto"), processor, batch=4)
+    quiet_libraries()
+    checkpoint = Checkpoint.find(None)
+    return examinee.Examinee(checkpoint.model(torch.device("cpu"), "auto"), checkpoint.processor(), batch=4)
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +95,7 @@ def test_intervals_and_paired_differences_against_loops() -> None:
         gain = statistics.difference(one == 1, other == 1)
         low, high = slow_interval([a - b for a, b in zip(one.tolist(), other.tolist(), strict=True)])
         expected = {"difference": 100 * (one.sum() - other.sum()) / number, "low": low, "high": high}
-        assert gain == pytest.approx(expected, abs=0.0051)
+        assert gain.model_dump() == pytest.approx(expected, abs=0.0051)
 
 
 def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -102,25 +104,25 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.91 < np.mean(covered) < 0.98
 
 
-def row(method: str, right: str, ratio: float | None = 0.5, **settings: Any) -> dict[str, Any]:
-    return {"method": method, "keep_ratio": ratio, "settings": settings, "kept_tokens": 5.0, "right": right}
+def row(method: str, right: str, ratio: float | None = 0.5, **given: Any) -> AccuracyRow:
+    return accuracy.row_of(Candidate(method, ratio, given), right, 5.0, ["a", "b", "", "a"][: len(right)])
 
 
 def test_what_follows_from_which_items_were_right() -> None:
     measured = [
         row("none", "1110", 1.0),
-        row("ptp", "1100", alpha=0.5),
+        row("ptp", "1100", alpha=0.25),
         row("ptp", "1110", alpha=0.0),
         row("random", "0001"),
         row("random", "1111", 0.25),
     ]
-    finished = accuracy.finish(measured, ["a", "b", "", "a"], {"alpha": 0.5})
-    assert [r["accuracy"] for r in finished] == [75, 50, 75, 25, 100]
-    assert [r["retention"] for r in finished] == [100, 66.67, 100, 33.33, 133.33]
-    assert finished[0]["by_kind"] == {"a": 50, "b": 100}
-    assert [r["vs_ptp"] and r["vs_ptp"]["difference"] for r in finished] == [None, None, 25, -25, None]
-    nothing = accuracy.finish([row("none", "00", 1.0), row("ptp", "01")], ["", ""], {})
-    assert [r["retention"] for r in nothing] == [None, None]
+    finished = accuracy.finish(measured, Candidate("ptp", None, {"alpha": 0.25}).settings)
+    assert [r.accuracy for r in finished] == [75, 50, 75, 25, 100]
+    assert [r.retention for r in finished] == [100, 66.67, 100, 33.33, 133.33]
+    assert finished[0].by_kind == {"a": 50, "b": 100}
+    assert [r.vs_ptp and r.vs_ptp.difference for r in finished] == [None, None, 25, -25, None]
+    nothing = accuracy.finish([row("none", "00", 1.0), row("ptp", "01")], {})
+    assert [r.retention for r in nothing] == [None, None]
 
 
 # --- what is measured -------------------------------------------------------------------------------------------------
@@ -128,13 +130,13 @@ def test_what_follows_from_which_items_were_right() -> None:
 
 @scenes
 def test_batches_answer_as_single_prompts_do(subject: examinee.Examinee) -> None:
-    asked = items.scene_items("dev", 6)
+    asked = scene_items("dev", 6)
     for pruner in (None, PyramidTokenPruning(keep_ratio=0.1)):
         given, kept = subject.answers(asked, pruner)
         single, tokens = [], []
         for item in asked:
-            inputs = answering.make_prompt(subject.model, subject.processor, [item.open()], item.question, {})
-            single.append(answering.ask(subject.model, subject.processor, inputs, pruner, 2).text)
+            inputs = make_prompt(subject.model, subject.processor, [item.open()], item.question, {})
+            single.append(ask(subject.model, subject.processor, inputs, pruner, 2).text)
             before = int((inputs["input_ids"] == subject.model.config.image_token_id).sum())
             tokens.append(before if pruner is None else len(pruner.report.images[0].kept))  # type: ignore[union-attr]
         assert given == single
@@ -143,10 +145,10 @@ def test_batches_answer_as_single_prompts_do(subject: examinee.Examinee) -> None
 
 @scenes
 def test_scenes_follow_from_their_number() -> None:
-    few, more = items.scene_items("test", 2), items.scene_items("test", 4)
+    few, more = scene_items("test", 2), scene_items("test", 4)
     assert items.digest(more[:2]) == items.digest(few)
     assert len({item.digest for item in more}) == 4
-    assert items.digest(items.scene_items("dev", 2)) != items.digest(few)
+    assert items.digest(scene_items("dev", 2)) != items.digest(few)
     for change in ({"digest": "0"}, {"question": "?"}, {"answer": "?"}, {"kind": "?"}):  # each of them counts
         assert items.digest([few[0], replace(few[1], **change)]) != items.digest(few)
 
@@ -172,7 +174,7 @@ def test_downsampling_to_at_most_the_budget(subject: examinee.Examinee, size: tu
 
 def test_downsampling_where_there_are_no_tiles(subject: examinee.Examinee, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands in for Qwen-VL: a token is 28 x 28 pixels."""
-    monkeypatch.setattr("ptprune.bench.views.has_tiles", lambda processor: False)
+    monkeypatch.setattr("ptprune.bench.examinee.has_tiles", lambda processor: False)
 
     def tokens(size: tuple[int, int], view: examinee.View = examinee.AS_IT_IS) -> int:
         width, height = view.size or size
@@ -188,19 +190,17 @@ def test_downsampling_where_there_are_no_tiles(subject: examinee.Examinee, monke
 
 
 def test_the_rows_of_a_table() -> None:
-    def names(arms: list[accuracy.Arm]) -> list[tuple[str, float | None]]:
+    def names(arms: list[Candidate]) -> list[tuple[str, float | None]]:
         return [(arm.method, arm.keep_ratio) for arm in arms]
 
     both = [("random", 0.5), ("random", 0.1), ("downsample", 0.5), ("downsample", 0.1)]
     start = [("none", 1.0), ("thumbnail", None)]
-    assert names(accuracy.plan(["random", "none"], [0.5, 0.1], {})) == start + both
-    assert names(accuracy.plan(["fastv", "ptp"], [0.5], {})) == start + [
+    assert names(compare(["random", "none"], [0.5, 0.1], {})) == start + both
+    assert names(compare(["fastv", "ptp"], [0.5], {})) == start + [
         ("ptp", 0.5), ("fastv", 0.5), ("random", 0.5), ("downsample", 0.5),
     ]  # fmt: skip
-    assert names(accuracy.plan(["random", "fastv"], [0.5], {}))[2:] == [
-        (m, 0.5) for m in ("fastv", "random", "downsample")
-    ]
-    ablation = accuracy.plan_ablation([0.5], {"alpha": 0.25})
+    assert names(compare(["random", "fastv"], [0.5], {}))[2:] == [(m, 0.5) for m in ("fastv", "random", "downsample")]
+    ablation = ablate([0.5], {"alpha": 0.25})
     assert names(ablation)[:5] == start + [("ptp", 0.5), ("random", 0.5), ("downsample", 0.5)]
     variants = {arm.name: arm.settings for arm in ablation[5:]}
     assert variants["without region level"]["region"] == "uniform"
@@ -213,14 +213,15 @@ def test_the_rows_of_a_table() -> None:
 
 
 def test_all_methods_drop_before_one_layer() -> None:
-    arms = accuracy.plan(["ptp", "hired"], [0.5], {"alpha": 0.25}, layer=3)
+    arms = compare(["ptp", "hired"], [0.5], {"alpha": 0.25}, layer=3)
     assert {arm.method: arm.settings["layer"] for arm in arms if arm.pruner} == {"ptp": 3, "hired": 3, "random": 3}
     assert [arm.name for arm in arms if arm.pruner] == ["ptp alpha=0.25", "hired", "random"]
-    assert {arm.key for arm in accuracy.plan(["fastv"], [0.5], {}, layer=2)} == {
-        arm.key for arm in accuracy.plan(["fastv"], [0.5], {})
+    assert {arm.key for arm in compare(["fastv"], [0.5], {}, layer=2)} == {
+        arm.key for arm in compare(["fastv"], [0.5], {})
     }, "a row at a method's own layer is measured once"
-    assert choose_methods(None, 2) == [name for name in METHODS if name != "visionzip"]
-    assert choose_methods(None, 0) == [name for name in METHODS if name != "pyramiddrop"]
+    for layer, left_out in ((2, "visionzip"), (0, "pyramiddrop")):
+        found = {arm.method for arm in compare(None, [0.5], {}, layer=layer) if arm.pruner}
+        assert found == {name for name in METHODS if name != left_out}
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -251,7 +252,7 @@ def test_resumes_after_a_kill_with_the_same_numbers(
     assert resumed == whole
     assert part.read_bytes() == (tmp_path / "whole.json").read_bytes()
 
-    monkeypatch.setattr(loading, "load_model", None)  # all rows are there: no weights are needed
+    monkeypatch.setattr(Checkpoint, "model", None)  # all rows are there: no weights are needed
     assert bench(*quick, "--out", part, "--json").silent.document == whole
     monkeypatch.undo()
 
@@ -267,13 +268,17 @@ def test_resumes_after_a_kill_with_the_same_numbers(
 @scenes
 def test_the_json_object(bench: Command) -> None:
     document = bench(*QUICK, "--split", "dev", "--limit", 6, "--json").silent.document
-    assert list(document) == ["model", "items", "split", "identity", "results"]
+    assert (document["kind"], document["version"]) == ("accuracy", 1)
+    [run] = document["runs"]
+    assert run["machine"]
+    assert run["versions"]["torch"] == torch.__version__
+    assert set(run["identity"]) == {"model", "items", "dtype", "max_new_tokens"}
     assert (document["model"], document["items"], document["split"]) == ("ptprune-tiny", 6, "dev")
     rows = {r["method"]: r for r in document["results"]}
     assert list(rows) == ["none", "thumbnail", "ptp", "random", "downsample"]
     assert [r["keep_ratio"] for r in rows.values()] == [1.0, None, 0.25, 0.25, 0.25]
     for r in rows.values():
-        assert list(r) == [*KEYS, "vs_ptp", "right"]
+        assert {*KEYS, "vs_ptp", "right", "run"} <= set(r)
         assert r["low"] <= r["accuracy"] <= r["high"]
         assert len(r["right"]) == 6
         assert r["accuracy"] == pytest.approx(100 * r["right"].count("1") / 6, abs=0.01)
@@ -380,13 +385,13 @@ def test_bad_options(
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('{"picture": "1.png"', "items.jsonl line 3: not JSON"),
-        ("[]", "line 3: not a JSON object"),
-        ('{"picture": "1.png", "question": "a?"}', 'line 3: no "answer"'),
-        ('{"picture": "1.png", "question": "a?", "answer": ""}', 'line 3: "answer" must be'),
-        ('{"picture": "1.png", "question": "a?", "answer": 5}', 'line 3: "answer" must be'),
-        ('{"picture": "1.png", "question": 1, "answer": "5"}', 'line 3: "question" must be'),
-        ('{"picture": "1.png", "question": "a?", "answer": "5", "kind": 1}', 'line 3: "kind" must be'),
+        ('{"picture": "1.png"', "items.jsonl line 3: "),
+        ("[]", "line 3: "),
+        ('{"picture": "1.png", "question": "a?"}', "line 3: answer"),
+        ('{"picture": "1.png", "question": "a?", "answer": ""}', "line 3: answer"),
+        ('{"picture": "1.png", "question": "a?", "answer": 5}', "line 3: answer"),
+        ('{"picture": "1.png", "question": 1, "answer": "5"}', "line 3: question"),
+        ('{"picture": "1.png", "question": "a?", "answer": "5", "kind": 1}', "line 3: kind"),
         ('{"picture": "9.png", "question": "a?", "answer": "5"}', "9.png: no such file"),
         ('{"picture": "items.jsonl", "question": "a?", "answer": "5"}', "line 3: "),
         (
@@ -413,9 +418,9 @@ def test_folders_without_items(bench: Command, tmp_path: Path) -> None:
 def test_a_file_of_other_results(bench: Command, folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     quick = (*QUICK, "--items", folder, "--out", path)
-    for text in ("", "[]", '{"results": []}', '{"identity": {}, "results": [{}]}'):
+    for text in ("", "[]", '{"results": []}', '{"kind": "published", "version": 1, "tables": []}'):
         path.write_text(text)
-        refused(bench(*quick), "holds no results of this command")
+        refused(bench(*quick), str(path))
         assert path.read_text() == text
     path.unlink()
     assert bench(*quick, "--limit", 2).code == 0
@@ -429,26 +434,6 @@ def test_a_file_of_other_results(bench: Command, folder: Path, tmp_path: Path) -
         weights.write(b"\x01")
     refused(bench(*quick, "--limit", 2, "--model", other), "another model")
     assert path.read_bytes() == before
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "results.json"
-    store.save(path, {"results": [0]})
-    with path.open() as reader:
-        store.save(path, {"results": [1]})
-        assert json.load(reader) == {"results": [0]}
-
-    def full(self: Path, *args: Any, **kwargs: Any) -> None:
-        with self.open("w") as file:
-            file.write("{")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(UserError, match="No space left"):
-        store.save(path, {"results": [1, 2]})
-    monkeypatch.undo()
-    assert json.loads(path.read_text()) == {"results": [1]}
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_to_install(monkeypatch: pytest.MonkeyPatch, bench: Command, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ptprune as package
-from ptprune.cli.models import row
+from ptprune.cli.listings import row
 from ptprune.cost import Prompt, pruned_cost, unpruned_cost
 from ptprune.families import FAMILIES, UNSUPPORTED
 from ptprune.methods import METHODS

@@ -15,7 +15,7 @@ from tokenizers import processors as post
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ptprune import PyramidTokenPruning
-from ptprune.asking.answer import make_prompt
+from ptprune.asking.chat import make_prompt
 from ptprune.checkpoints.processor import load_processor
 from ptprune.draw import draw_overlay
 from ptprune.families import FAMILIES

@@ -18,10 +18,9 @@ from transformers import (
 from transformers.models.smolvlm import processing_smolvlm
 from transformers.utils import is_torchvision_available
 
-from ptprune.checkpoints.image_only import image_only
 from ptprune.checkpoints import processor as loading
 from ptprune.checkpoints.cohere2_vision import Cohere2VisionImageProcessorPil, tile_grid
-from ptprune.checkpoints.image_only import NoVideo
+from ptprune.checkpoints.image_only import NoVideo, image_only
 from ptprune.checkpoints.processor import find_class, load_processor
 from tests.cli.families import savable
 from tests.zoo import ZOO, Specimen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import Any
 import pytest
 
 from ptprune.checkpoints import hub
-from ptprune.errors import UserError
-from ptprune.lmms.rows import Rows
 from tests.command import command, refused
 
 
@@ -70,36 +67,3 @@ def test_a_hub_within_reach(monkeypatch: pytest.MonkeyPatch, status: int) -> Non
     assert hub.OFFLINE not in hub.os.environ
     assert hub.offline_where_unreachable()  # the server is gone
     assert hub.os.environ[hub.OFFLINE] == "1"
-
-
-ROW = {
-    "benchmark": "V*",
-    "method": "ptp",
-    "keep_ratio": 0.5,
-    "settings": {"alpha": 0.5},
-    "score": 50.0,
-    "questions": 2,
-    "tokens": 10.0,
-    "kept_tokens": 5.0,
-    "seconds": 1.0,
-}
-
-
-def test_rows_are_found_by_what_they_are_of(tmp_path: Path) -> None:
-    Rows(tmp_path).add(ROW, {"model": "a", "limit": 2}, [{"doc_id": 0, "target": "x", "answer": "y"}])
-    rows = Rows(tmp_path)
-    assert rows.find(ROW, {"limit": 2, "model": "a"}) == ROW
-    assert rows.find(ROW, {"model": "b", "limit": 2}) is None
-    assert rows.find({**ROW, "settings": {"alpha": 0}}, {"model": "a", "limit": 2}) is None
-    rows.add({**ROW, "score": 1.0}, {"model": "b", "limit": 2}, [])
-    assert [Rows(tmp_path).find(ROW, {"model": m, "limit": 2})["score"] for m in "ab"] == [50, 1]  # type: ignore[index]
-    assert [path.name for path in (tmp_path / "answers").iterdir()] == ["Vstar-ptp-0.5.jsonl"]
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"rows": [{}]}', json.dumps({"rows": [{"identity": {}, "score": 1}]})])
-def test_a_folder_of_something_else(tmp_path: Path, text: str) -> None:
-    (tmp_path / "rows.json").write_text(text)
-    with pytest.raises(UserError, match=r"rows.json is not from this command"):
-        Rows(tmp_path)
-    with pytest.raises(UserError, match="cannot be written"):
-        Rows(tmp_path / "rows.json")

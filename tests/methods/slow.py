@@ -10,7 +10,10 @@ import math
 from collections.abc import Callable
 from fractions import Fraction
 
+import torch
+
 from ptprune.scores import ImageEvidence
+from ptprune.selection import Selection
 
 States = dict[int, list[float]]
 Slow = Callable[[ImageEvidence, int], tuple[list[int], States]]
@@ -268,3 +271,17 @@ SLOW: dict[str, Slow] = {
     "dart": dart,
     "sparsevlm": sparsevlm,
 }
+
+
+def check(selection: Selection, image: ImageEvidence, kept: list[int], states: States) -> None:
+    """A method's answer is the slow one: the same tokens, the same merged states, all others as they were."""
+    assert selection.kept.tolist() == kept
+    if not states:
+        assert selection.states is None
+        return
+    expected = image.embeddings.clone()
+    for index, state in states.items():
+        expected[index] = torch.tensor(state)
+    torch.testing.assert_close(selection.states, expected[selection.kept], atol=1e-5, rtol=1e-5)
+    same = [k for k, index in enumerate(kept) if index not in states]
+    assert torch.equal(selection.states[same], image.embeddings[selection.kept[same]])

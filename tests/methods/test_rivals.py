@@ -1,9 +1,6 @@
-"""The rivals against their own formulas in loops, on evidence made by hand and on tiny models of four families."""
+"""The rivals against their own formulas in loops, on evidence made by hand; tests/attach/test_matrix.py has models."""
 
 from __future__ import annotations
-
-from contextlib import contextmanager
-from functools import lru_cache
 
 import pytest
 import torch
@@ -16,10 +13,7 @@ from ptprune.methods import METHODS, DivPrune, HiRED, VisionZip
 from ptprune.methods.uniform_grid import even_cells
 from ptprune.scores import ImageEvidence
 from ptprune.scores.thumbnail import attention_shares, seen_from_thumbnail
-from tests.methods.slow import SLOW, regions
-from tests.oracle import blocked, language_model
-from tests.versions import repeats_tiles
-from tests.zoo import ZOO
+from tests.methods.slow import SLOW, check, regions
 
 RIVALS = list(SLOW)
 OPTIONS = {
@@ -115,21 +109,9 @@ def only(image, names):
     return ImageEvidence(image.layout, **{name: getattr(image, name) for name in names})
 
 
-def check(selection, image, kept, states):
-    assert selection.kept.tolist() == kept
-    if not states:
-        assert selection.states is None
-        return
-    expected = image.embeddings.clone()
-    for index, state in states.items():
-        expected[index] = torch.tensor(state)
-    torch.testing.assert_close(selection.states, expected[selection.kept], atol=1e-5, rtol=1e-5)
-    same = [k for k, index in enumerate(kept) if index not in states]
-    assert torch.equal(selection.states[same], image.embeddings[selection.kept[same]])
-
-
+@pytest.mark.smoke
 def test_every_rival_is_registered():
-    staged = ["pyramiddrop"]  # tests/attach/test_stages.py
+    staged = ["pyramiddrop"]  # its slow twin is in tests/attach/test_stages.py
     assert [name for name in METHODS if name not in staged] == ["ptp", "random", *RIVALS]
     for name in METHODS.keys() - {"ptp", "random"}:
         pruner = METHODS[name]()
@@ -140,7 +122,9 @@ def test_every_rival_is_registered():
         assert name == "uniform-grid" or ("arXiv" in rest and "Differs here: " in rest)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=pytest.mark.smoke if name == "one token" else ()) for name in LAYOUTS]
+)
 @pytest.mark.parametrize(("name", "more"), SETTINGS)
 def test_the_slow_formula(name, more, layout):
     for seed in range(3):
@@ -332,109 +316,6 @@ def test_sparsevlm_with_one_word():
     one = {name: getattr(image, name)[:1] for name in ("instruction_embeddings", "instruction_map")}
     selection = METHODS["sparsevlm"](keep_tokens=4).select(ImageEvidence(**{**vars(image), **one}))
     assert selection.kept.tolist() == image.instruction_map[0].topk(4).indices.sort().values.tolist()
-
-
-FAMILIES = ["internvl", "llava-next", "gemma3", "qwen2-vl"]
-WINDOW = 3
-
-
-@lru_cache
-def model_of(name):
-    return ZOO[name].build()
-
-
-@lru_cache
-def inputs_of(name, prompt):
-    return ZOO[name].inputs(ZOO[name].prompts[prompt])
-
-
-def watching(method, seen, **options):
-    """A pruner that writes down what it saw and chose."""
-
-    class Watching(METHODS[method]):
-        def select(self, image):
-            seen.append((image, super().select(image)))
-            return seen[-1][1]
-
-    return Watching(**options)
-
-
-@contextmanager
-def merged(model, changed):
-    """The stock model, its first layer fed with other states at some positions: (row, position) -> state."""
-
-    def replace(module, args, kwargs):
-        states = args[0].clone()
-        for (row, position), state in changed.items():
-            states[row, position] = torch.tensor(state)
-        return (states, *args[1:]), kwargs
-
-    handle = language_model(model).layers[0].register_forward_pre_hook(replace, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@pytest.mark.parametrize("prompt", ["one picture", "batch of several pictures"])
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", RIVALS)
-@torch.no_grad()
-def test_logits_are_those_of_the_blocked_stock_model(name, family, prompt):
-    model, inputs, seen = model_of(family), inputs_of(family, prompt), []
-    more = {"contextual_ratio": 0.4} if name == "visionzip" else {}
-    pruner = watching(name, seen, keep_ratio=0.4, window=WINDOW, **more)
-    with pruner(model):
-        pruned = model(**inputs).logits
-    changed = {}
-    for image, selection in seen:
-        total = max(1, round(0.4 * image.layout.num_tokens))
-        kept, states = SLOW[name](image, total, **more)
-        check(selection, image, kept, states)
-        where = image.layout.tokens.tolist()
-        changed |= {(image.layout.sample, where[index]): state for index, state in states.items()}
-    assert bool(changed) == (name == "visionzip")
-    kept = pruner.report.kept_mask
-    dropped = inputs["attention_mask"].bool() & ~kept
-    with blocked(model, dropped, pruner.layer, inputs["attention_mask"]), merged(model, changed):
-        stock = model(**inputs).logits
-    assert (pruned - stock)[kept].abs().max() <= 5e-5
-    assert (pruned - model(**inputs).logits)[kept].abs().max() > 1e-3, "the oracle would not notice"
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", RIVALS)
-@torch.no_grad()
-def test_ratio_one_is_bit_identical(name, family):
-    model, inputs = model_of(family), inputs_of(family, "batch of several pictures")
-    stock = model(**inputs).logits
-    pruner = METHODS[name](keep_ratio=1, window=WINDOW)
-    with pruner(model):
-        assert torch.equal(model(**inputs).logits, stock)
-    before, after = pruner.report.visual_tokens
-    assert before == after > 0
-
-
-@pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=() if ZOO[name].native else repeats_tiles) for name in FAMILIES]
-)
-@torch.no_grad()
-def test_merged_tokens_are_generated_from(family):
-    model, inputs, seen = model_of(family), inputs_of(family, "one picture"), []
-    pruner = watching("visionzip", seen, keep_ratio=0.5, window=WINDOW, contextual_ratio=0.5)
-    with pruner(model):
-        tokens = model.generate(**inputs, max_new_tokens=5)
-        beams = model.generate(**inputs, max_new_tokens=5, num_beams=2)
-    (image, selection), *_ = seen
-    where = image.layout.tokens[selection.kept].tolist()
-    changed = dict(zip([(0, position) for position in where], selection.states.tolist(), strict=True))
-    changed |= {(1, position): state for (_, position), state in changed.items()}
-    dropped = inputs["attention_mask"].bool() & ~pruner.report.kept_mask[:1]
-    with blocked(model, dropped, 0, inputs["attention_mask"]):
-        with merged(model, {key: state for key, state in changed.items() if key[0] == 0}):
-            assert torch.equal(model.generate(**inputs, max_new_tokens=5, use_cache=False), tokens)
-        with merged(model, changed):
-            assert torch.equal(model.generate(**inputs, max_new_tokens=5, num_beams=2, use_cache=False), beams)
 
 
 def test_visionzip_keeps_what_it_does_not_merge():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
+from transformers import PreTrainedModel
+
 from tests.zoo.cohere import AYA_VISION, COHERE2_VISION
 from tests.zoo.gemma import GEMMA3
 from tests.zoo.glm import GLM4V
@@ -29,4 +33,21 @@ ZOO: dict[str, Specimen] = {
     )
 }
 
-__all__ = ["ZOO", "ImageTruth", "Inputs", "Specimen"]
+SLIDING = ["gemma3", "aya-vision", "cohere2-vision"]
+"""Families some of whose layers see only a window; ``build(sliding_window=...)`` sets it."""
+
+
+@cache
+def model_of(name: str, attention: str = "sdpa", sliding_window: int | None = None) -> PreTrainedModel:
+    """A family's model, built once: tests that change a model build their own."""
+    window = {} if sliding_window is None else {"sliding_window": sliding_window}
+    return ZOO[name].build(attention=attention, **window)
+
+
+@cache
+def inputs_of(name: str, prompt: str, side: str = "left") -> Inputs:
+    """A family's inputs for one of its prompts, made once: tests that change them copy them."""
+    return ZOO[name].inputs(ZOO[name].prompts[prompt], side)
+
+
+__all__ = ["SLIDING", "ZOO", "ImageTruth", "Inputs", "Specimen", "inputs_of", "model_of"]

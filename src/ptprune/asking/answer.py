@@ -1,4 +1,4 @@
-"""Asks a model about pictures, with or without pruning."""
+"""Asks a model about pictures, with or without pruning, and says what pruning changed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL.Image import Image
 
+from ptprune.asking.chat import check_length, make_prompt
+from ptprune.asking.loaded import LoadedModel
 from ptprune.asking.meter import PhaseMeter, vision_lap
 from ptprune.clock import Clock
 from ptprune.pruner import TokenPruner
+from ptprune.report import ImageReport
 
+WARM_UP_TOKENS = 2  # enough to run prefill and decode once
+REGION = ("row", "column", "is_thumbnail", "grid", "box", "budget", "saliency")
 PHASES = ("vision", "select", "prefill", "decode")
 
 
@@ -65,3 +71,66 @@ def ask(
     seconds = {phase: clock.seconds[phase] for phase in PHASES} | {"total": sum(clock.seconds.values())}
     text = processor.tokenizer.decode(new, skip_special_tokens=True).strip()
     return Answer(text, len(new), seconds, meter.kv_bytes, meter.full_kv_bytes)
+
+
+def run_document(
+    loaded: LoadedModel,
+    pruner: TokenPruner,
+    pictures: list[Image],
+    question: str,
+    max_new_tokens: int,
+    compare: bool,
+    say: Callable[[str], None] = lambda doing: None,
+) -> tuple[dict[str, Any], list[ImageReport]]:
+    """Ask one question about pictures that stand in one prompt.
+
+    Args:
+        compare: whether to ask the unpruned model too.
+        say: told what is being done.
+
+    Returns:
+        The JSON object of ``ptprune run``, with the keys that docs/command-line.md lists, and what was kept of each
+        picture.
+
+    Raises:
+        PtpruneError: where the question cannot be asked, or the pruner refuses the model or the prompt.
+    """
+    say("cutting the pictures into tiles")
+    inputs = make_prompt(loaded.model, loaded.processor, pictures, question, loaded.image_options)
+    check_length(loaded.model, inputs, max_new_tokens)
+
+    def answer(arm: TokenPruner | None, limit: int, doing: str) -> Answer:
+        return ask(loaded.model, loaded.processor, inputs, arm, limit, lambda passes: say(f"{doing}: {passes} tokens"))
+
+    if compare:  # the first call initialises kernels and buffers: neither arm shall pay for it
+        for arm in (None, pruner):
+            answer(arm, min(WARM_UP_TOKENS, max_new_tokens), "warming up")
+    unpruned = answer(None, max_new_tokens, "answering without pruning") if compare else None
+    pruned = answer(pruner, max_new_tokens, "answering with pruning")
+    assert pruner.report is not None
+    report = pruner.report.to_dict()
+    document: dict[str, Any] = {
+        "answer": pruned.text,
+        "visual_tokens": _change(*report["visual_tokens"]),
+        "sequence_length": _change(*report["sequence_length"][0]),
+        "kv_bytes": _change(unpruned.kv_bytes if unpruned else pruned.full_kv_bytes, pruned.kv_bytes),
+        "new_tokens": pruned.new_tokens,
+        "seconds": pruned.seconds,
+        "regions": [
+            {"image": number, "tokens": len(region["indices"]), **{name: region[name] for name in REGION}}
+            for number, image in enumerate(report["images"])
+            for region in image["regions"]
+        ],
+    }
+    if unpruned:
+        document["unpruned"] = {
+            "answer": unpruned.text,
+            "new_tokens": unpruned.new_tokens,
+            "seconds": unpruned.seconds,
+            "kv_bytes": unpruned.kv_bytes,
+        }
+    return document, pruner.report.images
+
+
+def _change(before: int, after: int) -> dict[str, int]:
+    return {"before": before, "after": after}

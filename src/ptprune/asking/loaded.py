@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from ptprune.checkpoints import Checkpoint
+from ptprune.checkpoints.processor import tile_options
 from ptprune.pruner import TokenPruner
 
 
@@ -31,11 +33,38 @@ class LoadedModel:
 
     Attributes:
         batch: prompts a batch.
+        image_options: of the image processor, instead of its own.
     """
 
     model: Any
     processor: Any
     batch: int = 16
+    image_options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        device: torch.device,
+        dtype: str,
+        *,
+        attention: str | None = None,
+        batch: int = 16,
+        max_tiles: int | None = None,
+    ) -> LoadedModel:
+        """A checkpoint's model and processor.
+
+        Args:
+            dtype: one of ``DTYPES``.
+            attention: attention implementation; None for the model's own choice.
+            max_tiles: most tiles a picture, thumbnail not counted; None for the checkpoint's own choice.
+
+        Raises:
+            SettingError: for anything that is missing or does not fit.
+        """
+        processor = checkpoint.processor()
+        options = tile_options(checkpoint.family.name, processor, max_tiles)  # refused before the weights are read
+        return cls(checkpoint.model(device, dtype, attention), processor, batch, options)
 
     def __post_init__(self) -> None:
         tokenizer = self.processor.tokenizer

@@ -27,8 +27,8 @@ def check_not_compiled(model: nn.Module) -> None:
         isinstance(holder, dict) and holder.get("_orig_mod") is model for holder in gc.get_referrers(model)
     ):
         raise AttachError(
-            f"{type(model).__name__} is compiled: torch.compile made a wrapper around it. Delete the wrapper, or attach "
-            "to a model that is not compiled"
+            f"{type(model).__name__} is compiled: torch.compile made a wrapper around it. Delete the wrapper, or "
+            "attach to a model that is not compiled"
         )
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ptprune.bench.candidates import NO_PRUNING, PTP, Candidate, key
-from ptprune.bench.examinee import Examinee
+from ptprune.bench.examinee import Examinee, Views
 from ptprune.bench.items import Item, is_right
 from ptprune.bench.statistics import decode, difference, interval, mean
-from ptprune.bench.views import Views
 from ptprune.errors import UserError
 from ptprune.results.file import resume, save
 from ptprune.results.rows import AccuracyResults, AccuracyRow, Run
@@ -69,8 +68,8 @@ class AccuracyRun:
             view, told = views.of(one.method, one.keep_ratio), partial(on_batch, one)
             given, kept = examinee.answers(self.items, one.pruner, view, told)
             right = "".join("01"[is_right(a, item.answer)] for a, item in zip(given, self.items, strict=True))
-            row = {"method": one.method, "keep_ratio": one.keep_ratio, "settings": one.settings, "run": self._run}
-            self._measured[one.key] = _summary(row, right, round(kept, 2), [item.kind for item in self.items])
+            kinds = [item.kind for item in self.items]
+            self._measured[one.key] = row_of(one, right, round(kept, 2), kinds, self._run)
             if self.path is not None:
                 asked = self.document()
                 keys = {key(row) for row in asked.results}
@@ -80,22 +79,10 @@ class AccuracyRun:
     def document(self) -> AccuracyResults:
         """The rows that were asked for, as far as they are finished, compared with each other."""
         rows = {one.key: self._measured[one.key] for one in self.candidates if one.key in self._measured}
-        marks = {name: decode(row.right) for name, row in rows.items()}
-        unpruned = next((mean(marks[name]) for name, row in rows.items() if row.method == NO_PRUNING), None)
-        names = {one.key: list(self._measured[one.key].variants) for one in self.candidates if one.key in rows}
-        for one in self.candidates:
-            if one.key in rows and one.variant and one.variant not in names[one.key]:
-                names[one.key].append(one.variant)
-        compared = []
         for name, row in rows.items():
-            ptp = Candidate(PTP, row.keep_ratio, self.reference).key
-            changes = {
-                "retention": round(mean(marks[name]) / unpruned * 100, 2) if unpruned else None,
-                "vs_ptp": difference(marks[name], marks[ptp]) if ptp in marks and ptp != name else None,
-                "variants": names[name],
-            }
-            compared.append(row.model_copy(update=changes))
-        return self.results.model_copy(update={"results": compared})
+            names = [one.variant for one in self.candidates if one.key == name and one.variant]
+            rows[name] = row.model_copy(update={"variants": list(dict.fromkeys([*row.variants, *names]))})
+        return self.results.model_copy(update={"results": finish(list(rows.values()), self.reference)})
 
     def lines(self) -> dict[str, list[AccuracyRow]]:
         """Name in tables -> its rows."""
@@ -113,13 +100,21 @@ def _check_identity(path: Path | None, earlier: Run, now: Run) -> None:
             raise UserError(f"--out {path}: holds results of {what}; give another file, or delete it")
 
 
-def _summary(row: dict[str, Any], right: str, kept_tokens: float, kinds: Sequence[str]) -> AccuracyRow:
-    """A row with all that follows from its own answers."""
+def row_of(one: Candidate, right: str, kept_tokens: float, kinds: Sequence[str], run: int = 0) -> AccuracyRow:
+    """A row with all that follows from its own answers.
+
+    Args:
+        right: a digit an item, 1 for right.
+        kinds: of the items.
+    """
     marks = decode(right)
     low, high = interval(marks)
     of_kind = {kind: [other == kind for other in kinds] for kind in dict.fromkeys(kinds) if kind}
     return AccuracyRow(
-        **row,
+        run=run,
+        method=one.method,
+        keep_ratio=one.keep_ratio,
+        settings=one.settings,
         kept_tokens=kept_tokens,
         right=right,
         accuracy=round(mean(marks), 2),
@@ -129,3 +124,21 @@ def _summary(row: dict[str, Any], right: str, kept_tokens: float, kinds: Sequenc
         by_kind={kind: round(mean(marks[mine]), 2) for kind, mine in of_kind.items()},
         vs_ptp=None,
     )
+
+
+def finish(rows: Sequence[AccuracyRow], reference: dict[str, Any]) -> list[AccuracyRow]:
+    """The rows with their retention, and with their difference from PTP at the same keep ratio.
+
+    Args:
+        reference: settings of that PTP.
+    """
+    marks = {key(row): decode(row.right) for row in rows}
+    unpruned = next((mean(marks[key(row)]) for row in rows if row.method == NO_PRUNING), None)
+
+    def compared(row: AccuracyRow) -> AccuracyRow:
+        mine, ptp = key(row), Candidate(PTP, row.keep_ratio, reference).key
+        retention = round(100 * mean(marks[mine]) / unpruned, 2) if unpruned else None
+        vs_ptp = difference(marks[mine], marks[ptp]) if ptp in marks and ptp != mine else None
+        return row.model_copy(update={"retention": retention, "vs_ptp": vs_ptp})
+
+    return [compared(row) for row in rows]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,10 +12,54 @@ import torch
 
 from ptprune.asking.meter import vision_lap
 from ptprune.bench.subject import Subject
-from ptprune.bench.timing import clock_for, wait_for
+from ptprune.clock import Clock
 from ptprune.conventions import cache_of, keep_cache
 from ptprune.errors import BrokenPass
 from ptprune.pruner import TokenPruner
+from ptprune.results.rows import Spread
+
+
+class EventClock(Clock):
+    """A clock that marks laps by events on the GPU's stream, so that the CPU may run ahead as it does in real use.
+
+    ``seconds`` holds nothing before ``settle``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._spans: list[tuple[str, Any, Any]] = []
+        self._last: Any = None
+
+    def _count(self) -> None:
+        event: Any = torch.cuda.Event(enable_timing=True)
+        event.record()
+        if self._running:
+            self._spans.append((self._running[-1], self._last, event))
+        self._last = event
+
+    def settle(self) -> None:
+        """Wait for the GPU once, and add up."""
+        torch.cuda.synchronize()
+        for name, start, end in self._spans:
+            self.seconds[name] += start.elapsed_time(end) / 1000  # milliseconds
+        self._spans.clear()
+
+
+def clock_for(device: str) -> Clock:
+    """A clock for one run on a device."""
+    return EventClock() if torch.device(device).type == "cuda" else Clock()
+
+
+def rotated(items: Sequence[Any], by: int) -> list[Any]:
+    """The order of round ``by``: no arm always runs in another's wake."""
+    start = by % len(items)
+    return [*items[start:], *items[:start]]
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median, least and most over the rounds."""
+    return Spread(median=statistics.median(values), min=min(values), max=max(values))
+
 
 ArmName = Literal["unpruned", "pruned", "ideal"]
 UNPRUNED: ArmName = "unpruned"
@@ -79,7 +125,8 @@ def run_arm(subject: Subject, arm: Arm, new_tokens: int, device: str) -> Sample:
         around = arm.pruner(model, clock=clock)
     elif arm.name == UNPRUNED:
         around = vision_lap(model, clock)
-    wait_for(torch.device(device))
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize(device)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     with around:

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from ptprune.errors import SettingError
 from ptprune.methods import METHODS
 from ptprune.pruner import TokenPruner
 from ptprune.results.rows import Row
@@ -79,19 +80,27 @@ def _key(method: str, keep_ratio: float | None, settings: dict[str, Any]) -> str
 
 
 def compare(
-    methods: Sequence[str], ratios: Sequence[float], given: dict[str, Any], layer: int | None = None
+    methods: Sequence[str] | None, ratios: Sequence[float], given: dict[str, Any], layer: int | None = None
 ) -> list[Candidate]:
     """A comparison of methods; the baselines are always part of it, PTP comes first.
 
     Args:
+        methods: None for all that can drop before ``layer``.
         given: settings of PTP.
         layer: where every method drops; None: each at its own.
 
     Raises:
-        SettingError: where a method cannot drop there.
+        SettingError: where one of the methods cannot drop there.
     """
     common = {} if layer is None else {"layer": layer}
-    names = [NO_PRUNING, THUMBNAIL_ALONE, *(name for name in methods if name not in BASELINES), RANDOM, DOWNSAMPLE]
+    if layer is not None:
+        unfit = [name for name in (methods or METHODS) if name in METHODS and not _fits(name, layer)]
+        if methods is None:
+            methods = [name for name in METHODS if name not in unfit]
+        elif unfit:
+            raise SettingError(f"layer {layer}: {unfit[0]} cannot drop there; leave it out")
+    compared = [name for name in (methods or METHODS) if name not in BASELINES]
+    names = [NO_PRUNING, THUMBNAIL_ALONE, *compared, RANDOM, DOWNSAMPLE]
     names.sort(key=lambda name: (name not in (NO_PRUNING, THUMBNAIL_ALONE), name != PTP))
     settings = {name: {**common, **(given if name == PTP else {})} for name in names}
     return [one for name in settings for one in _at(name, ratios, settings[name], known=common)]
@@ -112,11 +121,7 @@ def ablate(ratios: Sequence[float], given: dict[str, Any]) -> list[Candidate]:
 
 
 def _at(
-    method: str,
-    ratios: Iterable[float],
-    given: dict[str, Any],
-    name: str = "",
-    known: Container[str] = (),
+    method: str, ratios: Iterable[float], given: dict[str, Any], name: str = "", known: Container[str] = ()
 ) -> list[Candidate]:
     """One method at all ratios; unless it has a name, its settings are its name, except those in ``known``."""
     if method == NO_PRUNING:
@@ -127,7 +132,7 @@ def _at(
     return [Candidate(method, ratio, given, name or f"{method} {changed}".strip()) for ratio in ratios]
 
 
-def fits(method: str, layer: int) -> bool:
+def _fits(method: str, layer: int) -> bool:
     """Whether a method can drop tokens before this layer."""
     try:
         METHODS[method](layer=layer)

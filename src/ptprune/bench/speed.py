@@ -3,116 +3,112 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 
-from ptprune.bench.arms import IDEAL, PRUNED, UNPRUNED, Arm, Sample, check_kept, kept_length, run_arm
+from ptprune.bench.arms import IDEAL, PRUNED, UNPRUNED, Arm, Sample, check_kept, kept_length, rotated, run_arm, spread
 from ptprune.bench.memory import measured_apart
-from ptprune.bench.plan import Plan
-from ptprune.bench.subject import Subject, prepare
-from ptprune.bench.timing import rotated, spread
-from ptprune.cost import Cost, Prompt, pruned_cost, unpruned_cost
-from ptprune.results.origin import run_of
-from ptprune.results.rows import SpeedRatios, SpeedResults, SpeedRow, Tokens
+from ptprune.bench.subject import Setup, Subject, prepare
+from ptprune.cost import Prompt, pruned_cost, unpruned_cost
+from ptprune.pruner import TokenPruner
+from ptprune.results.file import fingerprint, run_of
+from ptprune.results.rows import SpeedRatios, SpeedResults, SpeedRow, Spread, Tokens
 from ptprune.scores.evidence import INSTRUCTION_ROWS
+from ptprune.shapes import SHAPES
 
 PHASES = ("vision_s", "select_s", "prefill_s", "decode_s_per_token", "ttft_s")
 WARM_UP_TOKENS = 2
 Say = Callable[[str], None]
 
 
-def measure(plan: Plan, say: Say = lambda text: None) -> SpeedResults:
-    """The results of ``ptprune bench speed``, see docs/benchmarks-speed.md."""
-    setup, threads = plan.setup, torch.get_num_threads()
+def measure(
+    setup: Setup, pruners: Mapping[str, TokenPruner], rounds: int, new_tokens: int, say: Say = lambda text: None
+) -> SpeedResults:
+    """The results of ``ptprune bench speed``, see docs/benchmarks-speed.md.
+
+    Args:
+        pruners: method -> pruner.
+        new_tokens: at least two: the first pass and what decoding a token takes.
+        say: told what is being done.
+    """
+    threads = torch.get_num_threads()
     say("building the model")
     subject = prepare(setup)
     unpruned = Arm(UNPRUNED)
-    pruned = [Arm(PRUNED, method, pruner) for method, pruner in plan.pruners.items()]
+    pruned = {method: Arm(PRUNED, method, pruner) for method, pruner in pruners.items()}
+
     kept = {}
-    for arm in [unpruned, *pruned]:  # initialises kernels and buffers, and tells which tokens stay
+    for arm in [unpruned, *pruned.values()]:  # initialises kernels and buffers, and tells which tokens stay
         say(f"warming up: {arm.label}")
         run_arm(subject, arm, WARM_UP_TOKENS, setup.device)
-        if arm.method is not None and arm.pruner is not None:
-            kept[arm.method] = kept_length(arm.pruner)
+        if arm.pruner is not None:
+            kept[arm.label] = kept_length(arm.pruner)
     ideals = {length: Arm(IDEAL, length=length) for length in sorted(set(kept.values()))}
     for arm in ideals.values():
         say(f"warming up: {arm.label}")
         run_arm(subject, arm, WARM_UP_TOKENS, setup.device)
 
-    arms = [unpruned, *pruned, *ideals.values()]
+    arms = [unpruned, *pruned.values(), *ideals.values()]
     samples: dict[str, list[Sample]] = {arm.label: [] for arm in arms}
-    for number in range(plan.rounds):
+    for number in range(rounds):
         for arm in rotated(arms, number):
-            say(f"round {number + 1} of {plan.rounds}: {arm.label}")
-            samples[arm.label].append(run_arm(subject, arm, plan.new_tokens, setup.device))
-    for arm in [*pruned, *ideals.values()]:
-        length = kept[arm.method] if arm.method is not None else arm.length
-        assert length is not None
+            say(f"round {number + 1} of {rounds}: {arm.label}")
+            samples[arm.label].append(run_arm(subject, arm, new_tokens, setup.device))
+    stock = samples[unpruned.label]
+    held = {arm.label: arm.length or kept.get(arm.label, subject.length) for arm in arms}
+    for arm in arms[1:]:
         for sample in samples[arm.label]:
-            check_kept(arm, sample, samples[unpruned.label][0], subject.length, length)
-    tokens = _tokens(plan, subject, pruned, kept)
-    counts = {arm.label: _count(plan, subject, arm, tokens) for arm in arms}
-    subject_length = subject.length
+            check_kept(arm, sample, stock[0], subject.length, held[arm.label])
+    report = next(iter(pruners.values())).report
+    assert report is not None
+    visual = sum(image.num_tokens for image in report.images if image.sample == 0)
+    tokens = Tokens(visual=visual, other=subject.length - visual, before=subject.length, after=kept)
+    macs = {arm.label: _count(setup, subject, arm, tokens) for arm in arms}
     del subject
 
     peaks: dict[str, int | None] = {}
     for arm in arms:
-        measured = [sample.peak_bytes for sample in samples[arm.label] if sample.peak_bytes is not None]
         if torch.device(setup.device).type == "cpu":
             say(f"measuring memory: {arm.label}")
-            peaks[arm.label] = measured_apart(setup, arm, plan.new_tokens, threads)
+            peaks[arm.label] = measured_apart(setup, arm, new_tokens, threads)
         else:
-            peaks[arm.label] = max(measured, default=None)
-
-    held = {arm.label: arm.length or kept.get(arm.method or "", subject_length) for arm in arms}
-    rows = [_row(arm, held[arm.label], samples[arm.label], peaks[arm.label], counts[arm.label]) for arm in arms]
+            peaks[arm.label] = max((s.peak_bytes for s in samples[arm.label] if s.peak_bytes is not None), default=None)
+    whole = peaks[unpruned.label]
     ratios = {}
-    for arm in pruned:
-        assert arm.method is not None
-        peak, whole = peaks[arm.label], peaks[unpruned.label]
-        ratios[arm.method] = _ratios(
-            samples[unpruned.label],
-            samples[arm.label],
-            samples[ideals[kept[arm.method]].label],
-            None if peak is None or not whole else peak / whole,
-        )
-    shape = setup.shape
+    for method in pruned:
+        peak = peaks[method]
+        relative = None if peak is None or not whole else peak / whole
+        ratios[method] = _ratios(stock, samples[method], samples[ideals[kept[method]].label], relative)
+    shape, full = setup.shape, SHAPES[setup.name] if setup.shape else None
     return SpeedResults(
-        runs=[run_of({"model": plan.fingerprint}, setup.device)],
-        shape=plan.name,
+        runs=[run_of({"model": fingerprint(Path(setup.directory)) if setup.directory else setup.name}, setup.device)],
+        shape=setup.name,
         device=setup.device,
         dtype=setup.dtype,
         attention=setup.attention,
         layers=shape.text.layers if shape else None,
-        layers_of_shape=plan.full_layers,
+        layers_of_shape=full.text.layers if full else None,
         vision_layers=shape.vision.layers if shape else None,
-        vision_layers_of_shape=plan.full_vision_layers,
+        vision_layers_of_shape=full.vision.layers if full else None,
         batch=setup.batch,
-        rounds=plan.rounds,
-        new_tokens=plan.new_tokens,
+        rounds=rounds,
+        new_tokens=new_tokens,
         threads=threads,
         tiles=setup.tiles,
         tokens=tokens,
-        rows=rows,
+        rows=[_row(arm, held[arm.label], samples[arm.label], peaks[arm.label], macs[arm.label]) for arm in arms],
         ratios=ratios,
         samples=[
             {label: {phase: getattr(of_arm[number], phase) for phase in PHASES} for label, of_arm in samples.items()}
-            for number in range(plan.rounds)
+            for number in range(rounds)
         ],
     )
 
 
-def _tokens(plan: Plan, subject: Subject, pruned: Sequence[Arm], kept: Mapping[str, int]) -> Tokens:
-    """Of one prompt: how many of its tokens may be pruned, how many are text or newlines, and what stays."""
-    report = pruned[0].pruner.report if pruned[0].pruner is not None else None
-    assert report is not None
-    visual = sum(image.num_tokens for image in report.images if image.sample == 0)
-    return Tokens(visual=visual, other=subject.length - visual, before=subject.length, after=dict(kept))
-
-
-def _count(plan: Plan, subject: Subject, arm: Arm, tokens: Tokens) -> dict[str, int] | None:
+def _count(setup: Setup, subject: Subject, arm: Arm, tokens: Tokens) -> dict[str, int] | None:
     """Multiply-accumulates of the whole batch by phase; None where the family, or what was cut, cannot be counted."""
-    shape, setup = subject.shape, plan.setup
+    shape = subject.shape
     if shape is None:
         return None
     encoded, rest = divmod(tokens.visual, shape.tile_tokens)
@@ -132,12 +128,8 @@ def _count(plan: Plan, subject: Subject, arm: Arm, tokens: Tokens) -> dict[str, 
         cost = unpruned_cost(shape, Prompt(0, arm.length))
     else:
         cost = unpruned_cost(shape, prompt)
-    return _macs(cost, setup.batch)
-
-
-def _macs(cost: Cost, batch: int) -> dict[str, int]:
     phases = ("vision", "projector", "select", "prefill", "lm_head", "first_token", "decode_per_token")
-    return {phase: batch * getattr(cost, phase) for phase in phases}
+    return {phase: setup.batch * getattr(cost, phase) for phase in phases}
 
 
 def _row(arm: Arm, tokens: int, samples: Sequence[Sample], peak: int | None, macs: dict[str, int] | None) -> SpeedRow:
@@ -158,13 +150,17 @@ def _ratios(
     unpruned: Sequence[Sample], pruned: Sequence[Sample], ideal: Sequence[Sample], peak: float | None
 ) -> SpeedRatios:
     """Round by round, so that a machine that slows down slows both sides."""
-    rounds = list(zip(unpruned, pruned, ideal, strict=True))
+
+    def ratio(over: Sequence[Sample], phase: str, mine: str = "") -> Spread:
+        rounds = zip(pruned, over, strict=True)
+        return spread([getattr(arm, mine or phase) / getattr(other, phase) for arm, other in rounds])
+
     return SpeedRatios(
-        prefill_vs_unpruned=spread([mine.prefill_s / stock.prefill_s for stock, mine, _ in rounds]),
-        prefill_vs_ideal=spread([mine.prefill_s / short.prefill_s for _, mine, short in rounds]),
-        select_share=spread([mine.select_s / stock.prefill_s for stock, mine, _ in rounds]),
-        ttft_vs_unpruned=spread([mine.ttft_s / stock.ttft_s for stock, mine, _ in rounds]),
-        decode_vs_unpruned=spread([mine.decode_s_per_token / stock.decode_s_per_token for stock, mine, _ in rounds]),
+        prefill_vs_unpruned=ratio(unpruned, "prefill_s"),
+        prefill_vs_ideal=ratio(ideal, "prefill_s"),
+        select_share=ratio(unpruned, "prefill_s", "select_s"),
+        ttft_vs_unpruned=ratio(unpruned, "ttft_s"),
+        decode_vs_unpruned=ratio(unpruned, "decode_s_per_token"),
         kv=pruned[0].kv_bytes / unpruned[0].kv_bytes,
         peak=peak,
     )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ptprune.checkpoints import Checkpoint
 from ptprune.conventions import MASK
 from ptprune.cost import Prompt
 from ptprune.errors import SettingError
-from ptprune.shapes import ModelShape, TextShape, VisionShape
+from ptprune.pruner import TokenPruner
+from ptprune.shapes import SHAPES, ModelShape
 
 IMAGE_TOKEN = 1  # of models with random weights
 FIRST_WORD, WORDS = 10, 500  # their texts count through these tokens
@@ -29,6 +32,7 @@ class Setup:
         batch: copies of the prompt.
         dtype: "float32", "bfloat16" or "float16".
         attention: the models' ``attn_implementation``.
+        name: of the shape or checkpoint.
     """
 
     shape: ModelShape | None
@@ -39,17 +43,7 @@ class Setup:
     device: str
     dtype: str
     attention: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Setup:
-        shape = values["shape"]
-        if shape is not None:
-            parts = {"vision": VisionShape(**shape["vision"]), "text": TextShape(**shape["text"])}
-            shape = ModelShape(**{**shape, **parts})
-        return cls(**{**values, "shape": shape})
+    name: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +63,49 @@ class Subject:
     def length(self) -> int:
         """Tokens of the prompt, text included."""
         return self.inputs["input_ids"].shape[1]
+
+
+def choose_setup(
+    shape: str | None,
+    model: str | None,
+    layers: int | None,
+    vision_layers: int | None,
+    pruners: Iterable[TokenPruner],
+    *,
+    tiles: int,
+    device: str,
+    dtype: str,
+    **prompt: Any,
+) -> Setup:
+    """The setup of a ``shape`` or a checkpoint (``model``), checked before a model is built.
+
+    Args:
+        dtype: "auto" is float32 on a CPU, else bfloat16.
+        prompt: the other fields of the setup.
+
+    Raises:
+        SettingError: for whatever cannot be measured.
+    """
+    cut = directory = None
+    if shape is None:
+        if (layers, vision_layers) != (None, None):
+            raise SettingError("layers: a checkpoint runs whole; leave it out, or give a --shape")
+        checkpoint = Checkpoint.find(model)
+        name, directory = checkpoint.name, str(checkpoint.directory)
+        depth = int(checkpoint.config().get_text_config().num_hidden_layers)
+    else:
+        if shape not in SHAPES:
+            raise SettingError(f"shape {shape}: unknown; give one of {', '.join(SHAPES)}")
+        name, cut = shape, shortened(SHAPES[shape], layers, vision_layers)
+        if cut.family == "llava_next" and tiles == 1:
+            raise SettingError(f"tiles 1: {shape} cuts every picture into two tiles at least; give 2 or more")
+        depth = cut.text.layers
+    deepest = max(pruner.layer for pruner in pruners)
+    if deepest >= depth:
+        raise SettingError(f"layer {deepest}: too deep, {depth} decoder layers run; give 0 to {depth - 1}")
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "bfloat16"
+    return Setup(cut, directory, tiles=tiles, device=device, dtype=dtype, name=name, **prompt)
 
 
 def shortened(shape: ModelShape, layers: int | None, vision_layers: int | None) -> ModelShape:
@@ -189,22 +226,20 @@ def _checkpoint(setup: Setup) -> Subject:
     import numpy as np
     from PIL import Image
 
-    from ptprune.asking.prompt import make_prompt
-    from ptprune.checkpoints import Checkpoint
+    from ptprune.asking.chat import make_prompt
+    from ptprune.checkpoints.processor import tile_options
 
     checkpoint = Checkpoint.find(setup.directory)
     processor = checkpoint.processor()
     model: Any = checkpoint.model(torch.device(setup.device), setup.dtype, setup.attention)
     rows, columns = grid_of(setup.tiles)
     side = tile_side(model.config)
+    try:
+        options = tile_options(checkpoint.family.name, processor, setup.tiles)
+    except SettingError:  # the picture's size decides
+        options = {}
     noise = np.random.default_rng(0).integers(0, 256, (rows * side, columns * side, 3), dtype=np.uint8)
-    inputs = make_prompt(
-        model,
-        processor,
-        [Image.fromarray(noise)],
-        " ".join(["word"] * setup.text_tokens),
-        _tile_options(checkpoint.family.name, processor, setup.tiles),
-    )
+    inputs = make_prompt(model, processor, [Image.fromarray(noise)], " ".join(["word"] * setup.text_tokens), options)
     inputs.pop(MASK, None)  # nothing is padded
     dtype = getattr(torch, setup.dtype)
     inputs = {
@@ -224,13 +259,3 @@ def tile_side(config: Any) -> int:
     if isinstance(side, int):
         return side
     return side[0] if side else 448
-
-
-def _tile_options(family: str, processor: Any, tiles: int) -> dict[str, Any]:
-    """What makes the processor cut as many tiles, where it lets itself be told; else the picture's size decides."""
-    from ptprune.checkpoints.tiling import tile_options
-
-    try:
-        return tile_options(family, processor, tiles)
-    except SettingError:
-        return {}

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ptprune.checkpoints.hub import CONFIGURATION, EVERYTHING, download
 from ptprune.errors import SettingError, first_line
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from ptprune.families import Family
 
 SHIPPED = "ptprune-tiny"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 WITH_TWIN = ("InternVLChatModel", "LlavaLlamaForCausalLM", "LlavaMistralForCausalLM", "LlavaQwenForCausalLM")
 """Models with code of their own that were published a second time for transformers."""
 
@@ -30,7 +33,7 @@ class Checkpoint:
     Attributes:
         name: as the user wrote it, or ``SHIPPED``.
         directory: where its files are.
-        family: what its configuration says that it is.
+        family: the supported family that its configuration names.
     """
 
     name: str
@@ -49,8 +52,9 @@ class Checkpoint:
             SettingError: where there is no such checkpoint, or its family is not supported.
         """
         name = model or SHIPPED
-        family = family_in(locate(model, weights=False), name)
-        return cls(name, locate(model, weights=weights), family)
+        directory = locate(model, weights=False)
+        family = family_in(directory, name)
+        return cls(name, locate(model) if weights else directory, family)
 
     def config(self) -> Any:
         """Its configuration.
@@ -78,7 +82,7 @@ class Checkpoint:
         """Its model, in evaluation mode on its device.
 
         Args:
-            dtype: one of ``place.DTYPES``.
+            dtype: one of ``DTYPES``.
             attention: attention implementation; None: the model's own choice.
 
         Raises:
@@ -125,11 +129,11 @@ def locate(model: str | None, *, weights: bool = True) -> Path:
     if model in (None, SHIPPED) and not Path(SHIPPED).is_dir():
         from ptprune.tiny import CHECKPOINT
 
-        return _checked(CHECKPOINT, SHIPPED)
+        return CHECKPOINT
     assert model is not None
     path = Path(model).expanduser()
     if path.is_dir():
-        return _checked(path, model)
+        return path
     if path.exists():
         raise SettingError(
             f"model {model}: a file; give the directory of a checkpoint, or a name on the Hugging Face Hub"
@@ -138,13 +142,7 @@ def locate(model: str | None, *, weights: bool = True) -> Path:
         raise SettingError(
             f"model {model}: no such directory; give a checkpoint's directory, or a Hub name 'owner/name'"
         )
-    return _checked(download(model, EVERYTHING if weights else CONFIGURATION), model)
-
-
-def _checked(directory: Path, model: str) -> Path:
-    if not (directory / "config.json").is_file():
-        raise SettingError(f"model {model}: no config.json in that directory; give one that save_pretrained() wrote")
-    return directory
+    return download(model, EVERYTHING if weights else CONFIGURATION)
 
 
 def family_in(directory: Path, model: str) -> type[Family]:
@@ -155,6 +153,8 @@ def family_in(directory: Path, model: str) -> type[Family]:
     """
     from ptprune.families import FAMILIES, UNSUPPORTED
 
+    if not (directory / "config.json").is_file():
+        raise SettingError(f"model {model}: no config.json in that directory; give one that save_pretrained() wrote")
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         classes = config.get("architectures") or [config.get("model_type")]
@@ -169,3 +169,32 @@ def family_in(directory: Path, model: str) -> type[Family]:
     reason = f": {UNSUPPORTED[name]}" if name in UNSUPPORTED else ""
     hint = "; use the checkpoint whose name ends in -hf" if name in WITH_TWIN else ""
     raise SettingError(f"model {model}: {name} is not supported{reason}{hint}; supported: {', '.join(FAMILIES)}")
+
+
+def choose_dtype(name: str) -> str:
+    """The name of a precision, checked; "auto" is the checkpoint's own.
+
+    Raises:
+        SettingError: for a name that is none of ``DTYPES``.
+    """
+    if name not in DTYPES:
+        raise SettingError(f"dtype {name}: unknown; give one of {', '.join(DTYPES)}")
+    return name
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the GPU if there is one.
+
+    Raises:
+        SettingError: for a device that torch does not know or this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise SettingError(
+            f"device {name}: not available here; give auto, cpu, or a device that torch can use"
+        ) from None
+    return device

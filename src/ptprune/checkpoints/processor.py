@@ -1,9 +1,10 @@
-"""Loads the processor of any supported checkpoint, with or without torchvision."""
+"""Loads the processor of any supported checkpoint, with or without torchvision, and limits its tiles."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, processor_class_from_name
@@ -13,7 +14,7 @@ from transformers.utils import is_torchvision_available
 
 from ptprune.checkpoints.cohere2_vision import Cohere2VisionImageProcessorPil
 from ptprune.checkpoints.image_only import VIDEO, Processor, ProcessorClass, image_only
-from ptprune.errors import Refused
+from ptprune.errors import Refused, SettingError
 
 # Files that can name the processor's class, in the order in which AutoProcessor asks them.
 NAMING = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json", "config.json")
@@ -24,6 +25,13 @@ ON_PILLOW: dict[str, ProcessorClass] = {
     "Cohere2VisionProcessor": Cohere2VisionImageProcessorPil,
     "Idefics3Processor": Idefics3ImageProcessorPil,
     "SmolVLMProcessor": SmolVLMImageProcessorPil,
+}
+
+# An option that only image processors of that kind have -> why the number of tiles is no choice there.
+REASONS = {
+    "image_grid_pinpoints": "its tile grids are listed in the checkpoint's configuration",
+    "do_image_splitting": "its tiles follow from the picture's size",
+    "merge_size": "it has no tiles, it reads a picture at its own size",
 }
 
 
@@ -76,3 +84,24 @@ def _put_together(processor_class: ProcessorClass, image_class: ProcessorClass, 
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     settings, _ = processor_class.get_processor_dict(directory, local_files_only=True)
     return processor_class.from_args_and_dict([images, tokenizer], settings)
+
+
+def tile_options(family: str, processor: Any, max_tiles: int | None) -> dict[str, Any]:
+    """What the image processor is to be called with so that it cuts a picture into at most ``max_tiles`` tiles.
+
+    Args:
+        family: its name.
+        max_tiles: thumbnail not counted; None leaves the checkpoint's own choice.
+
+    Raises:
+        SettingError: where the family has no such choice.
+    """
+    if max_tiles is None:
+        return {}
+    known = processor.image_processor.valid_kwargs.__annotations__
+    if "max_patches" in known:
+        return {"crop_to_patches": True, "max_patches": max_tiles}
+    if "pan_and_scan_max_num_crops" in known:  # off unless asked for; a single crop would show the thumbnail again
+        return {"do_pan_and_scan": max_tiles > 1, "pan_and_scan_max_num_crops": max_tiles}
+    reason = next((why for option, why in REASONS.items() if option in known), "its image processor cannot do that")
+    raise SettingError(f"max_tiles {max_tiles}: not with {family}: {reason}; leave it out")

@@ -6,12 +6,13 @@ import sys
 
 import typer
 
-from ptprune.cli.bench import bench
+from ptprune.cli.bench_accuracy import accuracy
+from ptprune.cli.bench_report import report
+from ptprune.cli.bench_speed import speed
 from ptprune.cli.cost import cost
 from ptprune.cli.eval import eval
 from ptprune.cli.items import items
-from ptprune.cli.methods import methods
-from ptprune.cli.models import models
+from ptprune.cli.listings import methods, models
 from ptprune.cli.options import as_option
 from ptprune.cli.run import run
 from ptprune.cli.verify import verify
@@ -24,6 +25,9 @@ app = typer.Typer(
 )
 for command in (run, verify, models, methods, cost, items, eval):
     app.command()(command)
+bench = typer.Typer(name="bench", help="Measure accuracy and speed with and without pruning.")
+for measuring in (accuracy, speed, report):
+    bench.command()(measuring)
 app.add_typer(bench)
 
 

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ptprune.cli.console import Work, out, print_json, quiet_libraries, working
-from ptprune.cli.options import MODEL, OUTPUT, DeviceOption, DtypeOption, JsonOption, ModelOption
-from ptprune.cli.parsing import RATIOS, check_settings, parse_methods, parse_ratios, parse_settings
+from ptprune.cli.console import out, print_json, quiet_libraries, working
+from ptprune.cli.options import (
+    RATIOS,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelOption,
+    SettingsOption,
+    check_settings,
+    model_option,
+    output_option,
+    parse_methods,
+    parse_ratios,
+    parse_settings,
+)
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
-    from ptprune.bench.items import Item
-    from ptprune.results.rows import AccuracyResults, AccuracyRow, Gain
+    from ptprune.results.rows import AccuracyResults, AccuracyRow
 
-ITEMS = "Items"
+items_option = partial(typer.Option, rich_help_panel="Items")
+QUESTIONS = 1000
 WORD, SENTENCE = 2, 32  # longest answers, in tokens: to the scenes' questions, and to any others
 FIRST, CELL = 60, 24  # widest columns of the table
 
@@ -26,99 +39,96 @@ def accuracy(
         str | None, typer.Option(help="Names with commas between; the baselines are always there.", show_default="all")
     ] = None,
     ratios: Annotated[str, typer.Option(help="Shares of visual tokens that stay.")] = RATIOS,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of ptp; may be repeated.")
-    ] = None,
+    settings: SettingsOption = None,
     layer: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="All methods drop before this layer: equal work behind it.", show_default="each at its own"
-        ),
+        int | None, typer.Option(min=0, help="All methods drop before this layer.", show_default="each at its own")
     ] = None,
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Variants of ptp, on the development split, instead of methods.")
     ] = False,
     split: Annotated[
-        str | None,
-        typer.Option(help="test or dev: which scenes.", rich_help_panel=ITEMS, show_default="test; dev with --ablate"),
+        str | None, items_option(help="test or dev: which scenes.", show_default="test; dev with --ablate")
     ] = None,
-    questions: Annotated[
-        int | None, typer.Option(min=1, help="One a scene.", rich_help_panel=ITEMS, show_default="1000")
-    ] = None,
+    questions: Annotated[int | None, items_option(min=1, help="One a scene.", show_default=str(QUESTIONS))] = None,
     items: Annotated[
-        Path | None,
-        typer.Option(help="A folder with items.jsonl instead of scenes.", rich_help_panel=ITEMS, metavar="DIR"),
+        Path | None, items_option(help="A folder with items.jsonl instead of scenes.", metavar="DIR")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first items.", rich_help_panel=ITEMS)] = None,
+    limit: Annotated[int | None, items_option(min=1, help="Only the first items.")] = None,
     model: ModelOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Items a batch.", rich_help_panel=MODEL)] = 16,
+    batch: Annotated[int, model_option(min=1, help="Items a batch.")] = 16,
     max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Longest answer.", rich_help_panel=MODEL, show_default=f"{WORD}, {SENTENCE} with --items"
-        ),
+        int | None, model_option(min=1, help="Longest answer.", show_default=f"{WORD}, {SENTENCE} with --items")
     ] = None,
     save: Annotated[
-        Path | None,
-        typer.Option("--out", help="Keep results here; go on from there.", metavar="FILE.json", rich_help_panel=OUTPUT),
+        Path | None, output_option("--out", help="Keep results here; go on from there.", metavar="FILE.json")
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw accuracy against ratio.", metavar="FILE.png", rich_help_panel=OUTPUT)
-    ] = None,
+    plot: Annotated[Path | None, output_option(help="Draw accuracy against ratio.", metavar="FILE.png")] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Count right answers with every method and keep ratio, with bootstrap intervals and comparisons to ptp."""
-    shares, given, chosen = parse_ratios(ratios), parse_settings(settings or []), choose_split(split, items, ablate)
-    if items is not None and questions is not None:
-        raise UserError("--questions: not with --items, which has its own; --limit takes the first ones")
-    if ablate and methods is not None:
-        raise UserError("--methods: not with --ablate, which compares variants of ptp; leave it out")
-    if layer is not None and (ablate or "layer" in given):
-        raise UserError(f"--layer {layer}: not with {'--ablate' if ablate else '--set layer'}; leave one out")
+    shares, given = parse_ratios(ratios), parse_settings(settings)
+    for what, wrong, why in (
+        (f"--split {split}", split is not None and items is not None, "not with --items, which has none; leave it out"),
+        (f"--split {split}", split not in (None, "dev", "test"), "unknown; give test or dev"),
+        ("--split test", ablate and split == "test", "not with --ablate; only the development split compares settings"),
+        ("--questions", None not in (items, questions), "not with --items, which has its own; give --limit instead"),
+        ("--methods", ablate and methods is not None, "not with --ablate, which compares variants of ptp"),
+        (f"--layer {layer}", layer is not None and ablate, "not with --ablate; leave one out"),
+        (f"--layer {layer}", layer is not None and "layer" in given, "not with --set layer; leave one out"),
+    ):
+        if wrong:
+            raise UserError(f"{what}: {why}")
+    scenes = None if items is not None else split or ("dev" if ablate else "test")
     longest = max_new_tokens or (WORD if items is None else SENTENCE)
 
     with working("loading torch and transformers") as work:
-        from ptprune.bench import plots
+        from ptprune.bench import candidates, plots
         from ptprune.bench.accuracy import AccuracyRun
-        from ptprune.bench.candidates import PTP, THUMBNAIL_ALONE, Candidate, compare
-        from ptprune.bench.candidates import ablate as compare_variants
-        from ptprune.bench.examinee import Examinee
+        from ptprune.bench.examinee import Examinee, has_tiles
         from ptprune.bench.items import digest
-        from ptprune.bench.views import has_tiles
+        from ptprune.bench.items.folder import folder_items
+        from ptprune.bench.items.scenes import scene_items
         from ptprune.checkpoints import Checkpoint
-        from ptprune.checkpoints.place import choose_device, choose_dtype
-        from ptprune.results.file import as_json
-        from ptprune.results.origin import fingerprint, run_of
+        from ptprune.checkpoints.checkpoint import choose_device, choose_dtype
+        from ptprune.results.file import as_json, fingerprint, run_of
         from ptprune.results.rows import AccuracyResults
 
         quiet_libraries()
         check_settings(given)
         if plot is not None:
             plots.check(plot)
-        candidates = (
-            compare_variants(shares, given) if ablate else compare(choose_methods(methods, layer), shares, given, layer)
-        )
+        known = (*candidates.METHODS, *candidates.WITHOUT_PRUNER)
+        names = None if methods is None else parse_methods(methods, known)
+        compared = candidates.ablate(shares, given) if ablate else candidates.compare(names, shares, given, layer)
         target, precision = choose_device(device), choose_dtype(dtype)
         checkpoint = Checkpoint.find(model)
         processor = checkpoint.processor()
-        candidates = [one for one in candidates if one.method != THUMBNAIL_ALONE or has_tiles(processor)]
-        asked = load_items(work, items, chosen, questions or 1000, limit)
+        compared = [one for one in compared if one.method != candidates.THUMBNAIL_ALONE or has_tiles(processor)]
+        if scenes is None:
+            assert items is not None
+            work.say("opening pictures")
+            asked = folder_items(items, limit, work.done)
+        else:
+            count = min(questions or QUESTIONS, limit or questions or QUESTIONS)
+            work.say("drawing scenes", count)
+            asked = scene_items(scenes, count, work.done)
         identity = {
             "model": fingerprint(checkpoint.directory),
             "items": digest(asked),
             "dtype": precision,
             "max_new_tokens": longest,
         }
-        reference = Candidate(PTP, None, given if layer is None else {**given, "layer": layer}).settings
         about = AccuracyResults(
-            model=checkpoint.name, items=len(asked), split=chosen, runs=[run_of(identity, str(target))]
+            model=checkpoint.name, items=len(asked), split=scenes, runs=[run_of(identity, str(target))]
         )
-        run = AccuracyRun(about, candidates, asked, reference, save)
+        reference = candidates.Candidate(candidates.PTP, None, given if layer is None else {**given, "layer": layer})
+        run = AccuracyRun(about, compared, asked, reference.settings, save)
         if missing := run.missing:
             work.say(f"loading {checkpoint.name}")
-            examinee = Examinee(checkpoint.model(target, precision), processor, batch, longest)
+            loaded = checkpoint.model(target, precision)
+            examinee = Examinee(loaded, processor, batch, max_new_tokens=longest)
             examinee.check(asked, [one.pruner for one in missing])
             work.say("", len(missing) * len(asked))
             run.measure(
@@ -134,45 +144,6 @@ def accuracy(
         show(results, run.lines(), shares)
 
 
-def choose_methods(text: str | None, layer: int | None) -> list[str]:
-    """Names of methods; where none are given, all that can drop before ``layer``."""
-    from ptprune.bench.candidates import METHODS, WITHOUT_PRUNER, fits
-
-    if text is None:
-        return [name for name in METHODS if layer is None or fits(name, layer)]
-    names = parse_methods(text, (*METHODS, *WITHOUT_PRUNER))
-    for name in names:
-        if layer is not None and name in METHODS and not fits(name, layer):
-            raise UserError(f"--layer {layer}: {name} cannot drop there; leave it out")
-    return names
-
-
-def choose_split(split: str | None, items: Path | None, ablate: bool) -> str | None:
-    """Which scenes; None for a folder of items."""
-    if items is not None:
-        if split is not None:
-            raise UserError("--split: not with --items, which has none; leave it out")
-        return None
-    if split not in (None, "dev", "test"):
-        raise UserError(f"--split {split}: unknown; give test or dev")
-    if ablate and split == "test":
-        raise UserError("--split test: not with --ablate; settings are compared on the development split only")
-    return split or ("dev" if ablate else "test")
-
-
-def load_items(work: Work, folder: Path | None, split: str | None, count: int, limit: int | None) -> list[Item]:
-    from ptprune.bench.items.folder import folder_items
-    from ptprune.bench.items.scenes import scene_items
-
-    if folder is not None:
-        work.say("opening pictures")
-        return folder_items(folder, limit, work.done)
-    assert split is not None
-    count = count if limit is None else min(count, limit)
-    work.say("drawing scenes", count)
-    return scene_items(split, count, work.done)
-
-
 def title(results: AccuracyResults) -> str:
     where = "" if results.split is None else f" of the {results.split} split"
     return f"{results.model}, {results.items} questions{where}"
@@ -182,6 +153,7 @@ def show(results: AccuracyResults, lines: dict[str, list[AccuracyRow]], ratios: 
     """Accuracy with its interval, and the difference from ptp with its own: methods as rows, ratios as columns."""
     from rich.markup import escape
 
+    from ptprune.bench.report.accuracy import gain_in_words, score
     from ptprune.results.table import percent, terminal
 
     console = out(FIRST + CELL * len(ratios))
@@ -189,12 +161,12 @@ def show(results: AccuracyResults, lines: dict[str, list[AccuracyRow]], ratios: 
     scores, gains = [], []
     for name, line in lines.items():
         if line[0].method in ("none", "thumbnail"):
-            console.print(f"{name}: {_score(line[0])}, {line[0].kept_tokens:g} visual tokens a picture")
+            console.print(f"{name}: {escape(score(line[0]))}, {line[0].kept_tokens:g} visual tokens a picture")
             continue
         rows = {row.keep_ratio: row for row in line}
-        scores.append([escape(name), *(_score(rows[ratio]) for ratio in ratios)])
-        if any(row.vs_ptp for row in line):
-            gains.append([escape(name), *(_gain(rows[ratio].vs_ptp) for ratio in ratios)])
+        scores.append([escape(name), *(escape(score(rows[ratio])) for ratio in ratios)])
+        if any(found := [rows[ratio].vs_ptp for ratio in ratios]):
+            gains.append([escape(name), *("-" if gain is None else escape(gain_in_words(gain)) for gain in found)])
     headers = [f"{percent(ratio)} kept" for ratio in ratios]
     console.print()
     console.print(terminal(["right answers, %", *headers], scores))
@@ -202,13 +174,3 @@ def show(results: AccuracyResults, lines: dict[str, list[AccuracyRow]], ratios: 
         console.print()
         console.print(terminal(["difference from ptp", *headers], gains))
     console.print("\n95% intervals: bootstrap over the questions; differences on the same questions.", style="dim")
-
-
-def _score(row: AccuracyRow) -> str:
-    return f"{row.accuracy:.1f} [dim]\\[{row.low:.1f}, {row.high:.1f}][/dim]"
-
-
-def _gain(gain: Gain | None) -> str:
-    if gain is None:
-        return "-"
-    return f"{gain.difference:+.1f} [dim]\\[{gain.low:+.1f}, {gain.high:+.1f}][/dim]"

@@ -27,10 +27,8 @@ def report(
         raise UserError(f"--out {page}: give a name that ends in .md")
     with working("loading torch and transformers"):
         from ptprune.bench.report.page import write
-        from ptprune.results.file import check_writable, read
 
-        check_writable(page, "--out")
         quiet_libraries()
-        written = write({path: read(path) for path in files}, page)
+        written = write(files, page)
     for path in written:
         out().print(str(path), markup=False)

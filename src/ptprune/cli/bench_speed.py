@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ptprune.cli.console import out, print_json, quiet_libraries, working
-from ptprune.cli.options import MODEL, OUTPUT, PRUNING, DeviceOption, JsonOption
-from ptprune.cli.parsing import parse_methods
+from ptprune.cli.options import DeviceOption, JsonOption, model_option, output_option, parse_methods, pruning_option
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
-    from ptprune.results.rows import SpeedResults, Spread
+    from ptprune.results.rows import SpeedResults
 
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 WIDTH = 160
@@ -23,45 +22,28 @@ DEFAULT_SHAPE = "internvl3-1b"
 def speed(
     shape: Annotated[
         str | None,
-        typer.Option(
-            help="Random weights at the proportions of this model; see `ptprune cost`.",
-            rich_help_panel=MODEL,
-            show_default=DEFAULT_SHAPE,
-        ),
+        model_option(help="Random weights of this model's shape; see `ptprune cost`.", show_default=DEFAULT_SHAPE),
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="A checkpoint instead: directory or Hub name.", rich_help_panel=MODEL, metavar="ID_OR_DIR"),
+        str | None, model_option(help="A checkpoint instead: directory or Hub name.", metavar="ID_OR_DIR")
     ] = None,
-    layers: Annotated[
-        int | None, typer.Option(help="Fewer decoder layers than the shape has.", rich_help_panel=MODEL)
-    ] = None,
+    layers: Annotated[int | None, model_option(help="Fewer decoder layers than the shape has.")] = None,
     vision_layers: Annotated[
-        int | None,
-        typer.Option(
-            help="Fewer layers of the vision tower.", rich_help_panel=MODEL, show_default="in proportion to --layers"
-        ),
+        int | None, model_option(help="Fewer layers of the vision tower.", show_default="in proportion to --layers")
     ] = None,
     tiles: Annotated[int, typer.Option(min=1, help="Tiles of the picture; more than one add a thumbnail.")] = 12,
     text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the question.")] = 48,
     batch: Annotated[int, typer.Option(min=1, help="Prompts at a time, all alike.")] = 1,
-    methods: Annotated[
-        str, typer.Option(help="One or more of `ptprune methods`, with commas.", rich_help_panel=PRUNING)
-    ] = "ptp",
-    keep_ratio: Annotated[float, typer.Option(help="Share of visual tokens that stay.", rich_help_panel=PRUNING)] = 0.5,
-    layer: Annotated[
-        int, typer.Option(help="Drop before this decoder layer; 0: before all.", rich_help_panel=PRUNING)
-    ] = 0,
+    methods: Annotated[str, pruning_option(help="One or more of `ptprune methods`, with commas.")] = "ptp",
+    keep_ratio: Annotated[float, pruning_option(help="Share of visual tokens that stay.")] = 0.5,
+    layer: Annotated[int, pruning_option(help="Drop before this decoder layer; 0: before all.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="How often each arm runs.")] = 5,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to write in each run.")] = 8,
     device: DeviceOption = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="auto (float32 on a CPU, else bfloat16), float32, ...", rich_help_panel=MODEL)
-    ] = "auto",
-    attention: Annotated[str, typer.Option(help=", ".join(ATTENTION) + ".", rich_help_panel=MODEL)] = "sdpa",
+    dtype: Annotated[str, model_option(help="auto (float32 on a CPU, else bfloat16), float32, ...")] = "auto",
+    attention: Annotated[str, model_option(help=", ".join(ATTENTION) + ".")] = "sdpa",
     out_file: Annotated[
-        Path | None,
-        typer.Option("--out", help="Write the JSON object into this file.", metavar="FILE", rich_help_panel=OUTPUT),
+        Path | None, output_option("--out", help="Write the JSON object into this file.", metavar="FILE")
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -71,32 +53,33 @@ def speed(
     if attention not in ATTENTION:
         raise UserError(f"--attention {attention}: unknown; give one of {', '.join(ATTENTION)}")
     with working("loading torch and transformers") as work:
-        from ptprune.bench.plan import plan_of
         from ptprune.bench.speed import measure
-        from ptprune.checkpoints.place import choose_device, choose_dtype
+        from ptprune.bench.subject import choose_setup
+        from ptprune.checkpoints.checkpoint import choose_device, choose_dtype
         from ptprune.methods import METHODS, make_pruner
         from ptprune.results.file import as_json, check_writable, save
 
         if out_file is not None:
             check_writable(out_file, "--out")
         quiet_libraries()
-        settings = {"keep_ratio": keep_ratio, "layer": layer}
-        plan = plan_of(
-            shape=None if model else shape or DEFAULT_SHAPE,
-            model=model,
-            layers=layers,
-            vision_layers=vision_layers,
+        pruners = {
+            name: make_pruner(name, {"keep_ratio": keep_ratio, "layer": layer})
+            for name in parse_methods(methods, list(METHODS))
+        }
+        setup = choose_setup(
+            None if model else shape or DEFAULT_SHAPE,
+            model,
+            layers,
+            vision_layers,
+            pruners.values(),
             tiles=tiles,
             text_tokens=text_tokens,
             batch=batch,
-            pruners={name: make_pruner(name, settings) for name in parse_methods(methods, list(METHODS))},
-            rounds=rounds,
-            new_tokens=new_tokens,
             device=str(choose_device(device)),
             dtype=choose_dtype(dtype),
             attention=attention,
         )
-        results = measure(plan, work.say)
+        results = measure(setup, pruners, rounds, new_tokens, work.say)
     if out_file is not None:
         save(out_file, results)
     if json_output:
@@ -106,54 +89,16 @@ def speed(
 
 
 def _show(results: SpeedResults) -> None:
-    from ptprune.results.table import count, duration, size, terminal
+    from ptprune.bench.report.speed import arms_table, depth, ratios_table
+    from ptprune.results.table import terminal
 
     console = out(WIDTH)
-    depth = ""
-    if results.layers is not None:
-        depth = (
-            f", {results.layers} of {results.layers_of_shape} decoder layers, "
-            f"{results.vision_layers} of {results.vision_layers_of_shape} in the vision tower"
-        )
-    console.print(f"[bold]{results.shape}[/bold]{depth}")
+    console.print(f"[bold]{results.shape}[/bold]{'' if results.layers is None else f', {depth(results)}'}")
     console.print(
         f"{results.runs[0].machine}, {results.device}, {results.threads} threads, {results.dtype}, "
         f"{results.attention}, batch {results.batch}; medians of {results.rounds} rounds\n",
         style="dim",
     )
-    rows = [
-        [
-            row.method or row.arm,
-            str(row.tokens),
-            *(
-                duration(spread.median)
-                for spread in (row.vision_s, row.select_s, row.prefill_s, row.ttft_s, row.decode_s_per_token)
-            ),
-            "-" if row.peak_bytes is None else size(row.peak_bytes),
-            size(row.kv_bytes),
-            "-" if row.macs is None else count(row.macs["first_token"]),
-        ]
-        for row in results.rows
-    ]
-    headers = ("", "tokens", "vision", "select", "prefill", "first token", "decode", "peak", "KV", "MACs")
-    console.print(terminal(headers, rows))
-    console.print()
-    rows = [
-        [
-            method,
-            _spread(ratios.prefill_vs_unpruned),
-            _spread(ratios.prefill_vs_ideal),
-            f"{ratios.select_share.median:.2%} ({ratios.select_share.min:.2%} - {ratios.select_share.max:.2%})",
-            _spread(ratios.ttft_vs_unpruned),
-            _spread(ratios.decode_vs_unpruned),
-            "-" if ratios.peak is None else f"{ratios.peak:.2f}",
-            f"{ratios.kv:.3f}",
-        ]
-        for method, ratios in results.ratios.items()
-    ]
-    ratio_headers = ("ratios", "prefill", "to ideal", "select share", "first token", "decode", "peak", "KV")
-    console.print(terminal(ratio_headers, rows))
-
-
-def _spread(ratio: Spread) -> str:
-    return f"{ratio.median:.3f} ({ratio.min:.3f} - {ratio.max:.3f})"
+    for headers, *rows in (arms_table(results), *(ratios_table(results, method) for method in results.ratios)):
+        console.print(terminal(headers, rows))
+        console.print()

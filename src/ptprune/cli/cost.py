@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptprune.cli.console import out, print_json, quiet_libraries
+from ptprune.cli.options import PlainJsonOption
 from ptprune.errors import PtpruneError, SettingError, first_line
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def cost(
         str,
         typer.Option(
             metavar="NAME",
-            help="A known shape (internvl3-1b, internvl2-2b, ...), a checkpoint directory, or a Hub name.",
+            help="A known shape such as internvl3-1b, a checkpoint directory, or a Hub name.",
             show_default=False,
         ),
     ],
@@ -37,29 +38,12 @@ def cost(
     keep_ratio: Annotated[float, typer.Option(help="Share of visual tokens that stay.")] = 0.5,
     layer: Annotated[int, typer.Option(help="Drop before this decoder layer; 0: before all.")] = 2,
     bytes_per_value: Annotated[int, typer.Option(min=1, help="Of the KV cache; 2: bfloat16, 4: float32.")] = 2,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    json_output: PlainJsonOption = False,
 ) -> None:
     """Count multiply-accumulates, FLOPs and KV bytes, pruned and unpruned, without weights."""
-    from ptprune.cost import Prompt, kept_tokens, pruned_cost, unpruned_cost
+    from ptprune.cost import Prompt, compared_costs
 
-    shape = find_shape(model)
-    prompt = Prompt(tiles, text_tokens)
-    unpruned = unpruned_cost(shape, prompt, bytes_per_value)
-    pruned = pruned_cost(shape, prompt, keep_ratio, layer, bytes_per_value)
-    visual = prompt.encoded * shape.tile_tokens
-    kept = kept_tokens(visual, keep_ratio)
-    document = {
-        "model": shape.name,
-        "tiles": tiles,
-        "thumbnail": prompt.encoded > tiles,
-        "text_tokens": text_tokens,
-        "keep_ratio": keep_ratio,
-        "layer": layer,
-        "visual_tokens": {"before": visual, "after": kept},
-        "sequence_length": {"before": visual + text_tokens, "after": kept + text_tokens},
-        "unpruned": unpruned.to_dict(),
-        "pruned": pruned.to_dict(),
-    }
+    document = compared_costs(find_shape(model), Prompt(tiles, text_tokens), keep_ratio, layer, bytes_per_value)
     if json_output:
         print_json(document)
     else:
@@ -103,13 +87,10 @@ def _show(document: dict[str, Any]) -> None:
         f"[bold]{visual['before']} -> {visual['after']}[/bold] visual tokens before layer {document['layer']}, "
         f"{document['text_tokens']} text tokens\n"
     )
-    table = terminal(("multiply-accumulates", "unpruned", "pruned", "ratio"), [])
-    for phase, name in ROWS.items():
-        before, after = unpruned[phase]["macs"], pruned[phase]["macs"]
-        table.add_row(name, count(before) if before else "-", count(after), ratio(after, before))
-    before, after = length["before"], length["after"]
-    table.add_row("prompt tokens", str(before), str(after), ratio(after, before))
-    before, after = unpruned["kv_bytes"], pruned["kv_bytes"]
-    table.add_row("KV cache", size(before), size(after), ratio(after, before))
-    console.print(table)
+    rows: list[tuple[str, Any, int, int]] = []
+    rows += [(name, count, unpruned[phase]["macs"], pruned[phase]["macs"]) for phase, name in ROWS.items()]
+    rows += [("prompt tokens", str, length["before"], length["after"])]
+    rows += [("KV cache", size, unpruned["kv_bytes"], pruned["kv_bytes"])]
+    cells = [(name, unit(b) if b else "-", unit(a), ratio(a, b)) for name, unit, b, a in rows]
+    console.print(terminal(("multiply-accumulates", "unpruned", "pruned", "ratio"), cells))
     console.print("FLOPs are twice the multiply-accumulates; attention is counted full, not causal.", style="dim")

@@ -10,23 +10,28 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from ptprune.cli.console import Work, out, print_json, quiet_libraries, working
+from ptprune.cli.console import out, print_json, quiet_libraries, working
+from ptprune.cli.items import COUNT
 from ptprune.cli.options import (
-    MODEL,
-    OUTPUT,
-    PRUNING,
     AttentionOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     MaxTilesOption,
     ModelOption,
+    SettingsOption,
+    check_settings,
+    model_option,
+    output_option,
+    parse_methods,
+    parse_ratios,
+    parse_settings,
+    pruning_option,
 )
-from ptprune.cli.parsing import check_settings, parse_methods, parse_ratios, parse_settings
 from ptprune.errors import UserError
+from ptprune.lmms.suites import choose
 
 if TYPE_CHECKING:
-    from ptprune.lmms.suites import Benchmark
     from ptprune.results.rows import SuiteResults
 
 RATIOS = "1,.5"
@@ -39,28 +44,21 @@ def eval(
         str | None, typer.Option(help="Only these of the suite.", metavar="NAMES", show_default="all")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions of each.")] = None,
-    keep_ratio: Annotated[
-        str, typer.Option(help="Shares of visual tokens that stay; 1: unpruned.", rich_help_panel=PRUNING)
-    ] = RATIOS,
-    methods: Annotated[str, typer.Option(help="Names with commas between.", rich_help_panel=PRUNING)] = "ptp",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting of ptp; may be repeated.", rich_help_panel=PRUNING),
-    ] = None,
+    keep_ratio: Annotated[str, pruning_option(help="Shares of visual tokens that stay; 1: unpruned.")] = RATIOS,
+    methods: Annotated[str, pruning_option(help="Names with commas between.")] = "ptp",
+    settings: SettingsOption = None,
     model: ModelOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     attention: AttentionOption = None,
-    batch: Annotated[int, typer.Option(min=1, help="Questions a batch.", rich_help_panel=MODEL)] = 8,
+    batch: Annotated[int, model_option(min=1, help="Questions a batch.")] = 8,
     max_tiles: MaxTilesOption = None,
-    folder: Annotated[
-        Path, typer.Option("--out", help="Keep results here; go on from there.", metavar="DIR", rich_help_panel=OUTPUT)
-    ] = OUT,
-    expect: Annotated[str | None, typer.Option(help="paper: its listed scores beside.", rich_help_panel=OUTPUT)] = None,
+    folder: Annotated[Path, output_option("--out", help="Keep results here; go on from there.", metavar="DIR")] = OUT,
+    expect: Annotated[str | None, output_option(help="paper: its listed scores beside.")] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Run a suite of benchmarks through lmms-eval, with and without pruning; one table of all."""
-    ratios, given = parse_ratios(keep_ratio, "--keep-ratio"), parse_settings(settings or [], "--keep-ratio")
+    ratios, given = parse_ratios(keep_ratio, "--keep-ratio"), parse_settings(settings, "--keep-ratio")
     if expect not in (None, "paper"):
         raise UserError(f"--expect {expect}: unknown; give paper, or leave it out")
     wanted = choose(suite, benchmarks)
@@ -73,13 +71,13 @@ def eval(
 
     screen = sys.stderr  # what lmms-eval says goes into a log
     with working("loading torch and transformers") as work:
+        from ptprune.asking.loaded import LoadedModel
+        from ptprune.bench.items.folder import write
         from ptprune.checkpoints import Checkpoint
-        from ptprune.checkpoints.place import choose_device
-        from ptprune.lmms.log import logged
-        from ptprune.lmms.processes import processes
+        from ptprune.checkpoints.checkpoint import choose_dtype
+        from ptprune.lmms.processes import logged, own_device, processes
         from ptprune.methods import METHODS
-        from ptprune.results.file import as_json
-        from ptprune.results.origin import fingerprint, run_of
+        from ptprune.results.file import as_json, fingerprint, run_of
         from ptprune.results.rows import SuiteResults
 
         quiet_libraries()
@@ -88,21 +86,17 @@ def eval(
         with logged(folder / "lmms-eval.log"):
             work.say("loading lmms-eval")
             from ptprune.lmms import comparison
-            from ptprune.lmms.load import load
 
             candidates = comparison.compare(names, ratios, given)
-            include = draw(work, wanted, folder, limit)
-            checkpoint = Checkpoint.find(model)
-            versions = ("lmms-eval", "transformers")
-            identity = {
-                "model": fingerprint(checkpoint.directory),
-                "dtype": dtype,
-                "attention": attention,
-                "max_tiles": max_tiles,
-                "limit": limit,
-            }
-            run = run_of(identity, str(choose_device(device)), "lmms-eval")
-            run.identity.update({name: run.versions[name] for name in versions})
+            sets = [benchmark.local for benchmark in wanted if benchmark.local]
+            with processes().main_process_first():
+                for name in sets:
+                    work.say(f"drawing {name}", limit or COUNT)
+                    write(name, folder / "items" / name, limit or COUNT, work.done)
+            target, checkpoint = own_device(device), Checkpoint.find(model)
+            run = run_of({"model": fingerprint(checkpoint.directory)}, str(target), "lmms-eval")
+            run.identity |= {"dtype": choose_dtype(dtype), "attention": attention, "max_tiles": max_tiles}
+            run.identity |= {"limit": limit, **{name: run.versions[name] for name in ("lmms-eval", "transformers")}}
             results = SuiteResults(
                 model=checkpoint.name,
                 suite=suite,
@@ -110,18 +104,20 @@ def eval(
                 runs=[run],
                 expected=comparison.expected(wanted) if expect else None,
             )
+            include = folder / "items" if sets else None
             compared = comparison.Comparison(
                 results, wanted, candidates, folder, include, on_skip=partial(tell, screen)
             )
             if missing := compared.missing():
                 work.say(f"loading {checkpoint.name}")
-                loaded, image_options = load(model, device, dtype, attention, batch, max_tiles)
+                loaded = LoadedModel.load(
+                    checkpoint, target, dtype, attention=attention, batch=batch, max_tiles=max_tiles
+                )
                 loaded.check_pruners([one.pruner for _, candidates in missing for one in candidates])
                 work.say("")
                 compared.measure(
                     missing,
                     loaded,
-                    image_options,
                     lambda benchmark, one, questions: work.advance(
                         questions, f"{benchmark.name}, {one.method} {one.keep_ratio:g}"
                     ),
@@ -136,42 +132,6 @@ def eval(
         print_json(as_json(asked))
     else:
         show(asked, folder)
-
-
-def choose(suite: str, names: str | None) -> list[Benchmark]:
-    """The benchmarks of a suite, or some of them.
-
-    Raises:
-        UserError: for a suite or a benchmark that is not known.
-    """
-    from ptprune.lmms.suites import SUITES
-
-    if suite not in SUITES:
-        raise UserError(f"--suite {suite}: unknown; give one of {', '.join(SUITES)}")
-    known = {benchmark.name.lower(): benchmark for benchmark in SUITES[suite]}
-    if names is None:
-        return list(known.values())
-    wanted = [name.strip().lower() for name in names.split(",")]
-    for name in wanted:
-        if name not in known:
-            told = ", ".join(benchmark.name for benchmark in known.values())
-            raise UserError(f"--benchmarks {names}: {name or 'nothing'!r} is not in suite {suite}; give some of {told}")
-    return [known[name] for name in dict.fromkeys(wanted)]
-
-
-def draw(work: Work, benchmarks: list[Benchmark], folder: Path, limit: int | None) -> Path | None:
-    """Write the items of local benchmarks; returns the folder of their tasks, None where there are none."""
-    from ptprune.bench.items.folder import write
-    from ptprune.cli.items import COUNT
-    from ptprune.lmms.processes import processes
-
-    tasks = folder / "items"
-    sets = [benchmark.local for benchmark in benchmarks if benchmark.local]
-    with processes().main_process_first():
-        for name in sets:
-            work.say(f"drawing {name}", limit or COUNT)
-            write(name, tasks / name, limit or COUNT, work.done)
-    return tasks if sets else None
 
 
 def tell(screen: TextIO, name: str, reason: str) -> None:

@@ -1,39 +1,96 @@
-"""Options that several commands have in common."""
+"""Options that several commands share, and how the command line reads lists of ratios, settings and names."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import ast
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any
 
 import typer
 
-MODEL, PRUNING, OUTPUT = "Model", "Pruning", "Output"
-"""Panels of ``--help``."""
+from ptprune.errors import SettingError, UserError
+
+model_option, pruning_option, output_option = (
+    partial(typer.Option, rich_help_panel=panel) for panel in ("Model", "Pruning", "Output")
+)
+"""Options in the panels of ``--help``."""
+RATIOS = ".75,.5,.25,.1,.05"
 
 ModelOption = Annotated[
     str | None,
-    typer.Option(
-        "--model",
-        help="Checkpoint directory or Hub name; without it the small one that ships.",
-        rich_help_panel=MODEL,
-        metavar="ID_OR_DIR",
-    ),
+    model_option("--model", help="Checkpoint directory or Hub name; default: the one that ships.", metavar="ID_OR_DIR"),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=MODEL)]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16, float16.", rich_help_panel=MODEL)]
+DeviceOption = Annotated[str, model_option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+DtypeOption = Annotated[str, model_option("--dtype", help="auto, float32, bfloat16, float16.")]
 AttentionOption = Annotated[
-    str | None,
-    typer.Option(
-        "--attention", help="sdpa, eager or flash_attention_2.", rich_help_panel=MODEL, show_default="the model's own"
-    ),
+    str | None, model_option("--attention", help="sdpa, eager or flash_attention_2.", show_default="the model's own")
 ]
 MaxTilesOption = Annotated[
-    int | None,
-    typer.Option("--max-tiles", min=1, help="Most tiles a picture (default: the model's own).", rich_help_panel=MODEL),
+    int | None, model_option("--max-tiles", min=1, help="Most tiles a picture (default: the model's own).")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.", rich_help_panel=OUTPUT)]
+SettingsOption = Annotated[
+    list[str] | None, pruning_option("--set", metavar="NAME=VALUE", help="A setting of ptp; may be repeated.")
+]
+JsonOption = Annotated[bool, output_option("--json", help="One JSON object.")]
+PlainJsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 
 def as_option(message: str) -> str:
     """A message that begins with a setting's name ("keep_ratio must be ...") as one about the option of that name."""
     name, space, rest = message.partition(" ")
     return f"--{name.replace('_', '-')}{space}{rest}"
+
+
+def parse_ratios(text: str, option: str = "--ratios") -> list[float]:
+    """Numbers with commas between: each once, largest first."""
+    ratios = set()
+    for part in text.split(","):
+        try:
+            ratio = float(part)
+        except ValueError:
+            raise UserError(f"{option} {text}: {part.strip() or 'nothing'!r} is no number; give {RATIOS}") from None
+        if not 0 < ratio <= 1:
+            raise UserError(f"{option} {text}: {part.strip()} is out of range; each must be over 0 and at most 1")
+        ratios.add(ratio)
+    return sorted(ratios, reverse=True)
+
+
+def parse_settings(pairs: Sequence[str] | None, ratios: str = "--ratios") -> dict[str, Any]:
+    """NAME=VALUE pairs; values as Python writes them, anything else is text.
+
+    Args:
+        ratios: the option that says how many tokens stay.
+    """
+    given = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise UserError(f"--set {pair}: give NAME=VALUE, such as alpha=0.3")
+        if name in ("keep_ratio", "keep_tokens"):
+            raise UserError(f"--set {pair}: {ratios} says how many tokens stay")
+        try:
+            given[name] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            given[name] = value.strip()
+    return given
+
+
+def check_settings(given: dict[str, Any]) -> None:
+    """Raises UserError for a setting that ptp does not have, or a value out of range."""
+    from ptprune.methods import make_pruner
+
+    try:
+        make_pruner("ptp", given)
+    except SettingError as error:
+        raise UserError(f"--set {error}") from None
+
+
+def parse_methods(text: str, known: Sequence[str]) -> list[str]:
+    """Names of methods, each of them known."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise UserError(f"--methods {text}: {name or 'nothing'!r} is unknown; give some of {', '.join(known)}")
+    return names

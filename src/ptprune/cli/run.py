@@ -7,27 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptprune.cli.console import Work, out, print_json, quiet_libraries, working
+from ptprune.cli.console import out, print_json, quiet_libraries, working
 from ptprune.cli.options import (
-    MODEL,
-    OUTPUT,
-    PRUNING,
     DeviceOption,
     DtypeOption,
     JsonOption,
     MaxTilesOption,
     ModelOption,
+    model_option,
+    output_option,
+    pruning_option,
 )
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from ptprune.asking.answer import Answer
-    from ptprune.pruner import TokenPruner
-    from ptprune.report import ImageReport
-
-WARM_UP_TOKENS = 2  # enough to run prefill and decode once
+    from rich.table import Table
 
 
 def run(
@@ -36,40 +30,22 @@ def run(
     model: ModelOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.", rich_help_panel=MODEL)] = 64,
+    max_new_tokens: Annotated[int, model_option(min=1, help="Longest answer.")] = 64,
     max_tiles: MaxTilesOption = None,
-    together: Annotated[
-        bool, typer.Option("--together", help="All pictures in one prompt.", rich_help_panel=MODEL)
-    ] = False,
-    method: Annotated[str, typer.Option(help="See `ptprune methods`.", rich_help_panel=PRUNING)] = "ptp",
+    together: Annotated[bool, model_option("--together", help="All pictures in one prompt.")] = False,
+    method: Annotated[str, pruning_option(help="See `ptprune methods`.")] = "ptp",
     keep_ratio: Annotated[
-        float | None,
-        typer.Option(help="Share of visual tokens that stay.", rich_help_panel=PRUNING, show_default="0.5"),
+        float | None, pruning_option(help="Share of visual tokens that stay.", show_default="0.5")
     ] = None,
-    layer: Annotated[
-        int | None, typer.Option(help="Drop before this decoder layer; 0: before all.", rich_help_panel=PRUNING)
-    ] = None,
-    alpha: Annotated[
-        float | None, typer.Option(help="Weight of the question against saliency, 0 to 1.", rich_help_panel=PRUNING)
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Larger: more even budgets over tiles.", rich_help_panel=PRUNING)
-    ] = None,
-    thumbnail: Annotated[
-        str | None, typer.Option(help="ratio, whole or region: how the thumbnail is cut.", rich_help_panel=PRUNING)
-    ] = None,
-    window: Annotated[
-        int | None, typer.Option(help="Tokens a side of a window, where a model has no tiles.", rich_help_panel=PRUNING)
-    ] = None,
-    positions: Annotated[
-        str | None, typer.Option(help="original or compact position ids.", rich_help_panel=PRUNING)
-    ] = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Answer without pruning too, and compare.", rich_help_panel=OUTPUT)
-    ] = False,
+    layer: Annotated[int | None, pruning_option(help="Drop before this decoder layer; 0: before all.")] = None,
+    alpha: Annotated[float | None, pruning_option(help="Weight of the question against saliency, 0 to 1.")] = None,
+    temperature: Annotated[float | None, pruning_option(help="Larger: more even budgets over tiles.")] = None,
+    thumbnail: Annotated[str | None, pruning_option(help="ratio, whole or region: how the thumbnail is cut.")] = None,
+    window: Annotated[int | None, pruning_option(help="Tokens a side of a window, where a model has no tiles.")] = None,
+    positions: Annotated[str | None, pruning_option(help="original or compact position ids.")] = None,
+    compare: Annotated[bool, output_option("--compare", help="Answer without pruning too, and compare.")] = False,
     overlay: Annotated[
-        Path | None,
-        typer.Option(help="Draw the kept tokens into this file.", metavar="OUT.png", rich_help_panel=OUTPUT),
+        Path | None, output_option(help="Draw the kept tokens into this file.", metavar="OUT.png")
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -91,9 +67,11 @@ def run(
         "positions": positions,
     }
     with working("loading torch and transformers") as work:
+        from ptprune.asking.answer import run_document
+        from ptprune.asking.loaded import LoadedModel
         from ptprune.checkpoints import Checkpoint
-        from ptprune.checkpoints.place import choose_device, choose_dtype
-        from ptprune.checkpoints.tiling import tile_options
+        from ptprune.checkpoints.checkpoint import choose_device, choose_dtype
+        from ptprune.draw import draw_overlay
         from ptprune.methods import make_pruner
 
         quiet_libraries()
@@ -101,32 +79,31 @@ def run(
         target, precision = choose_device(device), choose_dtype(dtype)
         checkpoint = Checkpoint.find(model)
         work.say(f"loading {checkpoint.name}")
-        processor = checkpoint.processor()
-        image_options = tile_options(checkpoint.family.name, processor, max_tiles)  # before the weights are read
-        loaded = checkpoint.model(target, precision)
+        loaded = LoadedModel.load(checkpoint, target, precision, max_tiles=max_tiles)
 
         groups = [list(range(len(images)))] if together else [[number] for number in range(len(images))]
         documents = []
         for group in groups:
             shown = [pictures[i] for i in group]
-            document, kept = _answer(
-                loaded, processor, pruner, shown, question, max_new_tokens, image_options, compare, work
-            )
-            about = {"model": checkpoint.name, "question": question, "pictures": [str(images[i]) for i in group]}
-            document = {**about, **document}
+            found, kept = run_document(loaded, pruner, shown, question, max_new_tokens, compare, work.say)
+            document: dict[str, Any] = {"model": checkpoint.name, "question": question}
+            document |= {"pictures": [str(images[i]) for i in group], **found}
             if overlays:
                 document["overlay"] = [str(overlays[i]) for i in group]
-                for number, report in zip(group, kept, strict=True):
-                    _save_overlay(pictures[number], report, overlays[number])
+                for i, report in zip(group, kept, strict=True):
+                    try:
+                        draw_overlay(pictures[i], report).save(overlays[i])
+                    except OSError as error:
+                        raise UserError(
+                            f"--overlay {overlays[i]}: cannot be written ({error.strerror or error})"
+                        ) from None
             documents.append(document)
 
     if json_output:
         print_json(documents[0] if len(documents) == 1 else {"images": documents})
         return
-    from ptprune.cli.run_table import show_run
-
     for document in documents:
-        show_run(out(), document)
+        show(document)
 
 
 def overlay_paths(overlay: Path | None, count: int) -> list[Path]:
@@ -139,53 +116,67 @@ def overlay_paths(overlay: Path | None, count: int) -> list[Path]:
         return []
     from PIL import Image as formats
 
+    from ptprune.results.file import check_writable
+
     writable = [suffix for suffix, kind in formats.registered_extensions().items() if kind in formats.SAVE]
     if overlay.suffix.lower() not in writable:
         raise UserError(f"--overlay {overlay}: not a picture's name; give one that ends in .png, .jpg or .webp")
-    if overlay.is_dir() or not overlay.parent.is_dir():
-        raise UserError(f"--overlay {overlay}: cannot be written there; give a file in a directory that exists")
+    check_writable(overlay, "--overlay")
     if count == 1:
         return [overlay]
     return [overlay.with_name(f"{overlay.stem}-{number + 1}{overlay.suffix}") for number in range(count)]
 
 
-def _answer(
-    model: Any,
-    processor: Any,
-    pruner: TokenPruner,
-    pictures: list[Image],
-    question: str,
-    max_new_tokens: int,
-    image_options: dict[str, Any],
-    compare: bool,
-    work: Work,
-) -> tuple[dict[str, Any], list[ImageReport]]:
-    """The JSON document of one prompt, and what was kept of each picture."""
-    from ptprune.asking.answer import ask
-    from ptprune.asking.document import run_document
-    from ptprune.asking.prompt import check_length, make_prompt
+def show(document: dict[str, Any]) -> None:
+    """The answer, and what pruning saved."""
+    from rich.markup import escape
 
-    work.say("cutting the pictures into tiles")
-    inputs = make_prompt(model, processor, pictures, question, image_options)
-    check_length(model, inputs, max_new_tokens)
+    from ptprune.results.table import duration, size
 
-    def answer(arm: TokenPruner | None, limit: int, doing: str) -> Answer:
-        return ask(model, processor, inputs, arm, limit, lambda passes: work.say(f"{doing}: {passes} tokens"))
-
-    if compare:  # the first call initialises kernels and buffers: neither arm shall pay for it
-        for arm in (None, pruner):
-            answer(arm, min(WARM_UP_TOKENS, max_new_tokens), "warming up")
-    unpruned = answer(None, max_new_tokens, "answering without pruning") if compare else None
-    pruned = answer(pruner, max_new_tokens, "answering with pruning")
-    report = pruner.report
-    assert report is not None
-    return run_document(pruned, unpruned, report.to_dict()), report.images
+    console = out()
+    visual, cache = document["visual_tokens"], document["kv_bytes"]
+    console.print(f"[dim]{escape(', '.join(document['pictures']))}[/dim]")
+    console.print(f"[dim]{escape(document['question'])}[/dim]")
+    console.print(f"[bold green]{escape(document['answer'] or '(no answer)')}[/bold green]\n")
+    regions = len(document["regions"])
+    console.print(
+        f"[bold]{visual['before']} -> {visual['after']}[/bold] visual tokens in {regions} "
+        f"region{'s' if regions > 1 else ''}, KV cache {size(cache['before'])} -> {size(cache['after'])}"
+    )
+    if "unpruned" in document:
+        console.print()
+        console.print(_comparison(document))
+    else:
+        phases = (f"{phase} {duration(seconds)}" for phase, seconds in document["seconds"].items())
+        console.print(", ".join(phases), style="dim")
+    for path in document.get("overlay", ()):
+        console.print(f"overlay: {escape(path)}", style="dim")
 
 
-def _save_overlay(picture: Image, report: ImageReport, path: Path) -> None:
-    from ptprune.draw import draw_overlay
+def _comparison(document: dict[str, Any]) -> Table:
+    from rich.markup import escape
 
-    try:
-        draw_overlay(picture, report).save(path)
-    except OSError as error:
-        raise UserError(f"--overlay {path}: cannot be written ({error.strerror or error})") from None
+    from ptprune.results.table import duration, ratio, size, terminal
+
+    arms = document["unpruned"], document
+    texts = [" ".join(arm["answer"].split()) for arm in arms]
+    same = "same" if arms[0]["answer"] == arms[1]["answer"] else "differs"
+    rows = [["answer", *(escape(shorten(text)) for text in texts), same]]
+    for name, key, unit in (
+        ("visual tokens", "visual_tokens", str),
+        ("prompt tokens", "sequence_length", str),
+        ("KV cache", "kv_bytes", size),
+    ):
+        before, after = document[key]["before"], document[key]["after"]
+        rows.append([name, unit(before), unit(after), ratio(after, before)])
+    first = ("vision", "select", "prefill")
+    times = {phase: [arm["seconds"][phase] for arm in arms] for phase in first}
+    times["first token"] = [sum(arm["seconds"][phase] for phase in first) for arm in arms]
+    times["decode, a token"] = [arm["seconds"]["decode"] / max(arm["new_tokens"] - 1, 1) for arm in arms]
+    times["total"] = [arm["seconds"]["total"] for arm in arms]
+    rows += [[name, duration(b), duration(a), ratio(a, b)] for name, (b, a) in times.items()]
+    return terminal(("", "unpruned", "pruned", "ratio"), rows)
+
+
+def shorten(text: str, length: int = 32) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."

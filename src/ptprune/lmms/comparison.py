@@ -93,13 +93,11 @@ class Comparison:
         self,
         wanted: Sequence[tuple[Benchmark, list[Candidate]]],
         loaded: LoadedModel,
-        image_options: dict[str, Any],
         on_batch: Callable[[Benchmark, Candidate, int], None] = lambda benchmark, one, questions: None,
     ) -> None:
         """Measure what is missing. A benchmark whose data cannot be had is skipped; any other error ends the run.
 
         Args:
-            image_options: of the image processor, instead of its own.
             on_batch: called with how many questions a finished batch of this process had.
         """
         main, limit = processes().is_main_process, self.results.limit
@@ -112,7 +110,7 @@ class Comparison:
                 continue
             for one in candidates:
                 told = partial(on_batch, benchmark, one)
-                outcome = harness.run(benchmark, loaded, one.pruner, image_options, limit, self.folder, include, told)
+                outcome = harness.run(benchmark, loaded, one.pruner, limit, self.folder, include, told)
                 if main:
                     assert outcome is not None
                     self._rows.append(self._row(benchmark, one, outcome))

@@ -85,7 +85,6 @@ def run(
     benchmark: Benchmark,
     loaded: LoadedModel,
     pruner: TokenPruner | None,
-    image_options: dict[str, Any],
     limit: int | None,
     folder: Path,
     include: Path | None,
@@ -107,7 +106,7 @@ def run(
     """
     from lmms_eval.evaluator import simple_evaluate
 
-    respondent = Respondent(loaded, pruner, image_options, on_batch)
+    respondent = Respondent(loaded, pruner, on_batch)
     results: Any = simple_evaluate(
         model=respondent,
         tasks=[benchmark.task],

@@ -11,10 +11,12 @@ from typing import Any
 from lmms_eval.api.instance import Instance
 from loguru import logger
 
+from ptprune.asking.loaded import LoadedModel
 from ptprune.bench.candidates import NO_PRUNING
+from ptprune.checkpoints import Checkpoint
+from ptprune.checkpoints.checkpoint import choose_dtype
 from ptprune.errors import PtpruneError, SettingError
-from ptprune.lmms.load import load
-from ptprune.lmms.processes import processes
+from ptprune.lmms.processes import own_device, processes
 from ptprune.lmms.respondent import Respondent
 from ptprune.methods import make_pruner
 from ptprune.pruner import TokenPruner
@@ -61,11 +63,16 @@ class LmmsModel(Respondent):
                 if value is not None and not (str(value).isdecimal() and int(value) >= 1):
                     raise SettingError(f"{name} {value}: give a whole number from 1")
             pruner = choose_pruner(method, {"keep_ratio": keep_ratio, **settings})
-            loaded, image_options = load(
-                pretrained, device or "auto", dtype, attn_implementation, int(batch_size), max_tiles and int(max_tiles)
+            loaded = LoadedModel.load(
+                Checkpoint.find(pretrained),
+                own_device(device or "auto"),
+                choose_dtype(dtype),
+                attention=attn_implementation,
+                batch=int(batch_size),
+                max_tiles=max_tiles and int(max_tiles),
             )
             loaded.check_pruners([pruner])
-            super().__init__(loaded, pruner, image_options)
+            super().__init__(loaded, pruner)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         with loudly():

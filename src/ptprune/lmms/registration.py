@@ -7,4 +7,4 @@ from lmms_eval.models.registry_v2 import ModelManifest
 
 def manifest() -> ModelManifest:
     """``--model ptprune``: any supported checkpoint, any method."""
-    return ModelManifest("ptprune", chat_class_path="ptprune.lmms.model.PrunedModel")
+    return ModelManifest("ptprune", chat_class_path="ptprune.lmms.model.LmmsModel")

@@ -4,21 +4,85 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
+from lmms_eval.protocol import ChatMessages
+from PIL import Image
 
-from ptprune.asking.chat import chat_inputs
+from ptprune.asking.chat import Conversation, chat_inputs, check_length, check_text
 from ptprune.asking.loaded import LoadedModel
-from ptprune.asking.prompt import check_length, check_text
 from ptprune.errors import PtpruneError, UserError
-from ptprune.lmms.questions import conversation_of, cut, generation_options
+from ptprune.pictures import open_picture, to_rgb
 from ptprune.pruner import TokenPruner
+
+LONGEST = 1024  # tokens of an answer where the task does not say; what lmms-eval's own models take
+FEWSHOT_DELIMITER = "\n\n"
+"""lmms-eval writes this stop string into every task that names none. It belongs to base models that are shown examples;
+a chat model ends its answer by itself, and would lose all but the first paragraph."""
+OTHER_MODELS = ("image_aspect_ratio",)  # options that tasks set for one model's own image code
+
+
+def conversation_of(request: Instance, documents: Any) -> tuple[Conversation, list[Image.Image]]:
+    """What a request asks, and the pictures it shows, in RGB.
+
+    Args:
+        documents: of the request's task, by split and number.
+
+    Raises:
+        UserError: where it shows a video or plays a sound.
+    """
+    _, messages_of, _, number, task, split = request.args
+    messages = ChatMessages(messages=messages_of(documents[task][split][number])).messages
+    pictures: list[Image.Image] = []
+    turns: list[dict[str, Any]] = []
+    for message in messages:
+        content: list[dict[str, Any]] = []
+        for part in message.content:
+            if part.type == "text":
+                content.append({"type": "text", "text": part.text})
+            elif part.type == "image":
+                content.append({"type": "image"})
+                pictures.append(_picture(part.url))
+            else:
+                raise UserError(f"{task}, question {number}: shows {part.type}; model ptprune reads pictures only")
+        turns.append({"role": message.role, "content": content})
+    return turns, pictures
+
+
+def _picture(given: Any) -> Image.Image:
+    return open_picture(Path(given)) if isinstance(given, str) else to_rgb(given)
+
+
+def generation_options(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Options of ``generate()``, and the texts at which an answer is cut.
+
+    Args:
+        given: ``generation_kwargs`` of a task. What is not known here goes to ``generate()``, which refuses what it
+            does not know either.
+    """
+    options = {name: value for name, value in given.items() if name not in OTHER_MODELS}
+    until = options.pop("until", None) or []
+    stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop and stop != FEWSHOT_DELIMITER]
+    temperature = options.pop("temperature", None) or 0
+    top_p = options.pop("top_p", None)
+    sample = bool(options.pop("do_sample", temperature > 0)) and temperature > 0
+    options = {"max_new_tokens": LONGEST, "num_beams": 1, **options, "do_sample": sample}
+    if sample:
+        options |= {"temperature": temperature, "top_p": 1.0 if top_p is None else top_p}
+    return options, stops
+
+
+def cut(text: str, stops: list[str]) -> str:
+    """The text before the first stop string."""
+    return min((text.split(stop)[0] for stop in stops), key=len, default=text)
+
 
 PADDING = "__padding_only__"  # lmms-eval's mark on requests that only make all processes' shares equally long
 
@@ -48,25 +112,19 @@ class Respondent(lmms):
     Args:
         loaded: the model, its processor, and how many questions make a batch.
         pruner: None for the unpruned model.
-        image_options: of the image processor, instead of its own.
         on_batch: told how many questions a finished batch had.
     """
 
     is_simple = False
 
     def __init__(
-        self,
-        loaded: LoadedModel,
-        pruner: TokenPruner | None,
-        image_options: dict[str, Any] | None = None,
-        on_batch: Callable[[int], None] = lambda questions: None,
+        self, loaded: LoadedModel, pruner: TokenPruner | None, on_batch: Callable[[int], None] = lambda questions: None
     ) -> None:
         super().__init__()
         self.loaded: LoadedModel | None = loaded
         self.device: torch.device = loaded.model.device
         self.batch_size = loaded.batch
         self.pruner = pruner
-        self.image_options = image_options or {}
         self.on_batch = on_batch
         self.tally = Tally()
 
@@ -119,7 +177,7 @@ class Respondent(lmms):
                     for part in turn["content"]:
                         check_text(loaded.model, loaded.processor, part.get("text", ""))
             conversations, pictures = zip(*rows, strict=True)
-            inputs = chat_inputs(loaded.processor, conversations, pictures, self.image_options)
+            inputs = chat_inputs(loaded.processor, conversations, pictures, loaded.image_options)
             check_length(loaded.model, inputs, options["max_new_tokens"])
             started = time.perf_counter()
             written = loaded.generate(inputs, self.pruner, **options)

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ptprune.errors import SettingError
+
 KEYS = {"openai": "OPENAI_API_KEY", "azure": "AZURE_API_KEY"}
 """What lmms-eval reads the judge model's key from, by ``API_TYPE``."""
 
@@ -101,3 +103,25 @@ def missing_key() -> str | None:
     """The environment variable that a judge model needs and that is not set."""
     wanted = KEYS.get(os.environ.get("API_TYPE", "openai"))
     return wanted if wanted is not None and not os.environ.get(wanted) else None
+
+
+def choose(suite: str, names: str | None) -> list[Benchmark]:
+    """The benchmarks of a suite, or some of them.
+
+    Args:
+        names: with commas between, in any case; None for all.
+
+    Raises:
+        SettingError: for a suite or a benchmark that is not known.
+    """
+    if suite not in SUITES:
+        raise SettingError(f"suite {suite}: unknown; give one of {', '.join(SUITES)}")
+    known = {benchmark.name.lower(): benchmark for benchmark in SUITES[suite]}
+    wanted = list(known) if names is None else [name.strip().lower() for name in names.split(",")]
+    for name in wanted:
+        if name not in known:
+            told = ", ".join(benchmark.name for benchmark in known.values())
+            raise SettingError(
+                f"benchmarks {names}: {name or 'nothing'!r} is not in suite {suite}; give some of {told}"
+            )
+    return [known[name] for name in dict.fromkeys(wanted)]

@@ -2,52 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import platform
+import re
+from codecs import BOM_UTF8
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+import torch
+from pydantic import TypeAdapter, ValidationError
 
 from ptprune.errors import UserError
-from ptprune.results.rows import KINDS, VERSION, Results
+from ptprune.results.rows import KINDS, AnyResults, Results, Run
 
 R = TypeVar("R", bound=Results)
+KNOWN: TypeAdapter[Results] = TypeAdapter(AnyResults)
 
 
 def read(path: Path) -> Results:
-    """A file of any kind.
+    """What a file of any kind holds.
 
     Raises:
-        UserError: for a file that cannot be read, is of no known kind or of another version, or does not hold what its
-            kind has to; names the place.
+        UserError: in one line, for a file that cannot be read, is of no known kind or of another version, or does not
+            hold what its kind must; names the place in the file, and the command that writes such files.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a file of results") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
-        raise UserError(f"{path}: cannot be read ({reason}); give a file of results") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); give a file of results") from None
-    kind = document.get("kind") if isinstance(document, dict) else None
-    if not isinstance(kind, str) or kind not in KINDS:
-        known = ", ".join(KINDS)
-        raise UserError(f'{path}: no file of results, which says its "kind", one of {known}; give one')
-    model = KINDS[kind]
-    if (version := document.get("version")) != VERSION:
-        raise UserError(
-            f"{path}: of version {version} of the format, but this ptprune reads version {VERSION}; write it again "
-            f"with {model.WRITTEN_BY}"
-        )
-    try:
-        return model.model_validate(document)
+        results = KNOWN.validate_json(path.read_bytes().removeprefix(BOM_UTF8))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; give a file of results") from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        what = f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{path}: {what}; give the file as {model.WRITTEN_BY} wrote it") from None
+        # an error in the version explains all others
+        first = min(error.errors(include_url=False), key=lambda one: one["loc"][1:] != ("version",))
+        kind, *place = first["loc"] or [""]
+        where = f"{'.'.join(map(str, place))}: " if place else ""
+        told = first["msg"].removeprefix("Value error, ") + (f", not {first['input']}" if place == ["version"] else "")
+        writer = f"the file as {KINDS[str(kind)].WRITTEN_BY} writes it" if kind in KINDS else "a file of results"
+        raise UserError(f"{path}: {where}{told}; give {writer}") from None
+    if "version" not in results.model_fields_set:
+        raise UserError(f"{path}: version: missing; give the file as {results.WRITTEN_BY} writes it")
+    return results
 
 
 def resume(path: Path, kind: type[R]) -> R | None:
@@ -114,3 +110,48 @@ def write_whole(path: Path, text: str) -> None:
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+SAMPLES, CHUNK = 64, 1 << 16  # how much of a weight file is read to recognise it
+PACKAGES = ("torch", "transformers", "ptprune")
+
+
+def run_of(identity: dict[str, Any], device: str, *packages: str) -> Run:
+    """The run that is being made now.
+
+    Args:
+        identity: what has to agree for rows to be comparable.
+        packages: whose versions matter besides those of ``PACKAGES``.
+    """
+    versions = {}
+    for name in (*PACKAGES, *packages):
+        try:
+            versions[name] = torch.__version__ if name == "torch" else version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return Run(machine=machine(device), versions=versions, identity=identity)
+
+
+def machine(device: str) -> str:
+    """Name of the processor or the GPU, and nothing else about the machine."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+def fingerprint(directory: Path) -> str:
+    """Hash that identifies a checkpoint: SHA-256 over its small files, and samples of its weights."""
+    digest = hashlib.sha256()
+    for file in sorted(directory.iterdir()):
+        if file.suffix in (".json", ".jinja", ".model", ".txt"):
+            digest.update(file.name.encode() + file.read_bytes())
+        elif file.suffix == ".safetensors":
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size}".encode())
+            with file.open("rb") as weights:
+                for sample in range(SAMPLES):
+                    weights.seek(max(0, size - CHUNK) * sample // (SAMPLES - 1))
+                    digest.update(weights.read(CHUNK))
+    return digest.hexdigest()

@@ -6,6 +6,7 @@ on what exactly its rows were measured.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -63,7 +64,7 @@ class Row(Strict):
         settings: of the method, without how much it keeps.
     """
 
-    run: int = 0
+    run: Annotated[int, Field(ge=0)] = 0
     method: str
     keep_ratio: float | None
     settings: dict[str, Any] = {}
@@ -83,7 +84,7 @@ class AccuracyRow(Row):
     """
 
     variants: list[str] = []
-    kept_tokens: float
+    kept_tokens: Annotated[float, Field(gt=0)]
     right: str
     accuracy: Percent
     low: Percent
@@ -179,7 +180,7 @@ class PublishedRow(Strict):
 
     method: str
     values: list[float | str | None]
-    source: Annotated[str, Field(min_length=1)]
+    source: Annotated[str, Field(pattern=r"\S")]
 
 
 class PublishedTable(Strict):
@@ -206,6 +207,11 @@ class Results(Strict):
     version: Literal[1] = VERSION
     runs: list[Run] = []
 
+    def _check_runs(self, place: str, rows: Sequence[Row]) -> None:
+        for number, row in enumerate(rows):
+            if row.run >= len(self.runs):
+                raise ValueError(f"{place}.{number}.run is {row.run}, but there are {len(self.runs)} runs")
+
 
 class AccuracyResults(Results):
     """Of ``ptprune bench accuracy``.
@@ -224,7 +230,8 @@ class AccuracyResults(Results):
     results: list[AccuracyRow] = []
 
     @model_validator(mode="after")
-    def _a_digit_an_item(self) -> AccuracyResults:
+    def _complete(self) -> AccuracyResults:
+        self._check_runs("results", self.results)
         for number, row in enumerate(self.results):
             if len(row.right) != self.items or not set(row.right) <= {"0", "1"}:
                 raise ValueError(f"results.{number}.right must be {self.items} digits 0 or 1")
@@ -270,6 +277,8 @@ class SpeedResults(Results):
             raise ValueError("rows must hold one unpruned arm")
         if {row.method for row in self.rows if row.arm == "pruned"} != set(self.ratios):
             raise ValueError("ratios must be about the pruned arms of rows")
+        if set(self.tokens.after) != set(self.ratios):
+            raise ValueError("tokens.after must be about the pruned arms of rows")
         return self
 
 
@@ -293,6 +302,11 @@ class SuiteResults(Results):
     skipped: list[dict[str, str]] = []
     expected: dict[str, Any] | None = None
 
+    @model_validator(mode="after")
+    def _complete(self) -> SuiteResults:
+        self._check_runs("rows", self.rows)
+        return self
+
 
 class ServingResults(Results):
     """Of ``benchmarks/serving.py``."""
@@ -314,6 +328,9 @@ class PublishedResults(Results):
     tables: list[PublishedTable]
 
 
+AnyResults = Annotated[
+    AccuracyResults | SpeedResults | SuiteResults | ServingResults | PublishedResults, Field(discriminator="kind")
+]
 KINDS: dict[str, type[Results]] = {
     "accuracy": AccuracyResults,
     "speed": SpeedResults,

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from ptprune.bench.items import Item
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ptprune.bench.items import Item, is_right
 from ptprune.bench.items.easyvqa import easy_vqa_items
 from ptprune.bench.items.scenes import scene_items
 from ptprune.errors import UserError
@@ -37,7 +40,7 @@ output_type: generate_until
 doc_to_visual: !function pictures.doc_to_visual
 doc_to_text: question
 doc_to_target: answer
-process_results: !function ptprune.bench.items.task.score
+process_results: !function ptprune.bench.items.folder.score
 generation_kwargs:
   max_new_tokens: 32
   do_sample: false
@@ -51,7 +54,7 @@ PICTURES = '''\
 
 from pathlib import Path
 
-from ptprune.bench.items.task import visual_in
+from ptprune.bench.items.folder import visual_in
 
 doc_to_visual = visual_in(Path(__file__).parent)
 '''
@@ -80,7 +83,7 @@ def write(name: str, folder: Path, count: int, on_item: Callable[[int], None] = 
         task = folder / f"{task_name(name)}.yaml"
         if any(folder.iterdir()) and not task.is_file():
             raise UserError(f"{folder}: holds other files; give a new folder")
-        there = _written(folder / LIST)
+        there = len((folder / LIST).read_text(encoding="utf-8").splitlines()) if (folder / LIST).is_file() else 0
         if there >= count:
             return there
         items = SETS[name](count, on_item)
@@ -90,10 +93,6 @@ def write(name: str, folder: Path, count: int, on_item: Callable[[int], None] = 
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from None
     return len(items)
-
-
-def _written(listed: Path) -> int:
-    return len(listed.read_text(encoding="utf-8").splitlines()) if listed.is_file() else 0
 
 
 def _save(items: Sequence[Item], folder: Path) -> str:
@@ -133,31 +132,51 @@ def folder_items(
             continue
         where = f"{listed} line {number}"
         entry = _entry(line, where)
-        path = folder / entry["picture"]
+        path = folder / entry.picture
         try:
             if path not in pictures:
                 pictures[path] = open_picture(path).size, hashlib.sha256(path.read_bytes()).hexdigest()
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        items.append(Item(path, *pictures[path], entry["question"], entry["answer"].strip(), entry.get("kind", "")))
+        items.append(Item(path, *pictures[path], entry.question, entry.answer.strip(), entry.kind))
         on_item(len(items))
     if not items:
         raise UserError(f"{listed}: no items; it holds a line such as {EXAMPLE} an item")
     return items
 
 
-def _entry(line: str, where: str) -> dict[str, str]:
+Text = Annotated[str, Field(pattern=r"\S")]
+
+
+class Entry(BaseModel):
+    """A line of the list; keys besides these are ignored."""
+
+    model_config = ConfigDict(strict=True)
+
+    picture: Text
+    question: Text
+    answer: Text
+    kind: str = ""
+
+
+def _entry(line: str, where: str) -> Entry:
     try:
-        entry: Any = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON ({error}); give {EXAMPLE}") from None
-    if not isinstance(entry, dict):
-        raise UserError(f"{where}: not a JSON object; give {EXAMPLE}")
-    for name in ("picture", "question", "answer"):
-        if name not in entry:
-            raise UserError(f'{where}: no "{name}"; give {EXAMPLE}')
-        if not isinstance(entry[name], str) or not entry[name].strip():
-            raise UserError(f'{where}: "{name}" must be a text that is not empty')
-    if not isinstance(entry.get("kind", ""), str):
-        raise UserError(f'{where}: "kind" must be a text')
-    return entry
+        return Entry.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where}: {place and f'{place}: '}{first['msg']}; give {EXAMPLE}") from None
+
+
+def visual_in(folder: Path) -> Callable[[Mapping[str, str]], list[Image.Image]]:
+    """What gives an item's picture, from the folder that holds it."""
+
+    def doc_to_visual(item: Mapping[str, str]) -> list[Image.Image]:
+        return [open_picture(folder / item["picture"])]
+
+    return doc_to_visual
+
+
+def score(item: Mapping[str, str], answers: Sequence[str]) -> dict[str, float]:
+    """1 for a right answer, by the rule of ``ptprune bench accuracy``."""
+    return {"accuracy": float(is_right(answers[0], item["answer"]))}

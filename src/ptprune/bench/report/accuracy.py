@@ -1,22 +1,29 @@
-"""How many answers stay right: methods by keep ratios, the same before one layer, and by kind of question."""
+"""How many answers stay right: methods by keep ratio, all before one layer, by kind of question, and variants of ptp.
+
+The page does not read a file's ``vs_ptp``: it compares with the ptp of the run that wrote the row last, and a file may
+hold rows of several runs. The page compares rows with the ptp of the same table; the bootstrap is seeded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import Any
 
-from ptprune.bench.candidates import PTP
+from ptprune.bench.candidates import DOWNSAMPLE, PTP, RANDOM, key
 from ptprune.bench.plots import draw
-from ptprune.bench.report.comparison import claims, gains, in_words, ratios_of, score, scores
-from ptprune.bench.report.figures import Figures
-from ptprune.bench.report.lines import Line, Lines, changed, in_stages
-from ptprune.bench.report.words import facts, model_name, origin
-from ptprune.results.rows import AccuracyResults, AccuracyRow
+from ptprune.bench.report.lines import Line, Lines, changed, default_settings, differing, in_stages
+from ptprune.bench.report.parts import Figures, facts, model_name, origin
+from ptprune.bench.statistics import decode, difference
+from ptprune.results.rows import AccuracyResults, AccuracyRow, Gain
 from ptprune.results.table import escape, markdown, percent
 
+BETTER, WORSE = "▲", "▼"
 SPLITS = {"test": "test split", "dev": "development split", None: "a folder of items"}
 SHARE_OFF = 0.01
-"""From here on a share of visual tokens is another one: less than this is rounding to whole tokens a picture."""
+"""A share of visual tokens that is off by less is only rounded to whole tokens a picture."""
+Gains = dict[str, dict[float, Gain]]
+"""Name of a line -> keep ratio -> how much better than ptp."""
 
 
 def title(results: AccuracyResults) -> str:
@@ -25,25 +32,10 @@ def title(results: AccuracyResults) -> str:
     return f"{model_name(results.model)}, {number}, {SPLITS.get(results.split, results.split)}"
 
 
-def subject(results: AccuracyResults, rows: Lines) -> str:
-    """What was measured on what."""
-    identity = results.runs[0].identity
-    pairs = {
-        "model": f"{escape(model_name(results.model))} (fingerprint {identity['model'][:12]})",
-        "questions": f"{results.items}, {SPLITS.get(results.split, results.split)} "
-        f"(fingerprint {identity['items'][:12]})",
-        "dtype": f"{identity['dtype']}, greedy, at most {identity['max_new_tokens']} new tokens",
-        **origin(results.runs),
-    }
-    for name, row in (("unpruned", rows.unpruned), ("thumbnail alone", rows.thumbnail)):
-        pairs[name] = "not measured" if row is None else f"{_right(row)}, {row.kept_tokens:g} visual tokens a picture"
-    return facts(pairs)
-
-
-def section(results: AccuracyResults, figures: Figures) -> list[str]:
-    """The blocks about one document that compares methods."""
+def methods_section(results: AccuracyResults, figures: Figures) -> list[str]:
+    """The blocks about one file that compares methods."""
     rows = Lines(results)
-    blocks = [f"### {escape(title(results))}", subject(results, rows)]
+    blocks = [f"### {escape(title(results))}", _subject(results, rows)]
     lines = rows.with_defaults()
     if not lines:
         blocks.append("No method was measured with its default settings.")
@@ -54,33 +46,143 @@ def section(results: AccuracyResults, figures: Figures) -> list[str]:
         drawn = {name: [row] for name, row in levels.items() if row is not None}
         drawn |= {name: list(line.values()) for name, line in lines.items()}
         plain = title(results).replace("$", r"\$")  # no formulas in names
-        blocks.append(
-            figures.add(
-                "accuracy", "Right answers by share of visual tokens kept", partial(draw, title=plain, rows=drawn)
-            )
-        )
+        about = "Right answers by share of visual tokens kept"
+        blocks.append(figures.add("accuracy", about, partial(draw, title=plain, rows=drawn)))
     for layer in rows.layers:
         blocks += [f"#### All methods before layer {layer}", *_compared(rows.before_layer(layer))]
-    blocks += _by_kind(rows.unpruned, lines.get(PTP, {}))
-    blocks.append(left_out(rows))
-    return [block for block in blocks if block]
+    blocks += [*_by_kind(rows.unpruned, lines.get(PTP, {})), _left_out(rows)]
+    return list(filter(None, blocks))
+
+
+def variants_section(results: AccuracyResults) -> list[str]:
+    """The blocks about one file that compares variants of ptp."""
+    rows = Lines(results)
+    ptp = rows.variant(PTP)
+    base = next(iter(ptp.values())).settings if ptp else default_settings(PTP)
+    same = [name for name, line in rows.variants().items() if line == ptp]
+    variants = {name: line for name, line in rows.variants().items() if name not in same}
+    settings = _in_words(differing(base, default_settings(PTP))) or "its default settings"
+    names = f" ({escape(', '.join(same))})" if same else ""
+    lines = variants | {name: line for name, line in rows.with_defaults().items() if name in (RANDOM, DOWNSAMPLE)}
+    compared = gains(lines, ptp)
+    own = ["**ptp**, right answers in %", lambda ratio: score(ptp[ratio]) if ratio in ptp else None]
+    cells = [own, *([escape(name), partial(_gain, compared.get(name, {}))] for name in lines)]
+    blocks = [
+        f"### {escape(title(results))}",
+        _subject(results, rows),
+        f"ptp here has {settings}{names}; a variant changes what its name says, and nothing else.",
+        _by_ratio(["difference from ptp, points"], ratios_of([*lines.values(), ptp]), cells),
+        _claims({name: line for name, line in compared.items() if name in variants}, "variant"),
+        "" if rows.compares_methods else _left_out(rows),
+    ]
+    return list(filter(None, blocks))
+
+
+def gains(lines: Mapping[str, Line], ptp: Line) -> Gains:
+    """Every row against ptp at the same keep ratio, without ptp itself and rows that cannot be compared."""
+    found: Gains = {}
+    for name, line in lines.items():
+        for ratio, row in line.items():
+            if ratio in ptp and key(row) != key(ptp[ratio]):
+                found.setdefault(name, {})[ratio] = difference(decode(row.right), decode(ptp[ratio].right))
+    return found
+
+
+def score(row: AccuracyRow) -> str:
+    """Accuracy with its interval."""
+    return f"{row.accuracy:.1f} [{row.low:.1f}, {row.high:.1f}]"
+
+
+def gain_in_words(gain: Gain) -> str:
+    """A difference with its interval and its mark."""
+    return f"{gain.difference:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}] {_mark(gain)}".strip()
+
+
+def _mark(gain: Gain | None) -> str:
+    """On which side of 0 the whole interval lies; empty where it holds 0."""
+    if gain is None:
+        return ""
+    return BETTER if gain.low > 0 else WORSE if gain.high < 0 else ""
+
+
+def ratios_of(lines: Iterable[Line]) -> list[float]:
+    """All keep ratios, largest first."""
+    return sorted({ratio for line in lines for ratio in line}, reverse=True)
+
+
+def _subject(results: AccuracyResults, rows: Lines) -> str:
+    """The model, the questions, and what the unpruned model makes of them."""
+    identity = results.runs[0].identity
+    pairs = {
+        "model": f"{escape(model_name(results.model))} (fingerprint {identity['model'][:12]})",
+        "questions": f"{results.items}, {SPLITS.get(results.split, results.split)} "
+        f"(fingerprint {identity['items'][:12]})",
+        "dtype": f"{identity['dtype']}, greedy, at most {identity['max_new_tokens']} new tokens",
+        **origin(results.runs),
+    }
+    for name, row in (("unpruned", rows.unpruned), ("thumbnail alone", rows.thumbnail)):
+        pairs[name] = f"{score(row)} % right, {row.kept_tokens:g} visual tokens a picture" if row else "not measured"
+    return facts(pairs)
 
 
 def _compared(lines: Mapping[str, Line]) -> list[str]:
+    """The table of methods, and what follows from it."""
     compared = gains(lines, lines.get(PTP, {}))
-    layers = {name: _layer(name, next(iter(line.values()))) for name, line in lines.items()}
-    blocks = [scores(lines, compared, layers), "\n".join(claims(compared, "method"))]
     staged = [name for name in lines if in_stages(name)]
+
+    def cell(name: str, ratio: float) -> str | None:
+        if ratio not in lines[name]:
+            return None
+        return f"{score(lines[name][ratio])} {_mark(compared.get(name, {}).get(ratio))}".strip()
+
+    def layer(name: str) -> str:
+        dropped = next(iter(lines[name].values())).settings.get("layer", "-")
+        return f"{dropped} on" if name in staged else str(dropped)
+
+    cells = [[f"**{name}**" if name == PTP else name, layer(name), partial(cell, name)] for name in lines]
+    blocks = [_by_ratio(["method", "layer"], ratios_of(lines.values()), cells), _claims(compared, "method")]
     if staged:
         blocks.append(f"More work than the others at an equal ratio, since it drops in stages: {', '.join(staged)}.")
     return blocks
 
 
-def _layer(method: str, row: AccuracyRow) -> str:
-    layer = row.settings.get("layer")
-    if layer is None:
-        return "-"
-    return f"{layer} on" if in_stages(method) else str(layer)
+def _by_ratio(headers: list[str], ratios: list[float], rows: list[list[Any]]) -> str:
+    """A table with a column for each ratio; the last entry of each row makes the cell of a ratio."""
+    cells = [[*first, *(cell(ratio) or "not measured" for ratio in ratios)] for *first, cell in rows]
+    return markdown([*headers, *(f"{percent(ratio)} kept" for ratio in ratios)], cells)
+
+
+def _gain(line: Mapping[float, Gain], ratio: float) -> str | None:
+    return gain_in_words(line[ratio]) if ratio in line else None
+
+
+def _claims(compared: Gains, what: str) -> str:
+    """Which lines are better than ptp, and which are worse, in words.
+
+    Args:
+        what: one line, "method" or "variant".
+    """
+    number = sum(map(len, compared.values()))
+    if not number:
+        return "There is nothing here to compare ptp with."
+    return "\n".join(
+        [
+            f"- {BETTER} Better than ptp: {_listed(compared, BETTER)}.",
+            f"- {WORSE} Worse than ptp: {_listed(compared, WORSE)}.",
+            f"- {number} comparisons, each with a 95% interval: about {0.05 * number:.1f} of them would be marked by "
+            f"chance if no {what} differed from ptp.",
+        ]
+    )
+
+
+def _listed(compared: Gains, side: str) -> str:
+    parts = []
+    for name, line in compared.items():
+        ratios = [ratio for ratio in sorted(line, reverse=True) if _mark(line[ratio]) == side]
+        if ratios:
+            every = len(ratios) == len(line) > 1
+            parts.append(f"{escape(name)} at {'every ratio' if every else ', '.join(map(percent, ratios))}")
+    return "; ".join(parts) or "none"
 
 
 def _shares(rows: Lines, lines: Mapping[str, Line]) -> str:
@@ -95,10 +197,6 @@ def _shares(rows: Lines, lines: Mapping[str, Line]) -> str:
     return f"Shares of visual tokens that are not those asked for: {'; '.join(found)}." if found else ""
 
 
-def _right(row: AccuracyRow) -> str:
-    return f"{score(row)} % right"
-
-
 def _retention(ptp: Line) -> str:
     kept = [f"{ptp[r].retention:.1f}% at {percent(r)}" for r in ratios_of([ptp]) if ptp[r].retention is not None]
     return f"Of the unpruned accuracy ptp retains {', '.join(kept)}." if kept else ""
@@ -110,15 +208,16 @@ def _by_kind(unpruned: AccuracyRow | None, ptp: Line) -> list[str]:
     kinds = dict.fromkeys(kind for row in columns.values() for kind in row.by_kind)
     if not kinds:
         return []
-    cells = [[escape(kind), *(_cell(row, kind) for row in columns.values())] for kind in kinds]
+    rights = {kind: [row.by_kind.get(kind) for row in columns.values()] for kind in kinds}
+    cells = [[escape(k), *("not measured" if v is None else f"{v:.1f}" for v in line)] for k, line in rights.items()]
     return ["#### By kind of question, right answers in %", markdown(["kind", *columns], cells)]
 
 
-def _cell(row: AccuracyRow, kind: str) -> str:
-    return f"{row.by_kind[kind]:.1f}" if kind in row.by_kind else "not measured"
-
-
-def left_out(rows: Lines) -> str:
-    """Names what is in no table, so that nobody looks for it in vain."""
-    names = [f"{row.method} ({in_words(changed(row))})" for row in rows.left_out()]
+def _left_out(rows: Lines) -> str:
+    """Names the rows that are in no table, so that nobody looks for them in vain."""
+    names = [f"{row.method} ({_in_words(changed(row))})" for row in rows.left_out()]
     return f"In the file, but in no table here: {'; '.join(names)}." if names else ""
+
+
+def _in_words(settings: Mapping[str, Any]) -> str:
+    return escape(", ".join(f"{name}={value}" for name, value in settings.items()))

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ptprune.bench import plots
 from ptprune.bench.candidates import NO_PRUNING, THUMBNAIL_ALONE, WITHOUT_PRUNER
-from ptprune.bench.report import ablation, accuracy, published, speed
-from ptprune.bench.report.comparison import BETTER, WORSE
-from ptprune.bench.report.figures import Figures
+from ptprune.bench.report import speed
+from ptprune.bench.report.accuracy import BETTER, WORSE, methods_section, variants_section
 from ptprune.bench.report.lines import Lines
+from ptprune.bench.report.parts import Figures
 from ptprune.checkpoints import SHIPPED
 from ptprune.errors import UserError
 from ptprune.methods import METHODS
+from ptprune.results.file import check_writable, read
 from ptprune.results.file import write as write_file
 from ptprune.results.rows import AccuracyResults, PublishedResults, Results, SpeedResults
+from ptprune.results.table import escape, markdown
 
 HEAD = """# Results
 
@@ -34,21 +36,25 @@ PAPERS = """Copied from the sources named, not measured here. Other models, ques
 compares with one above."""
 
 
-def write(files: Mapping[Path, Results], path: Path) -> list[Path]:
+def write(files: Sequence[Path], path: Path) -> list[Path]:
     """Write a page, and its plots into a folder of its name beside it.
 
     Args:
-        files: path -> what it holds, in the order of the page.
+        files: files of results, in the order of the page.
         path: of the page; ends in .md.
 
     Returns:
         The files written, the page first.
 
     Raises:
-        UserError: for a file that has no place on the page, or twice; where something cannot be drawn or written.
+        UserError: for a file that cannot be read, has no place on the page, or is given twice; where something cannot
+            be drawn or written.
     """
+    check_writable(path, "--out")
     known: dict[str, Path] = {}
-    for file, results in files.items():
+    contents = []
+    for file in files:
+        results = read(file)
         if not isinstance(results, AccuracyResults | SpeedResults | PublishedResults):
             raise UserError(f"{file}: results of {results.WRITTEN_BY} have no place on this page")
         if isinstance(results, AccuracyResults):
@@ -57,9 +63,10 @@ def write(files: Mapping[Path, Results], path: Path) -> list[Path]:
         if content in known:
             raise UserError(f"{file}: the same as {known[content]}; give each file once")
         known[content] = file
+        contents.append(results)
     folder = path.with_suffix("")
     figures = Figures(folder.name)
-    text = compose(list(files.values()), figures)
+    text = compose(contents, figures)
     if figures.drawn:
         plots.require("ptprune bench report")
         try:
@@ -91,8 +98,8 @@ def compose(files: Sequence[Results], figures: Figures) -> str:
     lines = [Lines(results) for results in measured]
     pairs = list(zip(measured, lines, strict=True))
     parts = {
-        "Accuracy": [accuracy.section(results, figures) for results, of in pairs if of.compares_methods],
-        "Ablation": [ablation.section(results) for results, of in pairs if of.is_ablation],
+        "Accuracy": [methods_section(results, figures) for results, of in pairs if of.compares_methods],
+        "Ablation": [variants_section(results) for results, of in pairs if of.is_ablation],
         "Speed": [speed.section(results, figures) for results in timed],
     }
     legend = {"Accuracy": ACCURACY, "Ablation": ABLATION, "Speed": SPEED}
@@ -103,8 +110,25 @@ def compose(files: Sequence[Results], figures: Figures) -> str:
     missing = not_measured(measured, timed)
     blocks += ["## Not measured", "\n".join(f"- {what}: not measured" for what in missing) or "Nothing is missing."]
     blocks += ["## What the papers report", PAPERS if papers else "No file of such numbers was given."]
-    blocks += [block for results in papers for block in published.section(results)]
+    blocks += [block for results in papers for block in _papers(results)]
     return "\n\n".join(blocks) + "\n"
+
+
+def _papers(results: PublishedResults) -> list[str]:
+    """The blocks about numbers of papers, which stand in tables of their own."""
+    blocks = []
+    for table in results.tables:
+        rows = [[escape(row.method), *map(_value, row.values), escape(row.source)] for row in table.rows]
+        blocks += [
+            f"### {escape(table.title)}",
+            f"Model: {escape(table.model)}. Unit: {escape(table.unit)}.",
+            markdown(["method", *map(escape, table.columns), "source"], rows),
+        ]
+    return blocks
+
+
+def _value(value: float | str | None) -> str:
+    return "-" if value is None else escape(value) if isinstance(value, str) else f"{value:g}"
 
 
 def not_measured(measured: Sequence[AccuracyResults], timed: Sequence[SpeedResults]) -> list[str]:

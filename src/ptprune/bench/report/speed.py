@@ -7,9 +7,8 @@ from pathlib import Path
 
 from ptprune.bench import plots
 from ptprune.bench.arms import IDEAL, PRUNED, UNPRUNED
-from ptprune.bench.report.figures import Figures
-from ptprune.bench.report.words import facts, model_name, origin
-from ptprune.results.rows import SpeedResults, SpeedRow
+from ptprune.bench.report.parts import Figures, facts, model_name, origin
+from ptprune.results.rows import SpeedResults, SpeedRow, Spread
 from ptprune.results.table import count, duration, escape, markdown, size
 
 SELECT_SHARE, TO_IDEAL = 0.01, 1.03
@@ -41,10 +40,10 @@ def section(results: SpeedResults, figures: Figures) -> list[str]:
                 "a look, no numbers to quote. Most of the pruner's work is done once, not once a layer: its share is "
                 "larger than the full model's by about as much as the decoder is shallower."
             )
-        blocks.append(f"Only {_depth(results)}: {told}")
-    blocks += [_arms(results), f"Medians of {_rounds(results)}."]
+        blocks.append(f"Only {depth(results)}: {told}")
+    blocks += [_markdown(arms_table(results)), f"Medians of {_rounds(results)}."]
     for method in results.ratios:
-        blocks += [_ratios(results, method), _targets(results, method)]
+        blocks += [_markdown(table(results, method)) for table in (ratios_table, targets_table)]
     about = "Time to the first token by phase, unpruned = 1"
     return [*blocks, figures.add("speed", about, partial(_draw, results))]
 
@@ -58,7 +57,7 @@ def _subject(results: SpeedResults) -> dict[str, str]:
     tokens, random = results.tokens, results.layers is not None
     return {
         "model": f"{escape(model_name(results.shape))}, "
-        + (f"random weights at its proportions, {_depth(results)}" if random else "a checkpoint, all layers"),
+        + (f"random weights at its proportions, {depth(results)}" if random else "a checkpoint, all layers"),
         "prompt": f"{results.tiles} tiles, {tokens.visual} visual and {tokens.other} other tokens, "
         f"batch {results.batch}",
         **origin(results.runs),
@@ -68,7 +67,8 @@ def _subject(results: SpeedResults) -> dict[str, str]:
     }
 
 
-def _depth(results: SpeedResults) -> str:
+def depth(results: SpeedResults) -> str:
+    """How many layers ran, and of how many."""
     return (
         f"{results.layers} of {results.layers_of_shape} decoder layers and "
         f"{results.vision_layers} of {results.vision_layers_of_shape} of the vision tower"
@@ -83,67 +83,59 @@ def _name(row: SpeedRow) -> str:
     return row.method or "" if row.arm == PRUNED else f"{IDEAL}, as short" if row.arm == IDEAL else row.arm
 
 
-def _arms(results: SpeedResults) -> str:
-    headers = ["arm", "kept", "layer", "tokens", "vision", "select", "prefill", "first token", "decode, a token"]
-    rows = [
-        [
-            escape(_name(row)),
-            "-" if row.keep_ratio is None else f"{100 * row.keep_ratio:g}%",
-            "-" if row.layer is None else str(row.layer),
-            str(row.tokens),
-            *(duration(getattr(row, name).median) for name in (*STACKED, "ttft_s", "decode_s_per_token")),
-            "not measured" if row.peak_bytes is None else size(row.peak_bytes),
-            size(row.kv_bytes),
-            "not counted" if row.macs is None else count(row.macs["first_token"]),
-        ]
-        for row in results.rows
-    ]
-    return markdown([*headers, "peak", "KV cache", "MACs to first token"], rows)
+def arms_table(results: SpeedResults) -> list[list[str]]:
+    """Headers, and a line for each arm: medians of its times, its memory, and its operations."""
+    lines = [["arm", "kept", "layer", "tokens", "vision", "select", "prefill", "first token", "decode, a token"]]
+    lines[0] += ["peak", "KV cache", "MACs to first token"]
+    for row in results.rows:
+        lines.append(
+            [
+                _name(row),
+                "-" if row.keep_ratio is None else f"{100 * row.keep_ratio:g}%",
+                "-" if row.layer is None else str(row.layer),
+                str(row.tokens),
+                *(duration(getattr(row, name).median) for name in (*STACKED, "ttft_s", "decode_s_per_token")),
+                "not measured" if row.peak_bytes is None else size(row.peak_bytes),
+                size(row.kv_bytes),
+                "not counted" if row.macs is None else count(row.macs["first_token"]),
+            ]
+        )
+    return lines
 
 
-def _ratios(results: SpeedResults, method: str) -> str:
+def ratios_table(results: SpeedResults, method: str) -> list[list[str]]:
+    """Headers, and a line for each ratio of a method's arm to the others."""
     ratios = results.ratios[method]
-    rows = [
-        [name, *(f"{getattr(getattr(ratios, key), part):.4f}" for part in ("median", "min", "max"))]
-        for key, name in SPREADS.items()
-    ]
-    rows += [["KV cache to unpruned", f"{ratios.kv:.4f}", "-", "-"]]
-    rows += [["peak to unpruned", "not measured" if ratios.peak is None else f"{ratios.peak:.4f}", "-", "-"]]
-    return markdown([escape(method), "median", "least", "most"], rows)
+    lines = [[method, "median", "least", "most"]]
+    for key, name in SPREADS.items():
+        spread: Spread = getattr(ratios, key)
+        lines.append([name, *(f"{value:.4f}" for value in (spread.median, spread.min, spread.max))])
+    peak = "not measured" if ratios.peak is None else f"{ratios.peak:.4f}"
+    return [*lines, ["KV cache to unpruned", f"{ratios.kv:.4f}", "-", "-"], ["peak to unpruned", peak, "-", "-"]]
 
 
-def _targets(results: SpeedResults, method: str) -> str:
-    """What was aimed at, what came out, and whether that is enough: by medians, and counts where they are exact."""
+def targets_table(results: SpeedResults, method: str) -> list[list[str]]:
+    """Headers, and a line for each target: its bound, the median or the exact count, and whether that is enough."""
     ratios, tokens = results.ratios[method], results.tokens
     unpruned = next(row for row in results.rows if row.arm == UNPRUNED)
     pruned = next(row for row in results.rows if row.method == method)
     share, ideal, peak = ratios.select_share.median, ratios.prefill_vs_ideal.median, ratios.peak
+    to_ideal = f"no target: layers before {pruned.layer} run on all tokens" if pruned.layer else _met(ideal <= TO_IDEAL)
     exact = pruned.kv_bytes * tokens.before == unpruned.kv_bytes * tokens.after[method]
-    aimed = "target: " + escape(method)
-    rows = [
+    kept, held = f"{tokens.after[method]} of {tokens.before}", f"{size(pruned.kv_bytes)} of {size(unpruned.kv_bytes)}"
+    highest = ["not measured"] * 2 if peak is None else [f"{peak:.4f}", _met(peak <= 1)]
+    return [
+        [f"target: {method}", "aimed at", "measured", ""],
         ["select share", f"at most {SELECT_SHARE:.0%}", f"{share:.2%}", _met(share <= SELECT_SHARE)],
-        [
-            "prefill to ideal",
-            f"at most {TO_IDEAL}",
-            f"{ideal:.4f}",
-            _met(ideal <= TO_IDEAL)
-            if not pruned.layer
-            else f"no target: layers before {pruned.layer} run on all tokens",
-        ],
-        [
-            "KV cache",
-            f"exactly {tokens.after[method]} of {tokens.before} tokens",
-            f"{size(pruned.kv_bytes)} of {size(unpruned.kv_bytes)}",
-            _met(exact),
-        ],
-        [
-            "peak",
-            "not above unpruned",
-            "not measured" if peak is None else f"{peak:.4f}",
-            "not measured" if peak is None else _met(peak <= 1),
-        ],
+        ["prefill to ideal", f"at most {TO_IDEAL}", f"{ideal:.4f}", to_ideal],
+        ["KV cache", f"exactly {kept} tokens", held, _met(exact)],
+        ["peak", "not above unpruned", *highest],
     ]
-    return markdown([aimed, "aimed at", "measured", ""], rows)
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    headers, *rows = ([escape(line[0]), *line[1:]] for line in lines)
+    return markdown(headers, rows)
 
 
 def _met(reached: bool) -> str:

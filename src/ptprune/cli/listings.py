@@ -1,0 +1,73 @@
+"""``ptprune models`` and ``ptprune methods``: what is supported, what is refused, and what there is to choose from."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from textwrap import fill
+
+from rich.console import Console
+
+from ptprune.cli.console import out, print_json
+from ptprune.cli.options import PlainJsonOption
+
+WIDTH = 80
+LABEL = 13  # as wide as the longest level's name and two spaces
+
+
+def models(json_output: PlainJsonOption = False) -> None:
+    """List the supported model families, what each stage uses there, and which models are refused."""
+    from ptprune.families import FAMILIES, UNSUPPORTED
+
+    families = [
+        {"name": name, "model_class": family.model_class, "example": family.example, "stages": dict(family.stages)}
+        for name, family in FAMILIES.items()
+    ]
+    # wrappers around models are left out
+    refused = {name: reason for name, reason in UNSUPPORTED.items() if name.endswith("ForConditionalGeneration")}
+    if json_output:
+        reasons = [{"model_class": name, "reason": reason} for name, reason in refused.items()]
+        return print_json({"families": families, "refused": reasons})
+    console = out()
+    for name, family in FAMILIES.items():
+        console.print(f"[bold]{name}[/bold]")
+        for label, text in {"class": family.model_class, "example": family.example, **family.stages}.items():
+            console.print(row(label, text), markup=False)
+        console.print()
+    console.print("[bold]refused by name[/bold]")
+    for name, reason in refused.items():
+        console.print(f"  {name}\n{row('', reason)}", markup=False)
+
+
+def row(label: str, text: str) -> str:
+    """A label and its text beside it, in lines of ``WIDTH``."""
+    first = f"  {label:<{LABEL}}"
+    return fill(text, WIDTH, initial_indent=first, subsequent_indent=" " * len(first), break_on_hyphens=False)
+
+
+def methods(json_output: PlainJsonOption = False) -> None:
+    """List the pruning methods, and the scores that PTP's levels choose from, one line each."""
+    from ptprune.methods import METHODS
+    from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES
+
+    levels = {
+        registry.level: {name: registry[name].about for name in registry.names}
+        for registry in (REGION_SCORES, TOKEN_SCORES, INSTRUCTION_SCORES)
+    }
+    abouts = {name: (method.__doc__ or "").strip().split("\n")[0] for name, method in METHODS.items()}
+    if json_output:
+        found = [
+            {"name": name, "about": about, "settings": {one.name: one.default for one in fields(METHODS[name])}}
+            for name, about in abouts.items()
+        ]
+        return print_json({"methods": found, "scores": levels})
+    console = out()
+    _print_lines(console, abouts)
+    for level, lines in levels.items():
+        console.print(f"\n[bold]ptp, {level} level[/bold] (setting `{level}`)")
+        _print_lines(console, lines, "  ")
+
+
+def _print_lines(console: Console, lines: dict[str, str], indent: str = "") -> None:
+    width = max(map(len, lines))
+    for name, about in lines.items():
+        console.print(f"{indent}[bold]{name:<{width}}[/bold]  {about}")
