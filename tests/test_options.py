@@ -129,7 +129,9 @@ def test_one_ranking_over_the_image(shape, thumbnail):
     if shape != "single":
         similarity = torch.cosine_similarity(saliency, saliency[-1:], dim=-1)
         tiles = [i for i in range(len(similarity)) if i != small or thumbnail == "region"]
-        weights = dict(zip(tiles, (region_weights(similarity[tiles], 1.0) * len(tiles)).tolist(), strict=True))
+        weights = dict(
+            zip(tiles, [w * len(tiles) for w in region_weights(similarity[tiles].tolist(), 1.0)], strict=True)
+        )
         value = torch.tensor([v * weights.get(int(r), 1) for v, r in zip(value, image.layout.region_of, strict=True)])
         if small is not None and thumbnail == "whole":
             value[image.layout.region_of == small] = 1e9

@@ -61,8 +61,9 @@ def test_instruction_rows_are_the_maximum_over_rows_of_the_full_map(key_heads, g
     for b, row in enumerate(chosen):
         chosen_rows = torch.tensor(row, dtype=torch.long)
         where = columns[past + chosen_rows]
-        blocks = attention_rows(query[b][:, chosen_rows], key[b], where, columns, key_valid[b], 0.5, window)
-        scores = summarise(blocks, INSTRUCTION_ROWS, past + queries, "cpu")
+        rows = query[b][None, :, chosen_rows], key[b][None], where[None], columns[None], key_valid[b][None]
+        found = summarise(attention_rows(*rows, 0.5, window), INSTRUCTION_ROWS, [len(row)], past + queries, "cpu")
+        scores = {name: values[0] for name, values in found.items()}
         torch.testing.assert_close(scores["instruction_attention"], expected[b], atol=1e-6, rtol=1e-5)
         if row:
             torch.testing.assert_close(scores["instruction_map"], full[b, row], atol=1e-6, rtol=1e-5)
@@ -81,6 +82,7 @@ def test_patches_are_pooled_as_the_model_packs_them(block):
     values = torch.rand(1, side * side)
     expected = [values[0, token.long().unique()].mean() for token in members[0]]
     assert all(len(token.long().unique()) == block * block for token in members[0])
+    torch.testing.assert_close(pool_to(side // block, values)[0], torch.stack(expected))
     torch.testing.assert_close(pool_to(side // block, values[..., None])[0, :, 0], torch.stack(expected))
 
 

@@ -52,32 +52,31 @@ def test_fuse():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_fuse_refuses_overflow(bad):
     fine, broken = torch.ones(2), torch.tensor([1.0, bad])
-    with pytest.raises(ValueError, match="token scores"):
+    with pytest.raises(ValueError, match="NaN or infinite"):
         fuse(broken, fine, 0.5)
-    with pytest.raises(ValueError, match="instruction scores"):
+    with pytest.raises(ValueError, match="NaN or infinite"):
         fuse(fine, broken, 0.5)
 
 
 @given(st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=12), st.floats(0.05, 20))
 def test_region_weights(saliency, temperature):
-    saliency = torch.tensor(saliency)
     weights = region_weights(saliency, temperature)
-    assert torch.isclose(weights.sum(), torch.tensor(1.0, dtype=weights.dtype))
-    order = saliency.argsort()
-    assert (weights[order].diff() >= 0).all(), "monotone in saliency"
+    assert sum(weights) == pytest.approx(1)
+    ranked = sorted(zip(saliency, weights, strict=True))
+    assert [weight for _, weight in ranked] == sorted(weights), "monotone in saliency"
 
 
 @given(st.floats(0.1, 10), st.floats(-5, 5))
 def test_temperature_means_the_same_on_every_encoder(scale, offset):
-    saliency = torch.tensor([0.3, 0.5, 0.55, 0.9], dtype=torch.float64)
-    torch.testing.assert_close(region_weights(saliency * scale + offset, 1.5), region_weights(saliency, 1.5))
+    saliency = [0.3, 0.5, 0.55, 0.9]
+    moved = [value * scale + offset for value in saliency]
+    assert region_weights(moved, 1.5) == pytest.approx(region_weights(saliency, 1.5), rel=1e-7)
 
 
 def test_near_equal_tiles_count_as_equal():
-    saliency = torch.tensor([0.9, 0.9, 0.9 + 1e-7])
-    assert region_weights(saliency, 0.1).tolist() == pytest.approx([1 / 3] * 3)
+    assert region_weights([0.9, 0.9, 0.9 + 1e-7], 0.1) == pytest.approx([1 / 3] * 3)
     with pytest.raises(ValueError, match="NaN"):
-        region_weights(torch.tensor([0.1, float("nan")]), 1)
+        region_weights([0.1, float("nan")], 1)
 
 
 def image(tiles: int, size: int = 16, thumbnail: bool = True) -> ImageEvidence:

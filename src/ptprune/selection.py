@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ptprune.errors import Refused
+
 
 @dataclass(frozen=True, eq=False)
 class Selection:
@@ -29,17 +31,43 @@ class Selection:
     states: Tensor | None = None
 
 
-def minmax(scores: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Scale finite scores [num_tokens, ...] to 0..1 by their extremes [...]. Constant scores become zeros."""
+def minmax(scores: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    """Scale finite scores [num_tokens, ...] to 0..1. Constant scores become zeros.
+
+    Args:
+        low, high: their extremes [...], if they are known.
+    """
+    if low is None or high is None:
+        low, high = torch.aminmax(scores, dim=0)
     return ((scores - low) / (high - low)).nan_to_num_(nan=0.0)  # constant scores are 0 / 0
 
 
-def fuse(levels: Sequence[Tensor], weights: Sequence[float], scaled: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``sum_l weights[l] * minmax(levels[l])`` over one image's tokens, in few operations for any number of levels.
+def fuse(token: Tensor, instruction: Tensor | None, alpha: float, normalize_instruction: bool = True) -> Tensor:
+    """``(1 - alpha) * minmax(token) + alpha * minmax(instruction)`` over one image's tokens.
 
     Args:
-        levels: FloatTensors [num_tokens], the scores of each level; finite, which the extremes tell.
-        weights: of the levels; ``(1 - alpha, alpha)`` for PTP.
+        token, instruction: FloatTensor [num_tokens]. If ``instruction`` is None, the token level decides alone.
+        alpha: weight of the instruction level; 0.5 in the paper.
+        normalize_instruction: False adds the raw instruction score, which is too small (about 1e-3) to count much.
+
+    Raises:
+        Refused: on scores that are not finite; they are read from their device for that.
+    """
+    levels = [token] if instruction is None else [token, instruction]
+    weights = (1.0,) if instruction is None else (1 - alpha, alpha)
+    fused, low, high = fuse_levels(levels, weights, 2 if normalize_instruction else 1)
+    if not bool(torch.isfinite(torch.cat([low, high])).all()):
+        raise Refused("the scores hold NaN or infinite values: the model's activations overflowed")
+    return fused
+
+
+def fuse_levels(levels: Sequence[Tensor], weights: Sequence[float], scaled: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``sum_l weights[l] * minmax(levels[l])`` over one image's tokens, in few operations and without a read.
+
+    Args:
+        levels: FloatTensors [num_tokens], the scores of each level. Whoever reads the extremes has to check that they
+            are finite.
+        weights: one a level.
         scaled: so many of the levels, the first ones, are scaled to 0..1; the others count as they are.
 
     Returns:

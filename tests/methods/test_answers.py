@@ -204,8 +204,11 @@ def test_a_score_that_is_not_finite(registered, level, length, ranking, bad):
 def test_the_packages_own_scores_blame_the_model(level, name, evidence):
     values = torch.rand(8)
     values[1] = NAN
+    other = "received-attention" if level == "region" else "cls-attention"
+    pruner = PyramidTokenPruning(**{"region": "attention-mass", "token": other, level: name})
+    broken = image(**{**EVIDENCE, "received_attention": torch.rand(8), evidence: values})
     with pytest.raises(Refused, match=f"the {level} scores hold NaN .* activations overflowed .{level}='{name}'"):
-        REGISTRIES[level][name].compute(image(**{**EVIDENCE, evidence: values}))
+        pruner.checked_select(broken)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -215,12 +218,13 @@ def test_right_scores_of_every_precision(registered, level, length, dtype):
     assert len(pruner.checked_select(image(**EVIDENCE)).kept) == 4
 
 
-def test_scores_are_looked_at_once(monkeypatch):
-    """Each look waits for the device."""
-    looked = []
-    monkeypatch.setattr(torch, "isfinite", lambda x, look=torch.isfinite: looked.append(len(x)) or look(x))
-    PyramidTokenPruning(region="attention-mass").checked_select(image(**EVIDENCE))
-    assert looked.count(8) == 2, "token and instruction"
+def test_all_images_are_read_at_once(monkeypatch):
+    """Each read waits for the device."""
+    read = []
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda x, to=torch.Tensor.tolist: read.append(len(x)) or to(x))
+    PyramidTokenPruning(region="attention-mass").select_all([image(**EVIDENCE)] * 3)
+    regions = len(image().layout.regions)
+    assert read == [3 * (2 * 2 + regions)], "the extremes of two scores, and the saliencies"
 
 
 @torch.no_grad()

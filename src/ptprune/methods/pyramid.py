@@ -13,7 +13,7 @@ from ptprune.pruner import Steps, TokenPruner, finish
 from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES, ImageEvidence
 from ptprune.scores.region import region_weights
 from ptprune.scores.registry import ScoreRegistry
-from ptprune.selection import Selection, fuse, keep_best, keep_top
+from ptprune.selection import Selection, fuse_levels, keep_best, keep_top
 from ptprune.settings import FLAG, POSITIVE, SHARE, Rule, number, one_of, ratios, setting
 
 
@@ -83,7 +83,7 @@ class PyramidTokenPruning(TokenPruner):
             levels.append(INSTRUCTION_SCORES[self.instruction])
         scores = [level.compute(image) for level in levels]
         weights = (1 - self.alpha, self.alpha) if self.guided else (1.0,)
-        fused, low, high = fuse(scores, weights, 2 if self.normalize_instruction else 1)
+        fused, low, high = fuse_levels(scores, weights, 2 if self.normalize_instruction else 1)
         region = REGION_SCORES[self.region] if len(layout.regions) > 1 else None
         # all numbers that the host needs, in one read: budgets are exact fractions of a few saliencies
         wanted = [low, high] if region is None else [low, high, region.compute(image)]
