@@ -1,4 +1,4 @@
-"""What rows of a suite amount to: percent of the unpruned model, means, and one table."""
+"""Summary of a suite's rows: percent of the unpruned model, means, and one table."""
 
 from __future__ import annotations
 
@@ -110,6 +110,6 @@ def page(results: SuiteResults) -> str:
 
 
 def title(results: SuiteResults) -> str:
-    """What was evaluated."""
+    """The model, the suite and the limit."""
     limit = "" if results.limit is None else f", first {results.limit} questions of each"
     return f"{results.model}, suite {results.suite}{limit}"
