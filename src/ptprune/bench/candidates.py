@@ -1,4 +1,4 @@
-"""Candidates that a benchmark compares: methods with their settings, at keep ratios, and the baselines without a pruner."""
+"""Candidates that a benchmark compares: methods with their settings at keep ratios, and baselines without a pruner."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Comparison:
         self._run, self._identity = self.results.runs.index(run), run.identity
 
     def missing(self) -> list[tuple[Benchmark, list[Candidate]]]:
-        """Candidates to measure for each benchmark, the same in every process. Skips benchmarks whose judge has no key."""
+        """Candidates to measure, the same in every process. Skips benchmarks whose judge has no key."""
         wanted = []
         for benchmark in self.benchmarks:
             candidates = [one for one in self.candidates if self._find(benchmark, one) is None]
