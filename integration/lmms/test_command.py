@@ -135,6 +135,16 @@ def test_bad_options(
     refused(ptprune("eval", *QUICK, "--benchmarks", "easy-vqa", "--out", tmp_path, *arguments), says)
 
 
+def test_a_folder_of_something_else(ptprune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LoadedModel, "generate", None)  # refused before anything is computed
+    results = tmp_path / "results.json"
+    for text in ("", "[]", '{"kind": "published", "version": 1, "tables": []}', '{"kind": "suite", "version": 2}'):
+        results.write_text(text)
+        refused(ptprune("eval", *QUICK, "--out", tmp_path), str(results))
+        assert results.read_text() == text
+    refused(ptprune("eval", *QUICK, "--out", results), f"--out {results}")
+
+
 def test_items_are_written_once(ptprune: Command, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "easy"
     result = ptprune("items", "easy-vqa", folder, "--count", 4)

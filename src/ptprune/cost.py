@@ -1,4 +1,4 @@
-"""What a prompt costs, counted from a model's dimensions alone: multiply-accumulates and bytes, no weights, no torch.
+"""The cost of a prompt, counted from a model's dimensions alone: multiply-accumulates and bytes, no weights, no torch.
 
 How it is counted:
 
@@ -174,7 +174,7 @@ def pruned_cost(
 
 
 def compared_costs(shape: ModelShape, prompt: Prompt, keep_ratio: float, layer: int, itemsize: int) -> dict[str, Any]:
-    """Both costs with what they are of: the JSON object of ``ptprune cost``, see docs/command-line.md.
+    """Both costs with their inputs: the JSON object of ``ptprune cost``, see docs/command-line.md.
 
     Raises:
         SettingError: as ``pruned_cost``.

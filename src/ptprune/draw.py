@@ -1,4 +1,4 @@
-"""Draws what was kept: a picture with its kept tokens clear and its dropped ones dimmed. Pure functions, no files."""
+"""Draws a picture with its kept tokens clear and its dropped ones dimmed. Pure functions, no files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def draw_overlay(image: Image.Image, report: ImageReport) -> Image.Image:
 
     Args:
         image: the picture that was shown to the model, any size and mode.
-        report: what was kept of it.
+        report: the pruning report of that picture.
 
     Returns:
         RGB image.

@@ -72,7 +72,7 @@ def check_text(model: Any, processor: Any, text: str) -> None:
 
 
 def _placeholders(model: Any, processor: Any) -> list[str]:
-    """What stands for pictures and videos, in a prompt as written and as the model gets it."""
+    """Texts that stand for pictures and videos, in a prompt as written and as the model gets it."""
     ids = [getattr(model.config, name, None) for name in ("image_token_id", "video_token_id")]
     tokens = processor.tokenizer.convert_ids_to_tokens([number for number in ids if number is not None])
     return [token for token in dict.fromkeys([*processor.all_special_multimodal_tokens, *tokens]) if token]

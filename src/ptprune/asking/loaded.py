@@ -16,7 +16,7 @@ from ptprune.pruner import TokenPruner
 
 @dataclass(frozen=True)
 class Generated:
-    """What came of a batch of prompts.
+    """Answers to a batch of prompts.
 
     Attributes:
         texts: one a prompt.
@@ -106,5 +106,5 @@ class LoadedModel:
         return Generated(texts, (full, kept))
 
     def visual_tokens(self, input_ids: torch.Tensor) -> int:
-        """How many of the token ids stand for a part of a picture."""
+        """Number of token ids that stand for a part of a picture."""
         return int((input_ids == self.model.config.image_token_id).sum())

@@ -1,4 +1,4 @@
-"""Where the time and the memory of one generate() call go."""
+"""Measures time and memory of one generate() call by phase."""
 
 from __future__ import annotations
 

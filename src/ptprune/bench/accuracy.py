@@ -1,4 +1,4 @@
-"""Accuracy of any set of candidates: which are still to be measured, and what follows from the right answers."""
+"""Measures the accuracy of any set of candidates that have no row yet, and compares their rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class AccuracyRun:
     Attributes:
         results: the file as it will be, without rows; its last run is this one.
         candidates: in the order of the tables.
-        items: what is asked.
+        items: the questions.
         reference: settings of the PTP that the others are compared with, at the same keep ratio.
         path: of the file, if there is one.
 

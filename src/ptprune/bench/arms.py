@@ -109,7 +109,7 @@ class Sample:
 
     @property
     def kv_bytes(self) -> int:
-        """Of all layers."""
+        """Bytes of the whole cache."""
         return sum(size for _, size in self.kv)
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark compares: methods with their settings, at keep ratios, and the baselines without a pruner."""
+"""Candidates that a benchmark compares: methods with their settings at keep ratios, and baselines without a pruner."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ptprune.results.rows import Row
 NO_PRUNING, THUMBNAIL_ALONE, DOWNSAMPLE, RANDOM, PTP = "none", "thumbnail", "downsample", "random", "ptp"
 WITHOUT_PRUNER = (NO_PRUNING, THUMBNAIL_ALONE, DOWNSAMPLE)
 BASELINES = (*WITHOUT_PRUNER, RANDOM)
-"""In every table."""
+"""Every table has these."""
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "without region level": {"region": "uniform"},

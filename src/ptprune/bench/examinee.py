@@ -22,7 +22,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class View:
-    """How a picture is shown to the model.
+    """A way to show a picture to the model.
 
     Attributes:
         options: of the image processor, instead of its own.
@@ -121,12 +121,12 @@ STEPS = 24  # sizes tried where a model has no tiles
 
 
 def has_tiles(processor: Any) -> bool:
-    """Whether one can tell a processor into how many tiles of one size to cut a picture."""
+    """Whether a processor takes the number of tiles, all of one size, as an option."""
     return "max_patches" in processor.image_processor.valid_kwargs.__annotations__
 
 
 class Views:
-    """How a model's own processor shows less of a picture."""
+    """Views in which a model's own processor shows less of a picture."""
 
     def __init__(self, examinee: Examinee) -> None:
         self.examinee = examinee
@@ -134,7 +134,7 @@ class Views:
         self.downsampled = lru_cache(maxsize=None)(self._downsampled)
 
     def of(self, method: str, keep_ratio: float | None) -> Callable[[Size], View]:
-        """How a method shows a picture of a (width, height)."""
+        """The function from a picture's (width, height) to the view that a method shows."""
         if method == DOWNSAMPLE:
             assert keep_ratio is not None
             return partial(self.downsampled, keep_ratio=keep_ratio)

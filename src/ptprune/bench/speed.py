@@ -1,4 +1,4 @@
-"""What pruning costs and brings in time and memory: arms in turns, medians of ratios, and counts beside them."""
+"""Measures the time and memory that pruning costs and saves: arms in turns, medians of ratios, and counts beside."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def measure(
 
 
 def _count(setup: Setup, subject: Subject, arm: Arm, tokens: Tokens) -> dict[str, int] | None:
-    """Multiply-accumulates of the whole batch by phase; None where the family, or what was cut, cannot be counted."""
+    """Multiply-accumulates of the whole batch by phase; None where the family or the method cannot be counted."""
     shape = subject.shape
     if shape is None:
         return None

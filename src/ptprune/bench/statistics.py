@@ -26,7 +26,7 @@ def resampling(items: int) -> np.ndarray:
 
 
 def decode(right: str) -> np.ndarray:
-    """Which items were right, of a row's digits: bool [items]."""
+    """A row's digits as marks, True for a right item: bool [items]."""
     return np.array(list(right)) == "1"
 
 
@@ -42,12 +42,12 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def mean(values: np.ndarray) -> float:
-    """In percent."""
+    """The mean in percent."""
     return 100 * float(values.sum()) / len(values)
 
 
 def difference(values: np.ndarray, reference: np.ndarray) -> Gain:
-    """How much better one method does than another on the same items: the mean difference and its 95% interval.
+    """The gain of one method over another on the same items: the mean difference and its 95% interval.
 
     Args:
         values, reference: [items], 0 or 1.

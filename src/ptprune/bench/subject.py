@@ -1,4 +1,4 @@
-"""What a speed benchmark runs: a model of random weights at a published model's proportions, or a checkpoint."""
+"""The subject of a speed benchmark: a model of random weights at a published model's proportions, or a checkpoint."""
 
 from __future__ import annotations
 

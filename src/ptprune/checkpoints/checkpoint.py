@@ -1,4 +1,4 @@
-"""A checkpoint on the disk: found, recognised and loaded, with one clear error for whatever is wrong with it."""
+"""Finds, recognises and loads a checkpoint, with one clear error for whatever is wrong with it."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def download(name: str, patterns: list[str]) -> Path:
 
 
 def offline_where_unreachable() -> bool:
-    """Tell the Hub's libraries to use what is on the disk if the Hub is out of reach. Call it before they are imported.
+    """Make the Hub's libraries use local files if the Hub is out of reach. Call it before importing them.
 
     Returns:
         Whether they will.

@@ -87,7 +87,7 @@ def _put_together(processor_class: ProcessorClass, image_class: ProcessorClass, 
 
 
 def tile_options(family: str, processor: Any, max_tiles: int | None) -> dict[str, Any]:
-    """What the image processor is to be called with so that it cuts a picture into at most ``max_tiles`` tiles.
+    """Options with which the image processor cuts a picture into at most ``max_tiles`` tiles.
 
     Args:
         family: its name.

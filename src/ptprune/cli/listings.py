@@ -1,4 +1,4 @@
-"""``ptprune models`` and ``ptprune methods``: what is supported, what is refused, and what there is to choose from."""
+"""``ptprune models`` and ``ptprune methods``: supported and refused models, and the choice of methods and scores."""
 
 from __future__ import annotations
 

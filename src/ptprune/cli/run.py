@@ -1,4 +1,4 @@
-"""``ptprune run``: a picture and a question in, an answer out, and what was kept."""
+"""``ptprune run``: answer a question about pictures, and report what pruning kept."""
 
 from __future__ import annotations
 

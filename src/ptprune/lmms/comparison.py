@@ -1,4 +1,4 @@
-"""A suite with several candidates: what is still to be measured, in which order, and the results that come of it."""
+"""Runs a suite with several candidates: measures the missing rows in order, and publishes results after each."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def compare(methods: Sequence[str], ratios: Sequence[float], given: dict[str, An
 
 
 def expected(benchmarks: Sequence[Benchmark]) -> dict[str, Any]:
-    """The paper's listed scores of these benchmarks, and what is known about them."""
+    """The paper's listed scores of these benchmarks, and a note on them."""
     names = [benchmark.name for benchmark in benchmarks]
     return {"about": EXPECTED, "scores": {name: score for name, score in PAPER.items() if name in names}}
 
@@ -77,7 +77,7 @@ class Comparison:
         self._run, self._identity = self.results.runs.index(run), run.identity
 
     def missing(self) -> list[tuple[Benchmark, list[Candidate]]]:
-        """What is to be measured, the same in every process; benchmarks whose judge has no key are skipped."""
+        """Candidates to measure, the same in every process. Skips benchmarks whose judge has no key."""
         wanted = []
         for benchmark in self.benchmarks:
             candidates = [one for one in self.candidates if self._find(benchmark, one) is None]
@@ -95,7 +95,7 @@ class Comparison:
         loaded: LoadedModel,
         on_batch: Callable[[Benchmark, Candidate, int], None] = lambda benchmark, one, questions: None,
     ) -> None:
-        """Measure what is missing. A benchmark whose data cannot be had is skipped; any other error ends the run.
+        """Measure what is missing. Skips a benchmark whose data cannot be loaded; any other error ends the run.
 
         Args:
             on_batch: called with how many questions a finished batch of this process had.

@@ -27,7 +27,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one run, on the main process.
+    """The outcome of one run, on the main process.
 
     Attributes:
         score: the benchmark's.
@@ -59,7 +59,7 @@ def check(benchmark: Benchmark, include: Path | None) -> None:
 
 
 def _load(benchmark: Benchmark, include: Path | None) -> str | None:
-    """Why a benchmark's data cannot be loaded; None where it can."""
+    """The reason why a benchmark's data cannot be loaded; None where it can."""
     from lmms_eval.tasks import get_task_dict
 
     try:
@@ -94,7 +94,7 @@ def run(
 
     Args:
         limit: only so many questions.
-        folder: where tasks may write what they want to keep.
+        folder: tasks may write files of their own there.
         include: folder of local tasks; None for those of lmms-eval.
         on_batch: told how many questions a finished batch of this process had.
 

@@ -22,7 +22,7 @@ from ptprune.methods import make_pruner
 from ptprune.pruner import TokenPruner
 
 NAMES = {"model": "pretrained", "attention": "attn_implementation", "batch_size": "--batch_size"}
-"""What a setting is called on lmms-eval's command line, where that differs."""
+"""Names of settings on lmms-eval's command line, where they differ from ours."""
 
 
 class Failed(BaseException):
@@ -30,7 +30,7 @@ class Failed(BaseException):
 
 
 class LmmsModel(Respondent):
-    """What lmms-eval builds from ``--model_args``.
+    """The model that lmms-eval builds from ``--model_args``.
 
     Args:
         pretrained: checkpoint directory or Hub name; None for the small one that ships.

@@ -1,4 +1,4 @@
-"""What lmms-eval finds by the entry point ``lmms_eval.models``."""
+"""Entry point ``lmms_eval.models``: registers ``--model ptprune``."""
 
 from __future__ import annotations
 

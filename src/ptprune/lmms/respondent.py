@@ -30,7 +30,7 @@ OTHER_MODELS = ("image_aspect_ratio",)  # options that tasks set for one model's
 
 
 def conversation_of(request: Instance, documents: Any) -> tuple[Conversation, list[Image.Image]]:
-    """What a request asks, and the pictures it shows, in RGB.
+    """The conversation of a request, and the pictures that it shows, in RGB.
 
     Args:
         documents: of the request's task, by split and number.
@@ -89,7 +89,7 @@ PADDING = "__padding_only__"  # lmms-eval's mark on requests that only make all 
 
 @dataclass
 class Tally:
-    """What answering took so far.
+    """Counts of everything answered so far.
 
     Attributes:
         questions: answered.

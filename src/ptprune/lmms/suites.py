@@ -1,4 +1,4 @@
-"""Which benchmarks make a suite, what lmms-eval calls them, and which of its numbers is the score."""
+"""The suites: their benchmarks, the tasks of lmms-eval behind them, and the number that is the score."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ptprune.errors import SettingError
 
 KEYS = {"openai": "OPENAI_API_KEY", "azure": "AZURE_API_KEY"}
-"""What lmms-eval reads the judge model's key from, by ``API_TYPE``."""
+"""``API_TYPE`` -> environment variable from which lmms-eval reads the judge model's key."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What rows of a suite amount to: percent of the unpruned model, means, and one table."""
+"""Summary of a suite's rows: percent of the unpruned model, means, and one table."""
 
 from __future__ import annotations
 
@@ -33,49 +33,42 @@ def means(rows: Sequence[SuiteRow]) -> list[Mean]:
     Args:
         rows: of ``finish``.
     """
-    columns = columns_of(rows)
-    cells = {(row.benchmark, _column(row)): row for row in rows}
-    common = [name for name in _benchmarks(rows) if all((name, column) in cells for column in columns)]
-    found = []
-    for method, keep_ratio in columns if common else []:
-        mine = [cells[name, (method, keep_ratio)] for name in common]
+    columns, benchmarks = _arranged(rows)
+    common = [found for found in benchmarks.values() if len(found) == len(columns)]
+    means = []
+    for column in columns if common else []:
+        mine = [found[column] for found in common]
         kept = [row.retention for row in mine if row.retention is not None]
-        found.append(
+        means.append(
             Mean(
-                method=method,
-                keep_ratio=keep_ratio,
+                method=column[0],
+                keep_ratio=column[1],
                 benchmarks=len(common),
                 retention=mean(kept) if len(kept) == len(mine) else None,
                 kept_tokens=mean(row.kept_tokens for row in mine),
                 seconds=mean(row.seconds for row in mine),
             )
         )
-    return found
+    return means
 
 
-def _column(row: SuiteRow) -> Column:
-    return row.method, 1.0 if row.keep_ratio is None else row.keep_ratio
-
-
-def columns_of(rows: Sequence[SuiteRow]) -> list[Column]:
-    """Each once, in the order of the rows."""
-    return list(dict.fromkeys(map(_column, rows)))
-
-
-def _benchmarks(rows: Sequence[SuiteRow]) -> list[str]:
-    return list(dict.fromkeys(row.benchmark for row in rows))
+def _arranged(rows: Sequence[SuiteRow]) -> tuple[list[Column], dict[str, dict[Column, SuiteRow]]]:
+    """The columns, and benchmark -> column -> row; both in the order of the rows."""
+    benchmarks: dict[str, dict[Column, SuiteRow]] = {}
+    for row in rows:
+        benchmarks.setdefault(row.benchmark, {})[row.method, row.keep_ratio or 1.0] = row
+    return list(dict.fromkeys((row.method, row.keep_ratio or 1.0) for row in rows)), benchmarks
 
 
 def cells(results: SuiteResults) -> tuple[list[str], list[list[str]]]:
     """Headers and lines: benchmarks, then their means."""
-    columns = columns_of(results.rows)
+    columns, benchmarks = _arranged(results.rows)
     expected = results.expected and results.expected["scores"]
-    found = {(row.benchmark, _column(row)): row for row in results.rows}
     titles = ["unpruned" if method == NO_PRUNING else f"{method} {percent(ratio)}" for method, ratio in columns]
     headers = ["benchmark", *titles, *(["paper, PTP"] if expected else [])]
     lines = []
-    for name in _benchmarks(results.rows):
-        line = [name, *(_score(found.get((name, column))) for column in columns)]
+    for name, found in benchmarks.items():
+        line = [name, *(_score(found.get(column)) for column in columns)]
         if expected:
             line.append(f"{expected[name]:g}" if name in expected else "-")
         lines.append(line)
@@ -106,10 +99,10 @@ def page(results: SuiteResults) -> str:
     if results.expected:
         notes.append(f"- paper, PTP: {results.expected['about']}")
     table = markdown([escape(header) for header in headers], [[escape(cell) for cell in line] for line in lines])
-    return "\n\n".join(filter(None, [f"# {title(results)}", table, "\n".join(notes)])) + "\n"
+    return "\n\n".join(filter(None, [f"# {escape(title(results))}", table, "\n".join(notes)])) + "\n"
 
 
 def title(results: SuiteResults) -> str:
-    """What was evaluated."""
+    """The model, the suite and the limit."""
     limit = "" if results.limit is None else f", first {results.limit} questions of each"
     return f"{results.model}, suite {results.suite}{limit}"

@@ -23,7 +23,7 @@ KNOWN: TypeAdapter[Results] = TypeAdapter(AnyResults)
 
 
 def read(path: Path) -> Results:
-    """What a file of any kind holds.
+    """Read a file of any kind.
 
     Raises:
         UserError: in one line, for a file that cannot be read, is of no known kind or of another version, or does not
@@ -47,7 +47,7 @@ def read(path: Path) -> Results:
 
 
 def resume(path: Path, kind: type[R]) -> R | None:
-    """What an earlier run left in a file; None where there is no file yet.
+    """Read the file of an earlier run; None where there is no file yet.
 
     Raises:
         UserError: where the file holds anything else, or could not be written later.

@@ -1,4 +1,4 @@
-"""What a file of results holds: one model of pydantic for each kind of file and each kind of row.
+"""The content of a file of results: one model of pydantic for each kind of file and each kind of row.
 
 Every file says its ``kind``, the ``version`` of the format, and in ``runs`` on which machine, with which versions and
 on what exactly its rows were measured.
@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 VERSION: Literal[1] = 1
-"""Of the format. A reader refuses every other one."""
+"""Version of the format; a reader refuses every other one."""
 Percent = float
 Positive = Annotated[int, Field(ge=1)]
 
@@ -27,9 +27,9 @@ class Run(Strict):
     """One run of a benchmark.
 
     Attributes:
-        machine: what its processor or GPU is called.
+        machine: name of its processor or GPU.
         versions: package -> version.
-        identity: what has to agree for rows to be comparable: fingerprints of the model and of what it was asked,
+        identity: values that must agree for rows to be comparable: fingerprints of the model and of the questions,
             precision, limits.
     """
 
@@ -47,7 +47,7 @@ class Spread(Strict):
 
 
 class Gain(Strict):
-    """How much better one row is than another on the same questions, in points, with its 95% interval."""
+    """The gain of one row over another on the same questions, in points, with its 95% interval."""
 
     difference: float
     low: float
@@ -55,7 +55,7 @@ class Gain(Strict):
 
 
 class Row(Strict):
-    """What was measured with one method at one keep ratio.
+    """A measurement of one method at one keep ratio.
 
     Attributes:
         run: index into the file's ``runs``.
@@ -71,7 +71,7 @@ class Row(Strict):
 
 
 class AccuracyRow(Row):
-    """Which questions were answered right.
+    """Right and wrong answers to all questions.
 
     Attributes:
         variants: names in the ablation that the settings have; empty outside an ablation.
@@ -214,7 +214,7 @@ class Results(Strict):
 
 
 class AccuracyResults(Results):
-    """Of ``ptprune bench accuracy``.
+    """Results of ``ptprune bench accuracy``.
 
     Attributes:
         items: number of questions.
@@ -239,7 +239,7 @@ class AccuracyResults(Results):
 
 
 class Tokens(Strict):
-    """Of one prompt: tokens that can be pruned, others, all, and what each method leaves."""
+    """Tokens of one prompt: those that can be pruned, the others, all, and how many each method leaves."""
 
     visual: int
     other: int
@@ -248,7 +248,7 @@ class Tokens(Strict):
 
 
 class SpeedResults(Results):
-    """Of ``ptprune bench speed``; see docs/benchmarks-speed.md."""
+    """Results of ``ptprune bench speed``; see docs/benchmarks-speed.md."""
 
     WRITTEN_BY = "ptprune bench speed --out"
 
@@ -283,7 +283,7 @@ class SpeedResults(Results):
 
 
 class SuiteResults(Results):
-    """Of ``ptprune eval``.
+    """Results of ``ptprune eval``.
 
     Attributes:
         limit: only so many questions of each benchmark.
@@ -309,7 +309,7 @@ class SuiteResults(Results):
 
 
 class ServingResults(Results):
-    """Of ``benchmarks/serving.py``."""
+    """Results of ``benchmarks/serving.py``."""
 
     WRITTEN_BY = "benchmarks/serving.py --out"
 

@@ -39,7 +39,7 @@ def percent(ratio: float) -> str:
 
 
 def ratio(after: float, before: float) -> str:
-    """How much is left; empty where nothing was there."""
+    """The share that is left; empty where there was nothing."""
     return f"{after / before:.2f}" if before else ""
 
 

@@ -1,4 +1,4 @@
-"""What a model is asked: one question about one picture with its right answer."""
+"""Items that a model is asked: one question about one picture with its right answer."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Item:
 
 
 def is_right(given: str, expected: str) -> bool:
-    """Whether an answer is the expected one: its text exactly, spaces around it left out."""
+    """Whether an answer is the expected one: the same text but for spaces around it."""
     return given.strip() == expected.strip()
 
 
 def digest(items: Sequence[Item]) -> str:
-    """Tells two lists of items apart, in whatever folder they lie."""
+    """Hash that identifies a list of items, whatever folder they lie in."""
     told = [[item.digest, item.question, item.answer, item.kind] for item in items]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()

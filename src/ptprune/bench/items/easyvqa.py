@@ -22,7 +22,7 @@ from ptprune.tiny.scenes import grids
 from ptprune.tiny.world import COLOURS, SHAPES, TILE
 
 WORDS = {"colour": "what colour is the {}?", "shape": "which shape is {}?"}
-"""How the questions "what color is the circle?" and "what is the red shape?" are put, by kind."""
+"""Kind of question -> our wording of "what color is the circle?" and "what is the red shape?"."""
 TILES = 6, 12  # fewest and most of a scene, as many as the shipped checkpoint's scenes have
 OTHERS = 2, 5  # fewest and most shapes besides the one that is asked about
 CANVAS = (40, 40, 40)
@@ -39,7 +39,7 @@ class Asked(NamedTuple):
 
 
 class Material(NamedTuple):
-    """Questions by kind, each in a fixed random order, and what is in each picture: (shape, colour)."""
+    """Questions by kind, each in a fixed random order, and the (shape, colour) of each picture."""
 
     questions: dict[str, list[Asked]]
     content: dict[str, tuple[str, str]]
@@ -69,7 +69,7 @@ def easy_vqa_items(count: int, on_item: Callable[[int], None] = lambda done: Non
 
 @cache
 def load() -> Material:
-    """What the package easy-vqa holds; questions about what the shipped checkpoint has no word for are left out."""
+    """The content of the package easy-vqa, without questions whose words the shipped checkpoint does not know."""
     try:
         import easy_vqa
     except ImportError:
@@ -101,7 +101,7 @@ def load() -> Material:
 
 
 def compose(asked: Asked, number: int, material: Material) -> Image.Image:
-    """The scene of a question: what its picture shows and some others do, each in a tile of its own."""
+    """The scene of a question: the shapes of its picture and of some others, each in a tile of its own."""
     rng = np.random.default_rng([SEED, number])
     choices = grids(*TILES)
     columns, rows = choices[int(rng.integers(len(choices)))]

@@ -26,7 +26,7 @@ EXAMPLE = '{"picture": "sign.png", "question": "What is written there?", "answer
 Make = Callable[[int, Callable[[int], None]], list[Item]]
 
 SETS: dict[str, Make] = {"scenes": partial(scene_items, "test"), "easy-vqa": easy_vqa_items}
-"""What can be written, by name: how so many items are made."""
+"""Name of a set that can be written -> function that makes so many items."""
 
 TASK = """\
 # Written by `ptprune items {name}`: the questions of items.jsonl as a task of lmms-eval.
@@ -61,7 +61,7 @@ doc_to_visual = visual_in(Path(__file__).parent)
 
 
 def task_name(name: str) -> str:
-    """What the task of a set is called in lmms-eval."""
+    """The name of a set's task in lmms-eval."""
     return f"ptprune_{name.replace('-', '_')}"
 
 
@@ -169,7 +169,7 @@ def _entry(line: str, where: str) -> Entry:
 
 
 def visual_in(folder: Path) -> Callable[[Mapping[str, str]], list[Image.Image]]:
-    """What gives an item's picture, from the folder that holds it."""
+    """The function that opens an item's picture from this folder."""
 
     def doc_to_visual(item: Mapping[str, str]) -> list[Image.Image]:
         return [open_picture(folder / item["picture"])]

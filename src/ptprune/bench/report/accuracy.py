@@ -157,7 +157,7 @@ def _gain(line: Mapping[float, Gain], ratio: float) -> str | None:
 
 
 def _claims(compared: Gains, what: str) -> str:
-    """Which lines are better than ptp, and which are worse, in words.
+    """The names of the lines that are better and worse than ptp, in words.
 
     Args:
         what: one line, "method" or "variant".

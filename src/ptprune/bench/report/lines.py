@@ -19,7 +19,7 @@ ORDER = (PTP, *(name for name in METHODS if name not in (PTP, RANDOM)), RANDOM, 
 
 @cache
 def default_settings(method: str) -> dict[str, Any]:
-    """As files write them."""
+    """A method's default settings, as files write them."""
     return Candidate(method, None).settings
 
 

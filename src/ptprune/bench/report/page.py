@@ -1,4 +1,4 @@
-"""The whole page: what was measured here and on what, what was not, and apart from it what papers report."""
+"""The whole page: results measured here, a list of those missing, and apart from them the numbers of papers."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _check_methods(file: Path, results: AccuracyResults) -> None:
 
 
 def compose(files: Sequence[Results], figures: Figures) -> str:
-    """The page's text. Nothing but the files decides what is in it."""
+    """The page's text, which depends on the files alone."""
     measured = [results for results in files if isinstance(results, AccuracyResults)]
     timed = [results for results in files if isinstance(results, SpeedResults)]
     papers = [results for results in files if isinstance(results, PublishedResults)]
@@ -132,7 +132,7 @@ def _value(value: float | str | None) -> str:
 
 
 def not_measured(measured: Sequence[AccuracyResults], timed: Sequence[SpeedResults]) -> list[str]:
-    """What a reader would look for in vain."""
+    """Measurements that a reader would look for in vain."""
     missing = []
     if all(results.model == SHIPPED for results in measured):
         missing.append(f"accuracy of models other than {SHIPPED}")
