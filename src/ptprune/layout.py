@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ptprune.budget import allocate
@@ -62,6 +64,7 @@ class ImageLayout:
         regions: in the order of the encoder's rows, as they were before any token was dropped.
         region_of: LongTensor [num_tokens], the index of each token's region.
         places: returns where the regions lie in the picture; called when a report is read.
+        host: ``region_of`` as an array on the host; None after tokens were dropped.
     """
 
     sample: int
@@ -69,6 +72,7 @@ class ImageLayout:
     regions: tuple[Region, ...]
     region_of: Tensor
     places: Callable[[], Sequence[Place]]
+    host: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.num_tokens > self.num_unpruned or self.num_tokens != len(self.region_of):
@@ -84,10 +88,13 @@ class ImageLayout:
         """The image's prunable visual tokens before any was dropped."""
         return sum(region.num_tokens for region in self.regions)
 
-    def members(self) -> list[Tensor]:
+    def members(self) -> Sequence[Tensor]:
         """For each region a LongTensor: the indices of its tokens among the image's, row by row."""
-        region_of = self.region_of.to(self.tokens.device)
-        return [(region_of == number).nonzero()[:, 0] for number in range(len(self.regions))]
+        if self.host is None:
+            region_of = self.region_of.to(self.tokens.device)
+            return [(region_of == number).nonzero()[:, 0] for number in range(len(self.regions))]
+        by_region = torch.from_numpy(np.argsort(self.host, kind="stable")).to(self.tokens.device)
+        return by_region.split(self.sizes()) if len(self.regions) > 1 else [by_region]
 
     def sizes(self) -> list[int]:
         """Tokens of each region. They are read from the device only if a method drops tokens in stages."""

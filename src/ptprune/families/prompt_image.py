@@ -41,7 +41,7 @@ class PromptImage:
             region_of, prunable = region_of[kept], torch.from_numpy(kept).to(columns.device)
             columns = columns[prunable]
         layout = ImageLayout(
-            sample, columns, encoded.regions, torch.from_numpy(region_of).to(columns.device), encoded.places
+            sample, columns, encoded.regions, torch.from_numpy(region_of).to(columns.device), encoded.places, region_of
         )
         if layout.num_tokens != layout.num_unpruned:
             raise Refused(f"{layout.num_unpruned} visual tokens of an image's regions, {len(columns)} found")
@@ -49,7 +49,7 @@ class PromptImage:
 
     def after(self, kept: Tensor, columns: Tensor) -> PromptImage:
         """The image with only the tokens ``kept``, which are in ``columns`` now."""
-        layout = replace(self.layout, tokens=columns, region_of=self.layout.region_of[kept])
+        layout = replace(self.layout, tokens=columns, region_of=self.layout.region_of[kept], host=None)
         return PromptImage(layout, self.encoded, kept if self.placeholders is None else self.placeholders[kept])
 
     def evidence(self, stage: int = 0, **language: Tensor) -> ImageEvidence:

@@ -27,5 +27,5 @@ class FasterVLM(TokenPruner):
     def select(self, image: ImageEvidence) -> Selection:
         attention = image.finite("encoder_attention")
         budgets = image.layout.even_budgets(self.num_kept(len(attention)))
-        kept = keep_top(attention, image.layout.region_of.to(attention.device), budgets)
+        kept = keep_top(attention, image.layout.region_of.to(attention.device), budgets, image.layout.sizes())
         return Selection(kept, scores={"token": attention})

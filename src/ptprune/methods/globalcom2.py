@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -43,16 +43,15 @@ class GlobalCom2(TokenPruner):
 
     def select(self, image: ImageEvidence) -> Selection:
         layout, attention = image.layout, image.finite("encoder_attention")
-        shares = attention_shares(image, attention)
-        sizes = layout.sizes()
-        tiles = torch.tensor([not region.is_thumbnail for region in layout.regions])
-        weights = torch.ones_like(shares)
-        guided = torch.softmax(shares[tiles] / self.temperature, dim=0)
-        weights[tiles] += guided - guided.mean()
+        shares, sizes = attention_shares(image, attention), layout.sizes()
+        tiles = [number for number in range(len(sizes)) if number != layout.thumbnail]
+        guided = np.exp(np.array([shares[number] for number in tiles]) / self.temperature)
+        weights = np.ones(len(sizes))
+        weights[tiles] += guided / guided.sum() - 1 / len(tiles)
         budgets = allocate(weights.tolist(), sizes, self.num_kept(layout.num_tokens))
         scores = self.scores(image, attention)
-        kept = keep_top(scores, layout.region_of.to(image.device), budgets)
-        saliency = [share if tile else None for share, tile in zip(shares.tolist(), tiles.tolist(), strict=True)]
+        kept = keep_top(scores, layout.region_of.to(image.device), budgets, sizes)
+        saliency = [None if number == layout.thumbnail else share for number, share in enumerate(shares)]
         return Selection(kept, saliency if len(sizes) > 1 else None, {"token": scores})
 
     @staticmethod

@@ -36,8 +36,8 @@ class HiRED(TokenPruner):
 
     def select(self, image: ImageEvidence) -> Selection:
         layout, attention = image.layout, image.finite("encoder_attention")
-        shares: list[float] = attention_shares(image, attention).tolist()
-        kept = keep_top(attention, layout.region_of.to(image.device), self.budgets(image, shares))
+        shares = attention_shares(image, attention)
+        kept = keep_top(attention, layout.region_of.to(image.device), self.budgets(image, shares), layout.sizes())
         saliency = [
             None if region.is_thumbnail else share for region, share in zip(layout.regions, shares, strict=True)
         ]

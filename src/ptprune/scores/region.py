@@ -77,19 +77,23 @@ def uniform(image: ImageEvidence) -> Tensor:
 
 def mean_inside(picture: Tensor, image: ImageEvidence) -> Tensor:
     """Mean of a map [rows, columns] of the whole picture over each region's area: FloatTensor [num_regions]."""
-    means = []
-    for place in image.layout.places():
-        left, top, right, bottom = place.box
-        down, across = _overlap(picture.shape[0], top, bottom), _overlap(picture.shape[1], left, right)
-        inside = torch.outer(down, across).to(picture)
-        means.append((picture * inside).sum() / inside.sum())
-    return torch.stack(means)
+    down, across = (torch.from_numpy(weights).to(picture) for weights in inside(picture.shape, image))
+    return ((down @ picture) * across).sum(dim=1)
 
 
-def _overlap(cells: int, start: float, stop: float) -> Tensor:
-    """The share of each of ``cells`` equal cells of the unit interval that lies between ``start`` and ``stop``."""
-    edges = torch.linspace(0, 1, cells + 1, dtype=torch.float64)
-    return (edges[1:].clamp(max=stop) - edges[:-1].clamp(min=start)).clamp(min=0) * cells
+def inside(shape: Sequence[int], image: ImageEvidence) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the rows and of the columns of a map [rows, columns] of the whole picture, for the mean over each
+    region's area: float64 arrays [num_regions, rows] and [num_regions, columns], each row sums to 1."""
+    boxes = np.array([place.box for place in image.layout.places()])
+    return _overlap(shape[0], boxes[:, 1], boxes[:, 3]), _overlap(shape[1], boxes[:, 0], boxes[:, 2])
+
+
+def _overlap(cells: int, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """How much of each of ``cells`` equal cells of 0..1 lies between ``start`` and ``stop`` [n]: [n, cells], sums 1."""
+    edges = np.linspace(0, 1, cells + 1)
+    share = np.minimum(edges[1:], stop[:, None]) - np.maximum(edges[:-1], start[:, None])
+    share = share.clip(min=0)
+    return share / share.sum(axis=1, keepdims=True)
 
 
 def region_weights(saliency: Sequence[float], temperature: float) -> list[float]:

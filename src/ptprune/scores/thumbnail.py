@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ptprune.scores.evidence import ImageEvidence
-from ptprune.scores.region import mean_inside
+from ptprune.scores.region import inside
 
 
-def attention_shares(image: ImageEvidence, attention: Tensor) -> Tensor:
+def attention_shares(image: ImageEvidence, attention: Tensor) -> list[float]:
     """The share of attention that falls on each region's part of the picture.
 
     The thumbnail's attention is cut at the tiles' boxes; a token that a box cuts counts by area. Without a thumbnail,
@@ -19,19 +20,23 @@ def attention_shares(image: ImageEvidence, attention: Tensor) -> Tensor:
         attention: FloatTensor [num_tokens].
 
     Returns:
-        DoubleTensor (CPU) [num_regions] that sums to 1, to nine digits; 0 for the thumbnail itself.
+        A number a region, on the host: they sum to 1, to nine digits; 0 for the thumbnail itself.
     """
     layout, tokens = image.layout, image.layout.members()
     if layout.thumbnail is None:
-        masses = torch.stack([attention[mine].cpu().double().sum() for mine in tokens])
+        values, masses = np.array(attention.double().tolist()), []
+        for number in range(len(layout.regions)):
+            masses.append(values[np.array(layout.region_of.tolist()) == number].sum())
+        found = np.array(masses)
     else:
-        seen = attention[tokens[layout.thumbnail]].cpu().double().view(layout.regions[layout.thumbnail].grid)
-        boxes = [place.box for place in layout.places()]
-        areas = [(right - left) * (bottom - top) for left, top, right, bottom in boxes]
-        masses = mean_inside(seen, image) * torch.tensor(areas, dtype=torch.double)
-        masses[layout.thumbnail] = 0
+        seen = np.array(attention[tokens[layout.thumbnail]].double().tolist())
+        seen = seen.reshape(layout.regions[layout.thumbnail].grid)
+        down, across = inside(seen.shape, image)
+        areas = [(right - left) * (bottom - top) for left, top, right, bottom in (p.box for p in layout.places())]
+        found = ((down @ seen) * across).sum(axis=1) * np.array(areas)
+        found[layout.thumbnail] = 0
     # rounded, so that rounding noise of the sums does not favour one of two equal tiles
-    return (masses / masses.sum().clamp(min=torch.finfo(masses.dtype).tiny)).round(decimals=9)
+    return (found / max(found.sum(), np.finfo(np.float64).tiny)).round(9).tolist()
 
 
 def seen_from_thumbnail(image: ImageEvidence, attention: Tensor) -> Tensor:
@@ -43,25 +48,28 @@ def seen_from_thumbnail(image: ImageEvidence, attention: Tensor) -> Tensor:
     Returns:
         FloatTensor [num_tokens]; the thumbnail's tokens keep their own attention.
     """
-    layout, tokens = image.layout, image.layout.members()
+    layout, tokens, places = image.layout, image.layout.members(), image.layout.places()
     assert layout.thumbnail is not None
     rows, columns = layout.regions[layout.thumbnail].grid
-    small = attention[tokens[layout.thumbnail]].view(rows, columns)
-    seen = attention.clone()
-    for number, (region, place, mine) in enumerate(zip(layout.regions, layout.places(), tokens, strict=True)):
+    small, seen = attention[tokens[layout.thumbnail]].view(rows, columns), attention.clone()
+    alike: dict[tuple[int, int], list[int]] = {}
+    for number, region in enumerate(layout.regions):
         if number != layout.thumbnail:
-            left, top, right, bottom = place.box
-            down = _interpolation(rows, region.grid[0], top, bottom).to(small)
-            across = _interpolation(columns, region.grid[1], left, right).to(small)
-            seen[mine] = (down @ small @ across.T).flatten()
+            alike.setdefault(region.grid, []).append(number)
+    for grid, numbers in alike.items():  # all tiles of one size at once
+        boxes = [places[number].box for number in numbers]
+        down = np.stack([_interpolation(rows, grid[0], top, bottom) for _, top, _, bottom in boxes])
+        across = np.stack([_interpolation(columns, grid[1], left, right) for left, _, right, _ in boxes])
+        sides = torch.from_numpy(down).to(small), torch.from_numpy(across.transpose(0, 2, 1)).to(small)
+        seen[torch.cat([tokens[number] for number in numbers])] = (sides[0] @ small @ sides[1]).flatten()
     return seen
 
 
-def _interpolation(cells: int, points: int, low: float, high: float) -> Tensor:
+def _interpolation(cells: int, points: int, low: float, high: float) -> np.ndarray:
     """Weights that interpolate ``cells`` values over 0..1 linearly, at ``points`` cell centres between low and high.
 
-    Values are constant beyond the outermost centres. Returns DoubleTensor [points, cells].
+    Values are constant beyond the outermost centres. Returns a float64 array [points, cells].
     """
-    centres = low + (torch.arange(points, dtype=torch.double) + 0.5) / points * (high - low)
-    at = (centres * cells - 0.5).clamp(0, cells - 1)
-    return (1 - (at[:, None] - torch.arange(cells)).abs()).clamp(min=0)
+    centres = low + (np.arange(points) + 0.5) / points * (high - low)
+    at = (centres * cells - 0.5).clip(0, cells - 1)
+    return (1 - np.abs(at[:, None] - np.arange(cells))).clip(min=0)
