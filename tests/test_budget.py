@@ -39,7 +39,6 @@ def test_is_monotone_and_fair_among_equal_tiles(chosen, capacity, ratio):
                 assert 0 <= budgets[i] - budgets[j] <= 1, "ties go to the lower index, by one token at most"
 
 
-@pytest.mark.smoke
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=12), st.integers(1, 256), st.floats(0, 1))
 def test_is_what_pouring_slowly_gives(chosen, capacity, ratio):
     total = math.floor(ratio * capacity * len(chosen))

@@ -11,7 +11,6 @@ import ptprune
 
 ROOT = Path(ptprune.__file__).parent
 FLOORS = [  # from the bottom to the top
-    # fmt: off
     "errors",
     "budget",
     "clock",
@@ -38,7 +37,6 @@ FLOORS = [  # from the bottom to the top
     "lmms",
     "vllm",
     "cli",
-    # fmt: on
 ]
 STRANGERS = {"vllm": {"attach"}}  # vLLM runs the model itself
 ENTRANCES = {"__init__", "__main__"}  # what users import and start stands on everything

@@ -16,7 +16,6 @@ from ptprune.selection import fuse, keep_top, minmax
 scores = st.lists(st.integers(0, 5).map(float), min_size=1, max_size=60)
 
 
-@pytest.mark.smoke
 @given(st.lists(scores, min_size=1, max_size=6), st.randoms())
 def test_keep_top_keeps_the_best_of_each_group(groups, random):
     budgets = [random.randint(0, len(group)) for group in groups]
