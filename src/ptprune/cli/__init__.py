@@ -7,6 +7,7 @@ import sys
 import typer
 
 from ptprune.cli.bench_accuracy import accuracy
+from ptprune.cli.bench_overhead import overhead
 from ptprune.cli.bench_report import report
 from ptprune.cli.bench_speed import speed
 from ptprune.cli.cost import cost
@@ -26,7 +27,7 @@ app = typer.Typer(
 for command in (run, verify, models, methods, cost, items, eval):
     app.command()(command)
 bench = typer.Typer(name="bench", help="Measure accuracy and speed with and without pruning.")
-for measuring in (accuracy, speed, report):
+for measuring in (accuracy, speed, overhead, report):
     bench.command()(measuring)
 app.add_typer(bench)
 

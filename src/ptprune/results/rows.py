@@ -151,6 +151,20 @@ class SpeedRatios(Strict):
     peak: float | None
 
 
+class OverheadRow(Strict):
+    """What a method adds to a prefill and to a decoding step, by count."""
+
+    method: str
+    keep_ratio: float
+    layer: int
+    operations: int
+    reads: int
+    operations_by_phase: dict[str, int]
+    reads_by_phase: dict[str, int]
+    decode_operations: int
+    decode_reads: int
+
+
 class ServingRow(Strict):
     """One served model, stock and with the plugin."""
 
@@ -308,6 +322,26 @@ class SuiteResults(Results):
         return self
 
 
+class OverheadResults(Results):
+    """Of ``ptprune bench overhead``.
+
+    Attributes:
+        unpruned: operations of the stock model's prefill.
+    """
+
+    WRITTEN_BY = "ptprune bench overhead --out"
+
+    kind: Literal["overhead"] = "overhead"
+    shape: str
+    device: str
+    attention: str
+    layers: int
+    tiles: int
+    batch: int
+    unpruned: int
+    rows: list[OverheadRow]
+
+
 class ServingResults(Results):
     """Results of ``benchmarks/serving.py``."""
 
@@ -329,12 +363,14 @@ class PublishedResults(Results):
 
 
 AnyResults = Annotated[
-    AccuracyResults | SpeedResults | SuiteResults | ServingResults | PublishedResults, Field(discriminator="kind")
+    AccuracyResults | SpeedResults | SuiteResults | ServingResults | OverheadResults | PublishedResults,
+    Field(discriminator="kind"),
 ]
 KINDS: dict[str, type[Results]] = {
     "accuracy": AccuracyResults,
     "speed": SpeedResults,
     "suite": SuiteResults,
     "serving": ServingResults,
+    "overhead": OverheadResults,
     "published": PublishedResults,
 }

@@ -1,0 +1,101 @@
+"""``ptprune bench overhead``: operations and host reads that pruning adds, counted on any machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ptprune.cli.bench_speed import ATTENTION, DEFAULT_SHAPE, WIDTH
+from ptprune.cli.console import out, print_json, quiet_libraries, working
+from ptprune.cli.options import DeviceOption, JsonOption, model_option, output_option, parse_methods, pruning_option
+from ptprune.errors import UserError
+
+if TYPE_CHECKING:
+    from ptprune.results.rows import OverheadResults
+
+
+def overhead(
+    shape: Annotated[
+        str | None,
+        model_option(help="A narrow model with this model's layers and tiles.", show_default=DEFAULT_SHAPE),
+    ] = None,
+    model: Annotated[
+        str | None, model_option(help="A checkpoint instead: directory or Hub name.", metavar="ID_OR_DIR")
+    ] = None,
+    layers: Annotated[int | None, model_option(help="Fewer decoder layers than the shape has.")] = None,
+    tiles: Annotated[int, typer.Option(min=1, help="Tiles of the picture; more than one add a thumbnail.")] = 12,
+    text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the question.")] = 48,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts at a time, each with a picture.")] = 1,
+    methods: Annotated[str, pruning_option(help="One or more of `ptprune methods`, with commas.")] = "ptp",
+    keep_ratio: Annotated[float, pruning_option(help="Share of visual tokens that stay.")] = 0.5,
+    layer: Annotated[int, pruning_option(help="Drop before this decoder layer; 0: before all.")] = 2,
+    device: DeviceOption = "cpu",
+    attention: Annotated[str, model_option(help=", ".join(ATTENTION) + ".")] = "sdpa",
+    out_file: Annotated[
+        Path | None, output_option("--out", help="Write the JSON object into this file.", metavar="FILE")
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Count the operations and the host reads that pruning adds to a prefill and to a decoding step."""
+    if shape is not None and model is not None:
+        raise UserError("--shape and --model: give one of them")
+    if attention not in ATTENTION:
+        raise UserError(f"--attention {attention}: unknown; give one of {', '.join(ATTENTION)}")
+    with working("loading torch and transformers") as work:
+        from ptprune.bench.overhead import measure
+        from ptprune.bench.subject import choose_setup
+        from ptprune.checkpoints.checkpoint import choose_device
+        from ptprune.methods import METHODS, make_pruner
+        from ptprune.results.file import as_json, check_writable, save
+
+        if out_file is not None:
+            check_writable(out_file, "--out")
+        quiet_libraries()
+        pruners = {
+            name: make_pruner(name, {"keep_ratio": keep_ratio, "layer": layer})
+            for name in parse_methods(methods, list(METHODS))
+        }
+        setup = choose_setup(
+            None if model else shape or DEFAULT_SHAPE,
+            model,
+            layers,
+            None if model else 2,  # what pruning adds does not depend on the tower's depth
+            pruners.values(),
+            tiles=tiles,
+            text_tokens=text_tokens,
+            batch=batch,
+            device=str(choose_device(device)),
+            dtype="float32",
+            attention=attention,
+        )
+        results = measure(setup, pruners, work.say)
+    if out_file is not None:
+        save(out_file, results)
+    if json_output:
+        print_json(as_json(results))
+    else:
+        _show(results)
+
+
+def _show(results: OverheadResults) -> None:
+    from ptprune.results.table import terminal
+
+    console = out(WIDTH)
+    console.print(f"[bold]{results.shape}[/bold], {results.layers} decoder layers, batch {results.batch}")
+    console.print(
+        f"added to {results.unpruned} operations of the unpruned prefill; reads make a GPU wait\n", style="dim"
+    )
+    phases = list(dict.fromkeys(phase for row in results.rows for phase in row.operations_by_phase))
+    rows = [
+        [
+            row.method,
+            str(row.operations),
+            str(row.reads),
+            *(str(row.operations_by_phase.get(phase, 0)) for phase in phases),
+            str(row.decode_operations),
+        ]
+        for row in results.rows
+    ]
+    console.print(terminal(["", "operations", "reads", *phases, "a decoding step"], rows))

@@ -1,0 +1,77 @@
+"""Operations and reads that pruning adds: pinned, so that no change raises them unseen."""
+
+import pytest
+import torch
+
+from ptprune import PyramidTokenPruning
+from ptprune.bench.overhead import PHASES, added, count, measure
+from ptprune.bench.subject import choose_setup, prepare
+from ptprune.methods import METHODS
+from tests.command import command
+
+PLACE = {"device": "cpu", "dtype": "float32", "attention": "sdpa"}
+
+
+def counted(method="ptp", layers=4, layer=2, tiles=3, batch=1, keep_ratio=0.5):
+    pruner = METHODS[method](layer=layer, keep_ratio=keep_ratio)
+    setup = choose_setup("internvl3-1b", None, layers, 2, [pruner], tiles=tiles, text_tokens=16, batch=batch, **PLACE)
+    [row] = measure(setup, {method: pruner}).rows
+    return row
+
+
+@pytest.mark.parametrize(
+    ("layer", "batch", "operations"),
+    # the issue asked for at most 130 (200 before layer 0), and 2.5 times that for eight pictures
+    [(2, 1, 97), (0, 1, 181), (2, 8, 323), (0, 8, 398)],
+)
+def test_ptp_adds_so_many_operations(layer, batch, operations):
+    row = counted(layer=layer, batch=batch)
+    assert (row.operations, row.reads) == (operations, 2)
+    assert (row.decode_operations, row.decode_reads) == (0, 0)
+    assert sum(row.operations_by_phase.values()) == row.operations
+    assert sum(row.reads_by_phase.values()) == row.reads
+
+
+def test_neither_layers_nor_tiles_add_to_it():
+    assert counted(layers=4).operations == counted(layers=7).operations == counted(tiles=8).operations
+
+
+@pytest.mark.parametrize(
+    ("method", "most"), [("random", (28, 1)), ("fastv", (64, 2)), ("fastervlm", (59, 2)), ("sparsevlm", (90, 6))]
+)
+def test_rivals(method, most):
+    row = counted(method)
+    assert (row.operations, row.reads) <= most
+
+
+def test_every_phase_is_seen():
+    assert set(PHASES) <= set(counted().operations_by_phase)
+
+
+def test_reads_are_noticed():
+    values = torch.ones(3)
+    counts, _ = count(
+        lambda: (values.sum().item(), values.tolist(), values.nonzero(), values.cpu().numpy(), values + 1)
+    )
+    assert sum(counts.reads.values()) == 4
+
+
+def test_a_method_that_reads_in_a_loop_is_noticed():
+    class Chatty(PyramidTokenPruning):
+        def select(self, image):
+            for value in image.require("encoder_attention")[:5]:
+                float(value)
+            return super().select(image)
+
+    setup = choose_setup("internvl3-1b", None, 3, 2, [PyramidTokenPruning()], tiles=3, text_tokens=16, batch=1, **PLACE)
+    subject = prepare(setup)
+    quiet, chatty = (added(subject, pruner)[0] for pruner in (PyramidTokenPruning(), Chatty()))
+    assert sum(chatty.reads.values()) == sum(quiet.reads.values()) + 6, "five values, and the check of its answer"
+
+
+def test_the_command(capsys):
+    run = command(capsys, "bench", "overhead")
+    document = run("--layers", 3, "--tiles", 2, "--methods", "ptp,random", "--json").document
+    assert [row["method"] for row in document["rows"]] == ["ptp", "random"]
+    assert document["kind"] == "overhead"
+    assert document["layers"] == 3
