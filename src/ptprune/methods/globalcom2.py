@@ -43,8 +43,7 @@ class GlobalCom2(TokenPruner):
 
     def select(self, image: ImageEvidence) -> Selection:
         layout, attention = image.layout, image.finite("encoder_attention")
-        shares = attention_shares(image, attention)
-        sizes = layout.sizes()
+        shares, sizes = attention_shares(image, attention), layout.sizes()
         tiles = torch.tensor([not region.is_thumbnail for region in layout.regions])
         weights = torch.ones_like(shares)
         guided = torch.softmax(shares[tiles] / self.temperature, dim=0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ptprune.budget import allocate
+from ptprune.budget import allocate, allocate_beside
 from ptprune.pruner import TokenPruner
 from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES, ImageEvidence
 from ptprune.scores.region import region_weights
@@ -117,22 +117,15 @@ class PyramidTokenPruning(TokenPruner):
         Args:
             saliency: FloatTensor [num_regions]; None for an image of one region, which has no region stage.
         """
-        sizes = image.layout.sizes()
-        thumbnail = image.layout.thumbnail
+        sizes, thumbnail = image.layout.sizes(), image.layout.thumbnail
         if saliency is None:
             return image.layout.even_budgets(total)
         if thumbnail is None or self.thumbnail == "region":
             return allocate(region_weights(saliency, self.temperature).tolist(), sizes, total)
         tiles = [index for index in range(len(sizes)) if index != thumbnail]
-        share = sizes[thumbnail]
-        if self.thumbnail == "ratio":
-            share = round(total * share / sum(sizes))
-        # the thumbnail takes the excess that does not fit into the tiles, and the other way round
-        share = min(max(share, total - sum(sizes[i] for i in tiles)), total, sizes[thumbnail])
+        own = sizes[thumbnail] if self.thumbnail == "whole" else round(total * sizes[thumbnail] / sum(sizes))
         weights = region_weights(saliency[tiles], self.temperature).tolist()
-        budgets = allocate(weights, [sizes[i] for i in tiles], total - share)
-        budgets.insert(thumbnail, share)
-        return budgets
+        return allocate_beside(own, thumbnail, weights, sizes, total)
 
 
 def covering(importance: Tensor, coverage: float) -> int:
