@@ -23,7 +23,10 @@ def check_not_compiled(model: nn.Module) -> None:
         AttachError: names the part.
     """
     check_parts(model.named_modules())
-    if _anything_was_compiled() and any(
+    utils: Any = sys.modules.get("torch._dynamo.utils")
+    compiled = utils is not None and bool(utils.counters.get("frames"))
+    # the search for wrappers takes tens of milliseconds: it is skipped where this process compiled nothing
+    if compiled and any(
         isinstance(holder, dict) and holder.get("_orig_mod") is model for holder in gc.get_referrers(model)
     ):
         raise AttachError(
@@ -52,18 +55,7 @@ def check_not_compiling() -> None:
     Raises:
         AttachError: while a graph is traced, and inside a compiled model that fell back to eager mode.
     """
-    if torch.compiler.is_compiling() or _inside_compiled():
-        raise AttachError("the model is compiled while a pruner is attached: detach it, or call the model uncompiled")
-
-
-def _anything_was_compiled() -> bool:
-    """Whether this process compiled anything. If not, the search for wrappers, tens of milliseconds, is skipped."""
-    utils: Any = sys.modules.get("torch._dynamo.utils")
-    return utils is not None and bool(utils.counters.get("frames"))
-
-
-def _inside_compiled() -> bool:
-    """Whether the compiler intercepts new Python frames now."""
     frames: Any = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
-    callback = getattr(frames, "get_eval_frame_callback", lambda: None)()
-    return callback is not None and callback is not False
+    callback = getattr(frames, "get_eval_frame_callback", lambda: None)()  # set where new Python frames are intercepted
+    if torch.compiler.is_compiling() or callback not in (None, False):
+        raise AttachError("the model is compiled while a pruner is attached: detach it, or call the model uncompiled")

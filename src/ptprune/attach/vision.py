@@ -51,14 +51,14 @@ class VisionWatch:
                     seen.setdefault(name, []).append(attention)
 
         tap = AttentionTap(self.family.vision_attention(self.model, call), receive)
-        if self.wanted.names & {"encoder_attention", "received_attention"}:
+        if watched := self.wanted.names & {"encoder_attention", "received_attention"}:
             tap.arm()
         try:
             with self.lap("vision"):
                 output = original(*args, **kwargs)
         finally:
             tap.disarm()
-        if self.wanted.names & {"encoder_attention", "received_attention"} and not tap.calls:
+        if watched and not tap.calls:
             raise BrokenPass("the vision encoder ran, but not the attention module whose scores are wanted")
         if not isinstance(output, tuple):
             with self.lap("select"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +26,7 @@ from ptprune.scores.attention import QueriesAndKeys, patch_scores
 from ptprune.scores.evidence import EMBEDDINGS, INSTRUCTION_ROWS
 from ptprune.scores.instruction import attention_rows, summarise
 from ptprune.vllm.processor import PLAN, TEXT
-from ptprune.vllm.refusals import check_server
-from ptprune.vllm.settings import SETTING, pruner_of
+from ptprune.vllm.settings import SETTING, check_server, pruner_of
 
 logger = init_logger("vllm.ptprune")
 
@@ -59,8 +58,9 @@ class PlannedImages:
 class PrunedModel:
     """Mixin in front of a stock InternVL model."""
 
-    #: Name of the tiles' pixels in the stock model's image input.
+    #: Name of the tiles' pixels in the stock model's image input, and of its vision encoder.
     pixels: str
+    tower: str
 
     config: Any
     language_model: Any
@@ -74,10 +74,6 @@ class PrunedModel:
         self.wanted = EvidenceRequest(pruner.needs, None)
         if INSTRUCTION_ROWS & pruner.needs:
             self.window = layer_windows(vllm_config.model_config.hf_text_config)[0]
-
-    @abstractmethod
-    def _tower(self) -> nn.Module:
-        """The vision encoder."""
 
     @abstractmethod
     def _vision_attention(self) -> tuple[nn.Module, int]:
@@ -148,14 +144,11 @@ class PrunedModel:
         def receive_states(module: Any, args: Any, output: Tensor) -> None:
             seen["hidden_states"] = output
 
-        hooks = [self._tower().register_forward_hook(receive_states)]
-        if self.needs & {"encoder_attention", "received_attention"}:
-            hooks.append(attention.register_forward_pre_hook(receive_attention))
-        try:
+        with ExitStack() as hooks:
+            hooks.callback(getattr(self, self.tower).register_forward_hook(receive_states).remove)
+            if self.needs & {"encoder_attention", "received_attention"}:
+                hooks.callback(attention.register_forward_pre_hook(receive_attention).remove)
             yield seen
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     # --- the language model -----------------------------------------------------------------------------------------
 
@@ -199,10 +192,8 @@ class PrunedModel:
 
         hook = attention.register_forward_pre_hook(receive_and_leave)
         try:
-            positions = torch.arange(len(states), device=states.device)
-            layer(positions=positions, hidden_states=states, residual=None)
-        except _AttentionReached:
-            pass
+            with suppress(_AttentionReached):
+                layer(positions=torch.arange(len(states), device=states.device), hidden_states=states, residual=None)
         finally:
             hook.remove()
         query, key = shown

@@ -9,7 +9,7 @@ from ptprune.vllm.settings import SETTING, pruner_of
 
 # The architecture that a checkpoint names -> the class that serves it pruned, imported where it is needed.
 SERVED = {
-    "InternVLForConditionalGeneration": "ptprune.vllm.interns1:PrunedInternVLForConditionalGeneration",
+    "InternVLForConditionalGeneration": "ptprune.vllm.internvl:PrunedInternVLForConditionalGeneration",
     "InternVLChatModel": "ptprune.vllm.internvl:PrunedInternVLChatModel",
 }
 
