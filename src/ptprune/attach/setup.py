@@ -60,10 +60,7 @@ class Setup:
 
         Raises:
             MethodError: on a method that needs something unknown.
-            UnsupportedModel: on a model of no supported family.
-            AttachError: on a compiled model.
-            Refused: on a model that this pruner's settings do not fit.
-            UnknownTransformers: where the installed transformers is not as the hooks know it.
+            UnsupportedModel, AttachError, Refused, UnknownTransformers: see ``Attachment``.
         """
         pruner.check_needs()
         family = family_of(model)

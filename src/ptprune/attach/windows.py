@@ -36,12 +36,7 @@ def slide(cache: Any, replaced: list[tuple[int, DynamicSlidingWindowLayer]]) -> 
 
 
 def restrict(
-    mask: Tensor | None,
-    window: int,
-    query_columns: Tensor,
-    key_columns: Tensor,
-    key_valid: Tensor,
-    implementation: str,
+    mask: Tensor | None, window: int, query_columns: Tensor, key_columns: Tensor, key_valid: Tensor, implementation: str
 ) -> Tensor:
     """The mask of a sliding layer over a pruned cache: the stock one counts distances among the tokens that are left,
     so it lets through too much.

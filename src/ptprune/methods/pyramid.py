@@ -77,7 +77,11 @@ class PyramidTokenPruning(TokenPruner):
         token = TOKEN_SCORES[self.token].compute(image)
         instruction = INSTRUCTION_SCORES[self.instruction].compute(image) if self.guided else None
         fused = fuse(token, instruction, self.alpha, self.normalize_instruction, known_finite=True)
-        total = self.num_kept(image.layout.num_tokens) if self.coverage is None else self._covering(fused)
+        if self.coverage is None:
+            total = self.num_kept(image.layout.num_tokens)
+        else:
+            smallest, largest = (max(1, round(bound * len(fused))) for bound in self.coverage_bounds)
+            total = min(max(covering(fused, self.coverage), smallest), largest)
 
         saliency = None
         if len(image.layout.regions) > 1:
@@ -92,20 +96,12 @@ class PyramidTokenPruning(TokenPruner):
         scores = {"token": token, "fused": fused} | ({} if instruction is None else {"instruction": instruction})
         return Selection(kept, None if saliency is None else saliency.tolist(), scores)
 
-    def _covering(self, fused: Tensor) -> int:
-        """How many tokens reach ``coverage``, within ``coverage_bounds``."""
-        assert self.coverage is not None
-        smallest, largest = (max(1, round(bound * len(fused))) for bound in self.coverage_bounds)
-        return min(max(covering(fused, self.coverage), smallest), largest)
-
     def _weighted(self, image: ImageEvidence, fused: Tensor, saliency: Tensor) -> Tensor:
         """Fused scores times tile weights of mean 1; the thumbnail's weight is 1. FloatTensor [num_tokens]."""
         region_of, thumbnail = image.layout.region_of.to(image.device), image.layout.thumbnail
-        tiles = torch.ones(len(saliency), dtype=torch.bool)
-        if thumbnail is not None and self.thumbnail != "region":
-            tiles[thumbnail] = False
+        tiles = [index for index in range(len(saliency)) if index != thumbnail or self.thumbnail == "region"]
         weights = torch.ones(len(saliency), dtype=torch.float64)
-        weights[tiles] = region_weights(saliency[tiles], self.temperature) * int(tiles.sum())
+        weights[tiles] = region_weights(saliency[tiles], self.temperature) * len(tiles)
         weighted = fused * weights.to(fused)[region_of]
         if thumbnail is not None and self.thumbnail == "whole":
             weighted = weighted.masked_fill(region_of == thumbnail, torch.inf)

@@ -127,8 +127,6 @@ class PrunedModel:
         # Ranks may differ in the last bit of a score, and must not differ in what they keep.
         return get_tp_group().broadcast(kept)
 
-    # --- the vision encoder -----------------------------------------------------------------------------------------
-
     @contextmanager
     def _watched(self) -> Iterator[dict[str, Any]]:
         """Read on the way, inside this block, what the vision encoder computes."""
@@ -149,8 +147,6 @@ class PrunedModel:
             if self.needs & {"encoder_attention", "received_attention"}:
                 hooks.callback(attention.register_forward_pre_hook(receive_attention).remove)
             yield seen
-
-    # --- the language model -----------------------------------------------------------------------------------------
 
     def _language(self, layout: ImageLayout, features: Tensor, text: Tensor, num_instruction: int) -> dict[str, Tensor]:
         """Name in ``ImageEvidence`` -> what the language model's embeddings or its first layer say of an image.

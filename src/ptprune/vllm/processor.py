@@ -71,8 +71,6 @@ class PrunedProcessor:
             )
         return answer
 
-    # --- plans ------------------------------------------------------------------------------------------------------
-
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         stock, request = _taken_out(inputs.hf_processor_mm_kwargs)
         ratio = requested_ratio(self.pruner, request)
@@ -107,8 +105,6 @@ class PrunedProcessor:
         bound = self._bind_and_group_updates(short, inputs.mm_data_items.get_all_counts())  # type: ignore[attr-defined]
         return self._apply_prompt_updates(list(inputs.prompt), bound)  # type: ignore[attr-defined]
 
-    # --- caches -----------------------------------------------------------------------------------------------------
-
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
         """The stock hashes, and for each image that of its plan: another ratio or question is another image."""
         stock, plans = _taken_out(inputs.hf_processor_mm_kwargs)
@@ -126,8 +122,6 @@ class PrunedProcessor:
             return stock
         cached = mm_is_cached["image"]
         return {**stock, SETTING: [plan for plan, known in zip(plans, cached, strict=True) if not known]}
-
-    # --- what the model gets ----------------------------------------------------------------------------------------
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
         stock, plans = _taken_out(hf_kwargs)

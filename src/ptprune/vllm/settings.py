@@ -58,23 +58,21 @@ def check_server(vllm_config: Any, guided: bool) -> None:
         ValueError: naming the option and what to do instead.
     """
     multimodal, compilation = vllm_config.model_config.multimodal_config, vllm_config.compilation_config
+    graphs, compiled = compilation.cudagraph_mm_encoder, compilation.compile_mm_encoder
+    split, lora = multimodal.mm_encoder_tp_mode == "data", vllm_config.lora_config
     question = "or leave the question out ('instruction': 'none')"
     refused = {
-        "CUDA graphs of the vision encoder replay without looking at it: turn cudagraph_mm_encoder off": (
-            compilation.cudagraph_mm_encoder
-        ),
-        "a compiled vision encoder hides its attention: turn compile_mm_encoder off": compilation.compile_mm_encoder,
-        "--mm-encoder-tp-mode data shares out an image's tiles, which are compared here: use 'weights'": (
-            multimodal.mm_encoder_tp_mode == "data"
-        ),
+        "CUDA graphs of the vision encoder replay without looking at it: turn cudagraph_mm_encoder off": graphs,
+        "a compiled vision encoder hides its attention: turn compile_mm_encoder off": compiled,
+        "--mm-encoder-tp-mode data shares out an image's tiles, which are compared here: use 'weights'": split,
         f"--mm-encoder-only has no language model to read the question: serve all of it, {question}": (
             guided and multimodal.mm_encoder_only
         ),
         f"LoRA adapters change the layer that reads the question: serve without --enable-lora, {question}": (
-            guided and vllm_config.lora_config is not None
+            guided and lora is not None
         ),
         "LoRA adapters of the vision encoder count unpruned tokens: turn enable_tower_connector_lora off": (
-            vllm_config.lora_config is not None and vllm_config.lora_config.enable_tower_connector_lora
+            lora is not None and lora.enable_tower_connector_lora
         ),
     }
     for reason, holds in refused.items():
