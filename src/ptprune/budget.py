@@ -45,14 +45,18 @@ def allocate(weights: Sequence[float], capacities: Sequence[int], total: int) ->
     return budgets
 
 
-def allocate_beside(own: int, place: int, weights: Sequence[float], capacities: Sequence[int], total: int) -> list[int]:
-    """Like ``allocate``, but the region at index ``place`` gets ``own`` tokens and the others split the rest.
+def allocate_beside(
+    own: int, place: int | None, weights: Sequence[float], capacities: Sequence[int], total: int
+) -> list[int]:
+    """Like ``allocate``, but the region at index ``place``, if any, gets ``own`` tokens and the others split the rest.
 
     It is capped at its capacity, but takes the excess that does not fit into the others.
 
     Args:
         weights: one a region, without that at ``place``.
     """
+    if place is None:
+        return allocate(weights, capacities, total)
     others = [*capacities[:place], *capacities[place + 1 :]]
     own = min(max(own, total - sum(others)), total, capacities[place])
     budgets = allocate(weights, others, total - own)

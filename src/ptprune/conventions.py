@@ -130,9 +130,7 @@ class ModelCall:
     cache_name: str = CACHE[0]
 
     @classmethod
-    def of(
-        cls, module: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> ModelCall:
+    def of(cls, module: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall:
         """A call of ``function``, a method of ``module``."""
         return cls(named(function, args, kwargs), cache_name(module) or CACHE[0])
 

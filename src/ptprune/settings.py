@@ -55,9 +55,6 @@ class Rule:
         return stored
 
 
-ANYTHING = Rule("anything", lambda _: True)  # for fields of users' methods that have no rule
-
-
 def _shown(value: Any) -> str:
     """A value in an error message; of arrays and booleans also why they are no numbers."""
     if isinstance(value, bool | np.bool_):
@@ -222,7 +219,8 @@ def _rules_of(cls: type[Any]) -> Mapping[str, Rule]:
                 f"`{each.name}: <type> = ...` in a class under @dataclass(kw_only=True)"
             )
         found = (table[each.name].metadata.get(_RULE) for table in tables if each.name in table)
-        rules[each.name] = next((rule for rule in found if rule is not None), ANYTHING)
+        # fields of users' methods may have no rule
+        rules[each.name] = next((rule for rule in found if rule is not None), Rule("anything", lambda _: True))
     return rules
 
 

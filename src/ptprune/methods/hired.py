@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ptprune.budget import allocate, allocate_beside
+from ptprune.budget import allocate_beside
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.thumbnail import attention_shares
@@ -42,9 +42,6 @@ class HiRED(TokenPruner):
             shares[thumbnail] = None
         # ``allocate`` multiplies by the size
         weights = [share / size for share, size in zip(shares, sizes, strict=True) if share is not None]
-        if thumbnail is None:
-            budgets = allocate(weights, sizes, total)
-        else:
-            budgets = allocate_beside(int(total * self.alpha), thumbnail, weights, sizes, total)
+        budgets = allocate_beside(int(total * self.alpha), thumbnail, weights, sizes, total)
         kept = keep_top(attention, layout.region_of.to(image.device), budgets)
         return Selection(kept, shares if len(shares) > 1 else None, {"token": attention})

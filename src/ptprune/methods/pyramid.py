@@ -108,11 +108,8 @@ class PyramidTokenPruning(TokenPruner):
         return weighted
 
     def budgets(self, image: ImageEvidence, saliency: Tensor | None, total: int) -> list[int]:
-        """Tokens to keep in each region, ``total`` in all.
-
-        Args:
-            saliency: FloatTensor [num_regions]; None for an image of one region, which has no region stage.
-        """
+        """Tokens to keep in each region, ``total`` in all; saliency: FloatTensor [num_regions], or None for an image of
+        one region, which has no region stage."""
         sizes, thumbnail = image.layout.sizes(), image.layout.thumbnail
         if saliency is None:
             return image.layout.even_budgets(total)

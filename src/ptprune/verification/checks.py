@@ -73,12 +73,7 @@ class Verification:
 
 @dataclass
 class Examination:
-    """What all checks of a model share.
-
-    Attributes:
-        noise: of the stock model, see ``stock``.
-        new_tokens: length of answers.
-    """
+    """What all checks of a model share; ``noise`` is the stock model's own, ``new_tokens`` the length of answers."""
 
     model: Model
     processor: Any
@@ -186,12 +181,8 @@ class Examination:
             return logits(self.model, inputs)
 
     def _follow(self, inputs: Inputs, answer: Any, report: PruningReport, layer: int) -> Check:
-        """Compare the steps of an answer with the stock model that reads prompt and answer at once.
-
-        Args:
-            inputs: the prompt, with all earlier turns.
-            answer: what generate() returned.
-        """
+        """Compare the steps of what generate() returned for a prompt, with all its earlier turns, with the stock model
+        that reads prompt and answer at once."""
         whole = grown(inputs, answer.sequences)
         stock, free = self._stock(whole, report, layer), logits(self.model, whole)
         pruned = torch.stack([step.float() for step in answer.logits], dim=1)

@@ -59,11 +59,7 @@ def real(inputs: dict[str, Tensor]) -> Tensor:
 
 
 def grown(inputs: dict[str, Tensor], sequences: Tensor) -> dict[str, Tensor]:
-    """The inputs with more text behind the prompt.
-
-    Args:
-        sequences: LongTensor [batch, length], prompt and what follows.
-    """
+    """The inputs with more text behind the prompt; sequences: LongTensor [batch, length], prompt and what follows."""
     more = sequences.shape[1] - inputs[IDS].shape[1]
     longer = {**inputs, IDS: sequences, MASK: torch.nn.functional.pad(real(inputs).long(), (0, more), value=1)}
     for name in PER_TOKEN_TYPES:

@@ -45,11 +45,7 @@ def apart(one: Tensor, other: Tensor) -> float:
 
 
 def measure(model: Model, one: dict[str, Tensor], two: dict[str, Tensor] | None) -> dict[str, float]:
-    """Largest differences of logits at the prompt's positions.
-
-    Args:
-        one: a prompt; ``two``: a batch of which it is the first row, or None where there is none.
-    """
+    """Largest differences of logits at a prompt's positions; ``two``: a batch of which it is the first row, or None."""
     base = logits(model, one)
     found = {}
     if two is not None:
@@ -81,8 +77,8 @@ def implementation(model: Model) -> str:
 @contextmanager
 def attention(model: Model, name: str) -> Iterator[None]:
     """Another attention implementation for a while; every part gets its own back."""
-    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
-    before = [(config, config._attn_implementation) for config in configs.values()]
+    configs = {id(part.config): part.config for part in model.modules() if hasattr(part, "config")}.values()
+    before = [(config, config._attn_implementation) for config in configs]
     try:
         model.set_attn_implementation(name)
         yield

@@ -95,14 +95,7 @@ class PrunedModel:
         return tuple(self._pruned(*image) for image in zip(tiles, image_input.plans, texts, strict=True))
 
     def _pruned(self, pixels: Tensor, plan: list[int], text: Tensor | None) -> Tensor:
-        """The features of an image's kept tokens.
-
-        Args:
-            pixels: [tiles, 3, height, width], the thumbnail last.
-
-        Returns:
-            [kept, D].
-        """
+        """The features of an image's kept tokens: [tiles, 3, height, width], the thumbnail last -> [kept, D]."""
         number, num_before, num_instruction = plan
         with self._watched() as seen:
             features = self.extract_feature(pixels).flatten(0, 1)
@@ -149,11 +142,8 @@ class PrunedModel:
             yield seen
 
     def _language(self, layout: ImageLayout, features: Tensor, text: Tensor, num_instruction: int) -> dict[str, Tensor]:
-        """Name in ``ImageEvidence`` -> what the language model's embeddings or its first layer say of an image.
-
-        Args:
-            text: LongTensor, token ids before and after the image; the instruction comes last.
-        """
+        """Name in ``ImageEvidence`` -> what the language model's embeddings or its first layer say of an image; text:
+        LongTensor, token ids before and after the image, the instruction last."""
         words = self.language_model.embed_input_ids(text)
         before, after = words.tensor_split([int(layout.tokens[0])])
         if EMBEDDINGS & self.needs:
@@ -168,15 +158,9 @@ class PrunedModel:
         return {name: values[..., layout.tokens] for name, values in summary.items()}
 
     def _first_layer(self, states: Tensor) -> tuple[Tensor, Tensor, float, int]:
-        """Run the language model's first layer up to its queries and keys, which no cache gets to know.
-
-        Args:
-            states: [length, D].
-
-        Returns:
-            Query [heads, length, d] and key [key_value_heads, length, d] of this rank, the scaling, and how many ranks
-            share the heads.
-        """
+        """Run the language model's first layer on states [length, D] up to its queries and keys, which no cache gets to
+        know: query [heads, length, d] and key [key_value_heads, length, d] of this rank, the scaling, and how many
+        ranks share the heads."""
         layer = self.language_model.model.layers[0]
         attention = next(module for module in layer.modules() if isinstance(module, Attention))
         shown = []
