@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from ptprune.budget import allocate
 from ptprune.pruner import TokenPruner
@@ -43,25 +42,18 @@ class GlobalCom2(TokenPruner):
 
     def select(self, image: ImageEvidence) -> Selection:
         layout, attention = image.layout, image.finite("encoder_attention")
-        shares = attention_shares(image, attention)
-        sizes = layout.sizes()
+        shares, sizes = attention_shares(image, attention), layout.sizes()
         tiles = torch.tensor([not region.is_thumbnail for region in layout.regions])
         weights = torch.ones_like(shares)
         guided = torch.softmax(shares[tiles] / self.temperature, dim=0)
         weights[tiles] += guided - guided.mean()
         budgets = allocate(weights.tolist(), sizes, self.num_kept(layout.num_tokens))
-        scores = self.scores(image, attention)
+        scores = attention.clone()
+        seen = None if layout.thumbnail is None else seen_from_thumbnail(image, attention)
+        for number, tokens in enumerate(layout.members()):
+            scores[tokens] = F.normalize(attention[tokens], dim=0)
+            if seen is not None and number != layout.thumbnail:
+                scores[tokens] += F.normalize(seen[tokens], dim=0)
         kept = keep_top(scores, layout.region_of.to(image.device), budgets)
         saliency = [share if tile else None for share, tile in zip(shares.tolist(), tiles.tolist(), strict=True)]
         return Selection(kept, saliency if len(sizes) > 1 else None, {"token": scores})
-
-    @staticmethod
-    def scores(image: ImageEvidence, attention: Tensor) -> Tensor:
-        """Local plus global attention, each scaled to length one over a region: FloatTensor [num_tokens]."""
-        scores, thumbnail = attention.clone(), image.layout.thumbnail
-        seen = None if thumbnail is None else seen_from_thumbnail(image, attention)
-        for number, tokens in enumerate(image.layout.members()):
-            scores[tokens] = F.normalize(attention[tokens], dim=0)
-            if seen is not None and number != thumbnail:
-                scores[tokens] += F.normalize(seen[tokens], dim=0)
-        return scores

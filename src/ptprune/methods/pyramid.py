@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ptprune.budget import allocate
+from ptprune.budget import allocate, allocate_beside
 from ptprune.pruner import TokenPruner
 from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES, ImageEvidence
 from ptprune.scores.region import region_weights
@@ -77,7 +77,11 @@ class PyramidTokenPruning(TokenPruner):
         token = TOKEN_SCORES[self.token].compute(image)
         instruction = INSTRUCTION_SCORES[self.instruction].compute(image) if self.guided else None
         fused = fuse(token, instruction, self.alpha, self.normalize_instruction, known_finite=True)
-        total = self.num_kept(image.layout.num_tokens) if self.coverage is None else self._covering(fused)
+        if self.coverage is None:
+            total = self.num_kept(image.layout.num_tokens)
+        else:
+            smallest, largest = (max(1, round(bound * len(fused))) for bound in self.coverage_bounds)
+            total = min(max(covering(fused, self.coverage), smallest), largest)
 
         saliency = None
         if len(image.layout.regions) > 1:
@@ -92,47 +96,29 @@ class PyramidTokenPruning(TokenPruner):
         scores = {"token": token, "fused": fused} | ({} if instruction is None else {"instruction": instruction})
         return Selection(kept, None if saliency is None else saliency.tolist(), scores)
 
-    def _covering(self, fused: Tensor) -> int:
-        """How many tokens reach ``coverage``, within ``coverage_bounds``."""
-        assert self.coverage is not None
-        smallest, largest = (max(1, round(bound * len(fused))) for bound in self.coverage_bounds)
-        return min(max(covering(fused, self.coverage), smallest), largest)
-
     def _weighted(self, image: ImageEvidence, fused: Tensor, saliency: Tensor) -> Tensor:
         """Fused scores times tile weights of mean 1; the thumbnail's weight is 1. FloatTensor [num_tokens]."""
         region_of, thumbnail = image.layout.region_of.to(image.device), image.layout.thumbnail
-        tiles = torch.ones(len(saliency), dtype=torch.bool)
-        if thumbnail is not None and self.thumbnail != "region":
-            tiles[thumbnail] = False
+        tiles = [index for index in range(len(saliency)) if index != thumbnail or self.thumbnail == "region"]
         weights = torch.ones(len(saliency), dtype=torch.float64)
-        weights[tiles] = region_weights(saliency[tiles], self.temperature) * int(tiles.sum())
+        weights[tiles] = region_weights(saliency[tiles], self.temperature) * len(tiles)
         weighted = fused * weights.to(fused)[region_of]
         if thumbnail is not None and self.thumbnail == "whole":
             weighted = weighted.masked_fill(region_of == thumbnail, torch.inf)
         return weighted
 
     def budgets(self, image: ImageEvidence, saliency: Tensor | None, total: int) -> list[int]:
-        """Tokens to keep in each region, ``total`` in all.
-
-        Args:
-            saliency: FloatTensor [num_regions]; None for an image of one region, which has no region stage.
-        """
-        sizes = image.layout.sizes()
-        thumbnail = image.layout.thumbnail
+        """Tokens to keep in each region, ``total`` in all; saliency: FloatTensor [num_regions], or None for an image of
+        one region, which has no region stage."""
+        sizes, thumbnail = image.layout.sizes(), image.layout.thumbnail
         if saliency is None:
             return image.layout.even_budgets(total)
         if thumbnail is None or self.thumbnail == "region":
             return allocate(region_weights(saliency, self.temperature).tolist(), sizes, total)
         tiles = [index for index in range(len(sizes)) if index != thumbnail]
-        share = sizes[thumbnail]
-        if self.thumbnail == "ratio":
-            share = round(total * share / sum(sizes))
-        # the thumbnail takes the excess that does not fit into the tiles, and the other way round
-        share = min(max(share, total - sum(sizes[i] for i in tiles)), total, sizes[thumbnail])
+        own = sizes[thumbnail] if self.thumbnail == "whole" else round(total * sizes[thumbnail] / sum(sizes))
         weights = region_weights(saliency[tiles], self.temperature).tolist()
-        budgets = allocate(weights, [sizes[i] for i in tiles], total - share)
-        budgets.insert(thumbnail, share)
-        return budgets
+        return allocate_beside(own, thumbnail, weights, sizes, total)
 
 
 def covering(importance: Tensor, coverage: float) -> int:
