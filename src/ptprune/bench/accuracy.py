@@ -13,7 +13,7 @@ from ptprune.bench.examinee import Examinee, Views
 from ptprune.bench.items import Item, is_right
 from ptprune.bench.statistics import decode, difference, interval, mean
 from ptprune.errors import UserError
-from ptprune.results.file import resume, save
+from ptprune.results.file import go_on, save
 from ptprune.results.rows import AccuracyResults, AccuracyRow, Run
 
 OTHER = {"model": "another model", "items": "other items"}  # fingerprints say nothing to a reader
@@ -42,14 +42,12 @@ class AccuracyRun:
     _measured: dict[str, AccuracyRow] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        earlier = None if self.path is None else resume(self.path, AccuracyResults)
         [run] = self.results.runs
-        if earlier is not None:
+        if self.path is not None and (earlier := go_on(self.path, self.results)) is not None:
             for before in earlier.runs:
                 _check_identity(self.path, before, run)
-            self.results.runs = [*earlier.runs, *([] if run in earlier.runs else [run])]
-            for row in reversed(earlier.results):  # of two alike the first counts
-                self._measured[key(row)] = row
+            for row in earlier.results:  # of two alike the first counts
+                self._measured.setdefault(key(row), row)
         self._run = self.results.runs.index(run)
 
     @property
@@ -71,8 +69,7 @@ class AccuracyRun:
             kinds = [item.kind for item in self.items]
             self._measured[one.key] = row_of(one, right, round(kept, 2), kinds, self._run)
             if self.path is not None:
-                asked = self.document()
-                keys = {key(row) for row in asked.results}
+                asked, keys = self.document(), {other.key for other in self.candidates}
                 others = [row for name, row in self._measured.items() if name not in keys]
                 save(self.path, asked.model_copy(update={"results": asked.results + others}))
 
@@ -93,7 +90,7 @@ class AccuracyRun:
         return lines
 
 
-def _check_identity(path: Path | None, earlier: Run, now: Run) -> None:
+def _check_identity(path: Path, earlier: Run, now: Run) -> None:
     for name, value in now.identity.items():
         if (other := earlier.identity.get(name)) != value:
             what = OTHER.get(name, f"{name} {other}, not {value}")

@@ -73,6 +73,7 @@ def run(
         from ptprune.checkpoints.checkpoint import choose_device, choose_dtype
         from ptprune.draw import draw_overlay
         from ptprune.methods import make_pruner
+        from ptprune.results.file import writing
 
         quiet_libraries()
         pruner = make_pruner(method, settings)
@@ -91,12 +92,8 @@ def run(
             if overlays:
                 document["overlay"] = [str(overlays[i]) for i in group]
                 for i, report in zip(group, kept, strict=True):
-                    try:
+                    with writing(f"--overlay {overlays[i]}"):
                         draw_overlay(pictures[i], report).save(overlays[i])
-                    except OSError as error:
-                        raise UserError(
-                            f"--overlay {overlays[i]}: cannot be written ({error.strerror or error})"
-                        ) from None
             documents.append(document)
 
     if json_output:

@@ -13,12 +13,11 @@ from accelerate.utils import broadcast_object_list
 
 from ptprune.asking.loaded import LoadedModel
 from ptprune.bench.candidates import NO_PRUNING, PTP, Candidate, key
-from ptprune.errors import UserError
 from ptprune.lmms import harness, table
 from ptprune.lmms.processes import processes
 from ptprune.lmms.suites import PAPER, Benchmark, missing_key
-from ptprune.results.file import resume, save, write
-from ptprune.results.rows import SuiteResults, SuiteRow
+from ptprune.results.file import go_on, save, write, writing
+from ptprune.results.rows import Run, SuiteResults, SuiteRow
 
 RESULTS, TABLE, ANSWERS = "results.json", "results.md", "answers"
 EXPECTED = "as the paper lists its method; for which model is not known, the scores fit InternVL2-8B"
@@ -63,24 +62,21 @@ class Comparison:
     folder: Path
     include: Path | None = None
     on_skip: Callable[[str, str], None] = lambda name, reason: None
-    _rows: list[SuiteRow] = field(default_factory=list)
+    _rows: dict[str, SuiteRow] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        try:
+        with writing(f"--out {self.folder}"):
             (self.folder / ANSWERS).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out {self.folder}: cannot be written ({error.strerror or error})") from None
-        [run] = self.results.runs
-        if (earlier := resume(self.folder / RESULTS, SuiteResults)) is not None:
-            self._rows = earlier.rows
-            self.results.runs = [*earlier.runs, *([] if run in earlier.runs else [run])]
-        self._run, self._identity = self.results.runs.index(run), run.identity
+        [self._run] = self.results.runs
+        if (earlier := go_on(self.folder / RESULTS, self.results)) is not None:
+            for row in earlier.rows:  # of two alike the first counts
+                self._rows.setdefault(_name(earlier.runs[row.run], row.benchmark, key(row)), row)
 
     def missing(self) -> list[tuple[Benchmark, list[Candidate]]]:
         """Candidates to measure, the same in every process. Skips benchmarks whose judge has no key."""
         wanted = []
         for benchmark in self.benchmarks:
-            candidates = [one for one in self.candidates if self._find(benchmark, one) is None]
+            candidates = [one for one in self.candidates if self._name(benchmark, one) not in self._rows]
             variable = missing_key() if benchmark.judge else None
             if candidates and variable:
                 self._skip(benchmark, f"a judge model reads {benchmark.judge}; set {variable}")
@@ -113,7 +109,7 @@ class Comparison:
                 outcome = harness.run(benchmark, loaded, one.pruner, limit, self.folder, include, told)
                 if main:
                     assert outcome is not None
-                    self._rows.append(self._row(benchmark, one, outcome))
+                    self._rows[self._name(benchmark, one)] = self._row(benchmark, one, outcome)
                     name = f"{benchmark.name}-{one.method}-{one.keep_ratio:g}.jsonl".replace("*", "star")
                     answers = "".join(json.dumps(answer, default=str) + "\n" for answer in outcome.answers)
                     write(self.folder / ANSWERS / name, answers)
@@ -121,30 +117,28 @@ class Comparison:
 
     def document(self) -> SuiteResults:
         """The rows that were asked for, as far as they are finished."""
-        found = [self._find(benchmark, one) for benchmark in self.benchmarks for one in self.candidates]
-        rows = table.finish([row for row in found if row is not None])
+        rows = table.finish([self._rows[name] for name in self._asked if name in self._rows])
         return self.results.model_copy(update={"rows": rows, "means": table.means(rows)})
 
     def publish(self) -> None:
         """Write the results and the table."""
         asked = self.document()
-        mine = [row.model_copy(update={"retention": None}) for row in asked.rows]
-        others = [row for row in self._rows if row.model_copy(update={"retention": None}) not in mine]
+        others = [row for name, row in self._rows.items() if name not in self._asked]
         save(self.folder / RESULTS, asked.model_copy(update={"rows": asked.rows + others}))
         write(self.folder / TABLE, table.page(asked))
 
-    def _find(self, benchmark: Benchmark, one: Candidate) -> SuiteRow | None:
-        for row in self._rows:
-            same = self.results.runs[row.run].identity == self._identity
-            if same and row.benchmark == benchmark.name and key(row) == one.key:
-                return row
-        return None
+    @property
+    def _asked(self) -> list[str]:
+        return [self._name(benchmark, one) for benchmark in self.benchmarks for one in self.candidates]
+
+    def _name(self, benchmark: Benchmark, one: Candidate) -> str:
+        return _name(self._run, benchmark.name, one.key)
 
     def _row(self, benchmark: Benchmark, one: Candidate, outcome: harness.Outcome) -> SuiteRow:
         """A finished row: the score, and means a question."""
         tally = outcome.tally
         return SuiteRow(
-            run=self._run,
+            run=self.results.runs.index(self._run),
             method=one.method,
             keep_ratio=one.keep_ratio,
             settings=one.settings,
@@ -160,3 +154,8 @@ class Comparison:
         self.results.skipped.append({"benchmark": benchmark.name, "reason": reason})
         if processes().is_main_process:
             self.on_skip(benchmark.name, reason)
+
+
+def _name(run: Run, benchmark: str, candidate: str) -> str:
+    """The same for rows that measure the same."""
+    return json.dumps([run.identity, benchmark, candidate], sort_keys=True)

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from ptprune.checkpoints.checkpoint import choose_device
-from ptprune.errors import UserError
+from ptprune.results.file import writing
 
 
 def processes() -> PartialState:
@@ -38,10 +38,8 @@ def logged(path: Path) -> Iterator[None]:
     """
     index = processes().process_index
     own = path.with_name(f"{path.stem}-{index}{path.suffix}") if index else path
-    try:
+    with writing(f"--out {path.parent}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         log = own.open("a", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {path.parent}: cannot be written ({error.strerror or error})") from None
     with log, redirect_stdout(log), redirect_stderr(log):
         yield

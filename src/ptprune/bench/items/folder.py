@@ -18,7 +18,7 @@ from ptprune.bench.items.easyvqa import easy_vqa_items
 from ptprune.bench.items.scenes import scene_items
 from ptprune.errors import UserError
 from ptprune.pictures import open_picture
-from ptprune.results.file import write_whole
+from ptprune.results.file import write_whole, writing
 
 LIST = "items.jsonl"
 EXAMPLE = '{"picture": "sign.png", "question": "What is written there?", "answer": "exit"}'
@@ -78,7 +78,7 @@ def write(name: str, folder: Path, count: int, on_item: Callable[[int], None] = 
     Raises:
         UserError: where the folder holds anything else, cannot be written, or the set's libraries are not installed.
     """
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         task = folder / f"{task_name(name)}.yaml"
         if any(folder.iterdir()) and not task.is_file():
@@ -90,8 +90,6 @@ def write(name: str, folder: Path, count: int, on_item: Callable[[int], None] = 
         write_whole(task, TASK.format(name=name, task=task_name(name)))
         write_whole(folder / "pictures.py", PICTURES)
         write_whole(folder / LIST, _save(items, folder))  # last: whoever finds it finds the rest
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from None
     return len(items)
 
 
