@@ -15,7 +15,6 @@ from ptprune.checkpoints.hub import CONFIGURATION, EVERYTHING, download
 from ptprune.errors import SettingError, first_line
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
     from ptprune.families import Family
@@ -28,17 +27,11 @@ WITH_TWIN = ("InternVLChatModel", "LlavaLlamaForCausalLM", "LlavaMistralForCausa
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of a supported family.
+    """A checkpoint of a supported family."""
 
-    Attributes:
-        name: as the user wrote it, or ``SHIPPED``.
-        directory: where its files are.
-        family: the supported family that its configuration names.
-    """
-
-    name: str
+    name: str  # as the user wrote it, or ``SHIPPED``
     directory: Path
-    family: type[Family]
+    family: type[Family]  # that its configuration names
 
     @classmethod
     def find(cls, model: str | None, *, weights: bool = True) -> Checkpoint:
@@ -57,22 +50,14 @@ class Checkpoint:
         return cls(name, locate(model) if weights else directory, family)
 
     def config(self) -> Any:
-        """Its configuration.
-
-        Raises:
-            SettingError: for a file that is missing or cannot be read.
-        """
+        """Its configuration. Raises SettingError for a file that is missing or cannot be read."""
         from transformers import AutoConfig
 
         with self._readable():
             return AutoConfig.from_pretrained(self.directory, local_files_only=True)
 
     def processor(self) -> Any:
-        """Its processor.
-
-        Raises:
-            SettingError: for files that are missing or cannot be read.
-        """
+        """Its processor. Raises SettingError for files that are missing or cannot be read."""
         from ptprune.checkpoints.processor import load_processor
 
         with self._readable():
@@ -135,13 +120,9 @@ def locate(model: str | None, *, weights: bool = True) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise SettingError(
-            f"model {model}: a file; give the directory of a checkpoint, or a name on the Hugging Face Hub"
-        )
+        raise SettingError(f"model {model}: a file; give a checkpoint's directory, or a name on the Hugging Face Hub")
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-        raise SettingError(
-            f"model {model}: no such directory; give a checkpoint's directory, or a Hub name 'owner/name'"
-        )
+        raise SettingError(f"model {model}: no such directory; give a checkpoint's, or a Hub name 'owner/name'")
     return download(model, EVERYTHING if weights else CONFIGURATION)
 
 
@@ -172,11 +153,7 @@ def family_in(directory: Path, model: str) -> type[Family]:
 
 
 def choose_dtype(name: str) -> str:
-    """The name of a precision, checked; "auto" is the checkpoint's own.
-
-    Raises:
-        SettingError: for a name that is none of ``DTYPES``.
-    """
+    """The name of a precision; "auto" is the checkpoint's own. Raises SettingError if it is none of ``DTYPES``."""
     if name not in DTYPES:
         raise SettingError(f"dtype {name}: unknown; give one of {', '.join(DTYPES)}")
     return name

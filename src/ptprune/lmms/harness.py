@@ -27,17 +27,11 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one run, on the main process.
+    """The outcome of one run, on the main process."""
 
-    Attributes:
-        score: the benchmark's.
-        tally: over all processes.
-        answers: of all questions, ``{"doc_id", "target", "answer"}``, by ``doc_id``.
-    """
-
-    score: float
-    tally: Tally
-    answers: list[dict[str, Any]]
+    score: float  # the benchmark's
+    tally: Tally  # over all processes
+    answers: list[dict[str, Any]]  # of all questions, ``{"doc_id", "target", "answer"}``, by ``doc_id``
 
 
 def check(benchmark: Benchmark, include: Path | None) -> None:
