@@ -54,7 +54,7 @@ def speed(
         raise UserError(f"--attention {attention}: unknown; give one of {', '.join(ATTENTION)}")
     with working("loading torch and transformers") as work:
         from ptprune.bench.speed import measure
-        from ptprune.bench.subject import choose_setup
+        from ptprune.bench.subject import Setup, choose_setup
         from ptprune.checkpoints.checkpoint import choose_device, choose_dtype
         from ptprune.methods import METHODS, make_pruner
         from ptprune.results.file import as_json, check_writable, save
@@ -62,23 +62,12 @@ def speed(
         if out_file is not None:
             check_writable(out_file, "--out")
         quiet_libraries()
-        pruners = {
-            name: make_pruner(name, {"keep_ratio": keep_ratio, "layer": layer})
-            for name in parse_methods(methods, list(METHODS))
-        }
-        setup = choose_setup(
-            None if model else shape or DEFAULT_SHAPE,
-            model,
-            layers,
-            vision_layers,
-            pruners.values(),
-            tiles=tiles,
-            text_tokens=text_tokens,
-            batch=batch,
-            device=str(choose_device(device)),
-            dtype=choose_dtype(dtype),
-            attention=attention,
-        )
+        settings = {"keep_ratio": keep_ratio, "layer": layer}
+        pruners = {name: make_pruner(name, settings) for name in parse_methods(methods, list(METHODS))}
+        target, precision = str(choose_device(device)), choose_dtype(dtype)
+        wanted = Setup(None, None, tiles, text_tokens, batch, target, precision, attention, model or "")
+        chosen = None if model else shape or DEFAULT_SHAPE
+        setup = choose_setup(wanted, chosen, layers, vision_layers, pruners.values())
         results = measure(setup, pruners, rounds, new_tokens, work.say)
     if out_file is not None:
         save(out_file, results)
