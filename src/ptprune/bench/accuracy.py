@@ -23,22 +23,15 @@ OTHER = {"model": "another model", "items": "other items"}  # fingerprints say n
 class AccuracyRun:
     """The candidates that this run was asked for, and the rows of earlier runs in the same file.
 
-    Attributes:
-        results: the file as it will be, without rows; its last run is this one.
-        candidates: in the order of the tables.
-        items: the questions.
-        reference: settings of the PTP that the others are compared with, at the same keep ratio.
-        path: of the file, if there is one.
-
     Raises:
         UserError: where the file holds something else, results of another identity, or could not be written.
     """
 
-    results: AccuracyResults
-    candidates: Sequence[Candidate]
+    results: AccuracyResults  # the file as it will be, without rows; its last run is this one
+    candidates: Sequence[Candidate]  # in the order of the tables
     items: Sequence[Item]
-    reference: dict[str, Any]
-    path: Path | None = None
+    reference: dict[str, Any]  # settings of the PTP that the others are compared with, at the same keep ratio
+    path: Path | None = None  # of the file, if there is one
     _measured: dict[str, AccuracyRow] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,15 +48,16 @@ class AccuracyRun:
         """Candidates without a row, each once."""
         return list({one.key: one for one in self.candidates if one.key not in self._measured}.values())
 
-    def measure(self, examinee: Examinee, on_batch: Callable[[Candidate, int], None] = lambda one, items: None) -> None:
+    def measure(self, examinee: Examinee, on_batch: Callable[[str, int], None] = lambda what, items: None) -> None:
         """Measure what is missing; a finished row is on the disk before the next one begins.
 
         Args:
-            on_batch: called with a candidate and how many more items are done.
+            on_batch: called with what is measured and how many more items are done.
         """
         views = Views(examinee)
         for one in self.missing:
-            view, told = views.of(one.method, one.keep_ratio), partial(on_batch, one)
+            told = partial(on_batch, f"{one.name} {'' if one.keep_ratio is None else one.keep_ratio}")
+            view = views.of(one.method, one.keep_ratio)
             given, kept = examinee.answers(self.items, one.pruner, view, told)
             right = "".join("01"[is_right(a, item.answer)] for a, item in zip(given, self.items, strict=True))
             kinds = [item.kind for item in self.items]
@@ -75,10 +69,11 @@ class AccuracyRun:
 
     def document(self) -> AccuracyResults:
         """The rows that were asked for, as far as they are finished, compared with each other."""
-        rows = {one.key: self._measured[one.key] for one in self.candidates if one.key in self._measured}
-        for name, row in rows.items():
-            names = [one.variant for one in self.candidates if one.key == name and one.variant]
-            rows[name] = row.model_copy(update={"variants": list(dict.fromkeys([*row.variants, *names]))})
+        rows: dict[str, AccuracyRow] = {}
+        for one in self.candidates:
+            if (row := rows.get(one.key) or self._measured.get(one.key)) is not None:
+                names = [*row.variants, *filter(None, [one.variant])]
+                rows[one.key] = row.model_copy(update={"variants": list(dict.fromkeys(names))})
         return self.results.model_copy(update={"results": finish(list(rows.values()), self.reference)})
 
     def lines(self) -> dict[str, list[AccuracyRow]]:

@@ -114,15 +114,9 @@ def accuracy(
             count = min(questions or QUESTIONS, limit or questions or QUESTIONS)
             work.say("drawing scenes", count)
             asked = scene_items(scenes, count, work.done)
-        identity = {
-            "model": fingerprint(checkpoint.directory),
-            "items": digest(asked),
-            "dtype": precision,
-            "max_new_tokens": longest,
-        }
-        about = AccuracyResults(
-            model=checkpoint.name, items=len(asked), split=scenes, runs=[run_of(identity, str(target))]
-        )
+        identity = {"model": fingerprint(checkpoint.directory), "items": digest(asked)}
+        now = run_of(identity | {"dtype": precision, "max_new_tokens": longest}, str(target))
+        about = AccuracyResults(model=checkpoint.name, items=len(asked), split=scenes, runs=[now])
         reference = candidates.Candidate(candidates.PTP, None, given if layer is None else {**given, "layer": layer})
         run = AccuracyRun(about, compared, asked, reference.settings, save)
         if missing := run.missing:
@@ -131,10 +125,7 @@ def accuracy(
             examinee = Examinee(loaded, processor, batch, max_new_tokens=longest)
             examinee.check(asked, [one.pruner for one in missing])
             work.say("", len(missing) * len(asked))
-            run.measure(
-                examinee,
-                lambda one, done: work.advance(done, f"{one.name} {'' if one.keep_ratio is None else one.keep_ratio}"),
-            )
+            run.measure(examinee, work.advance)
     results = run.document()
     if plot is not None:
         plots.draw(plot, title(results), run.lines())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -105,9 +104,11 @@ def eval(
                 expected=comparison.expected(wanted) if expect else None,
             )
             include = folder / "items" if sets else None
-            compared = comparison.Comparison(
-                results, wanted, candidates, folder, include, on_skip=partial(tell, screen)
-            )
+
+            def tell(name: str, reason: str) -> None:
+                print(f"ptprune: {name}: skipped, {reason}", file=screen)
+
+            compared = comparison.Comparison(results, wanted, candidates, folder, include, on_skip=tell)
             if missing := compared.missing():
                 work.say(f"loading {checkpoint.name}")
                 loaded = LoadedModel.load(
@@ -115,13 +116,7 @@ def eval(
                 )
                 loaded.check_pruners([one.pruner for _, candidates in missing for one in candidates])
                 work.say("")
-                compared.measure(
-                    missing,
-                    loaded,
-                    lambda benchmark, one, questions: work.advance(
-                        questions, f"{benchmark.name}, {one.method} {one.keep_ratio:g}"
-                    ),
-                )
+                compared.measure(missing, loaded, work.advance)
     if not processes().is_main_process:
         return
     compared.publish()
@@ -132,11 +127,6 @@ def eval(
         print_json(as_json(asked))
     else:
         show(asked, folder)
-
-
-def tell(screen: TextIO, name: str, reason: str) -> None:
-    """One line about a benchmark that is left out."""
-    print(f"ptprune: {name}: skipped, {reason}", file=screen)
 
 
 def show(results: SuiteResults, folder: Path) -> None:

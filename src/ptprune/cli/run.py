@@ -158,7 +158,8 @@ def _comparison(document: dict[str, Any]) -> Table:
     arms = document["unpruned"], document
     texts = [" ".join(arm["answer"].split()) for arm in arms]
     same = "same" if arms[0]["answer"] == arms[1]["answer"] else "differs"
-    rows = [["answer", *(escape(shorten(text)) for text in texts), same]]
+    short = [text if len(text) <= 32 else text[:29] + "..." for text in texts]
+    rows = [["answer", *map(escape, short), same]]
     for name, key, unit in (
         ("visual tokens", "visual_tokens", str),
         ("prompt tokens", "sequence_length", str),
@@ -173,7 +174,3 @@ def _comparison(document: dict[str, Any]) -> Table:
     times["total"] = [arm["seconds"]["total"] for arm in arms]
     rows += [[name, duration(b), duration(a), ratio(a, b)] for name, (b, a) in times.items()]
     return terminal(("", "unpruned", "pruned", "ratio"), rows)
-
-
-def shorten(text: str, length: int = 32) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."

@@ -89,12 +89,12 @@ class Comparison:
         self,
         wanted: Sequence[tuple[Benchmark, list[Candidate]]],
         loaded: LoadedModel,
-        on_batch: Callable[[Benchmark, Candidate, int], None] = lambda benchmark, one, questions: None,
+        on_batch: Callable[[str, int], None] = lambda what, questions: None,
     ) -> None:
         """Measure what is missing. Skips a benchmark whose data cannot be loaded; any other error ends the run.
 
         Args:
-            on_batch: called with how many questions a finished batch of this process had.
+            on_batch: called with what is measured, and how many questions a finished batch of this process had.
         """
         main, limit = processes().is_main_process, self.results.limit
         for benchmark, candidates in wanted:
@@ -105,7 +105,7 @@ class Comparison:
                 self._skip(benchmark, f"its data cannot be loaded: {error}")
                 continue
             for one in candidates:
-                told = partial(on_batch, benchmark, one)
+                told = partial(on_batch, f"{benchmark.name}, {one.method} {one.keep_ratio:g}")
                 outcome = harness.run(benchmark, loaded, one.pruner, limit, self.folder, include, told)
                 if main:
                     assert outcome is not None
