@@ -36,16 +36,12 @@ class Clock:
 
     def _count(self) -> None:
         """Give the time since the last change to the lap that was running."""
-        now = self._now()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        now = time.perf_counter()
         if self._running:
             self.seconds[self._running[-1]] += now - self._since
         self._since = now
-
-    @staticmethod
-    def _now() -> float:
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
-        return time.perf_counter()
 
     def settle(self) -> None:
         """Finish counting; call it after the last lap. There is nothing left to do here."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, prod
+from math import ceil
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -43,10 +43,9 @@ def draw_overlay(image: Image.Image, report: ImageReport) -> Image.Image:
         Refused: where a region has not as many tokens as its grid has cells.
     """
     for region in report.regions:
-        if len(region.indices) != prod(region.grid):
-            raise Refused(
-                "cannot draw a region of {} tokens as {} x {} cells".format(len(region.indices), *region.grid)
-            )
+        rows, columns = region.grid
+        if len(region.indices) != rows * columns:
+            raise Refused(f"cannot draw a region of {len(region.indices)} tokens as {rows} x {columns} cells")
     picture = image.convert("RGB")
     kept = set(report.kept.tolist())
     drawn = [region for region in report.regions if region.indices]

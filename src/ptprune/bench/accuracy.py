@@ -103,10 +103,7 @@ def row_of(one: Candidate, right: str, kept_tokens: float, kinds: Sequence[str],
     low, high = interval(marks)
     of_kind = {kind: [other == kind for other in kinds] for kind in dict.fromkeys(kinds) if kind}
     return AccuracyRow(
-        run=run,
-        method=one.method,
-        keep_ratio=one.keep_ratio,
-        settings=one.settings,
+        **one.of_row(run),
         kept_tokens=kept_tokens,
         right=right,
         accuracy=round(mean(marks), 2),

@@ -61,6 +61,10 @@ class Candidate:
         """The same for candidates that measure the same."""
         return key(self)
 
+    def of_row(self, run: int) -> dict[str, Any]:
+        """The fields of ``Row``."""
+        return {"run": run, "method": self.method, "keep_ratio": self.keep_ratio, "settings": self.settings}
+
 
 def key(one: Candidate | Row) -> str:
     """The ``Candidate.key``, also of the one that a row was measured with."""

@@ -121,9 +121,8 @@ class Views:
         if method == DOWNSAMPLE:
             assert keep_ratio is not None
             return partial(self.downsampled, keep_ratio=keep_ratio)
-        if method == THUMBNAIL_ALONE:
-            return lambda size: View(self._tiles(1), self._tile)
-        return lambda size: AS_IT_IS
+        view = View(_tiles(1), self._tile) if method == THUMBNAIL_ALONE else AS_IT_IS
+        return lambda size: view
 
     def _downsampled(self, size: Size, keep_ratio: float) -> View:
         """The view with the most tokens among those with at most as many as a pruner keeps.
@@ -136,9 +135,9 @@ class Views:
         if full <= budget:
             return AS_IT_IS
         if has_tiles(self.examinee.processor):
-            views = [View(self._tiles(number)) for number in range(1, self.image_processor.max_patches + 1)]
+            views = [View(_tiles(number)) for number in range(1, self.image_processor.max_patches + 1)]
             side = (budget / self.examinee.tokens(size, views[0])) ** 0.5
-            smallest = View(self._tiles(1), _scaled(self._tile, side))
+            smallest = View(_tiles(1), _scaled(self._tile, side))
         else:
             side = (budget / full) ** 0.5
             views = [View((), _scaled(size, side * 0.97**step)) for step in range(STEPS)]
@@ -151,9 +150,9 @@ class Views:
         size: Any = self.image_processor.size
         return size["width"], size["height"]
 
-    @staticmethod
-    def _tiles(number: int) -> tuple[tuple[str, Any], ...]:
-        return (("crop_to_patches", True), ("max_patches", number))
+
+def _tiles(number: int) -> tuple[tuple[str, Any], ...]:
+    return (("crop_to_patches", True), ("max_patches", number))
 
 
 def _scaled(size: Size, factor: float) -> Size:

@@ -24,11 +24,7 @@ EXPECTED = "as the paper lists its method; for which model is not known, the sco
 
 
 def compare(methods: Sequence[str], ratios: Sequence[float], given: dict[str, Any]) -> list[Candidate]:
-    """The candidates; at keep ratio 1 all methods are the unpruned model.
-
-    Args:
-        given: settings of PTP.
-    """
+    """The candidates; at keep ratio 1 all methods are the unpruned model. ``given`` are settings of PTP."""
     return [
         Candidate(method, ratio, given if method == PTP else {})
         for ratio in ratios
@@ -46,22 +42,16 @@ def expected(benchmarks: Sequence[Benchmark]) -> dict[str, Any]:
 class Comparison:
     """A run of a suite. Its folder keeps the rows of all runs, also of other models and options.
 
-    Attributes:
-        results: the file as it will be, without rows; its last run is this one.
-        folder: of the results; made if it is missing.
-        include: folder of local tasks.
-        on_skip: called in the main process for every benchmark that is left out, with the reason.
-
     Raises:
         UserError: where the folder cannot be written, or holds a file that is not ours.
     """
 
-    results: SuiteResults
+    results: SuiteResults  # the file as it will be, without rows; its last run is this one
     benchmarks: Sequence[Benchmark]
     candidates: Sequence[Candidate]
-    folder: Path
-    include: Path | None = None
-    on_skip: Callable[[str, str], None] = lambda name, reason: None
+    folder: Path  # of the results; made if it is missing
+    include: Path | None = None  # folder of local tasks
+    on_skip: Callable[[str, str], None] = lambda name, reason: None  # in the main process, with the reason
     _rows: dict[str, SuiteRow] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -136,18 +126,15 @@ class Comparison:
 
     def _row(self, benchmark: Benchmark, one: Candidate, outcome: harness.Outcome) -> SuiteRow:
         """A finished row: the score, and means a question."""
-        tally = outcome.tally
+        tally, questions = outcome.tally, outcome.tally.questions
         return SuiteRow(
-            run=self.results.runs.index(self._run),
-            method=one.method,
-            keep_ratio=one.keep_ratio,
-            settings=one.settings,
+            **one.of_row(self.results.runs.index(self._run)),
             benchmark=benchmark.name,
             score=round(outcome.score, 4),
-            questions=tally.questions,
-            tokens=round(tally.visual_tokens / tally.questions, 2),
-            kept_tokens=round(tally.kept_tokens / tally.questions, 2),
-            seconds=round(tally.seconds / tally.questions, 5),
+            questions=questions,
+            tokens=round(tally.visual_tokens / questions, 2),
+            kept_tokens=round(tally.kept_tokens / questions, 2),
+            seconds=round(tally.seconds / questions, 5),
         )
 
     def _skip(self, benchmark: Benchmark, reason: str) -> None:

@@ -92,11 +92,10 @@ def load() -> Material:
                 (shape if named in shapes else colour)[picture] = named
                 if {answer, named} <= {*SHAPES, *COLOURS}:
                     clear["shape" if answer in shapes else "colour"].append(Asked(named, answer, picture))
-    order = np.random.default_rng(SEED)
-    shuffled = {
-        kind: [asked[number] for number in order.permutation(len(asked))]
-        for kind, asked in ((kind, list(dict.fromkeys(asked))) for kind, asked in clear.items())
-    }
+    order, shuffled = np.random.default_rng(SEED), {}
+    for kind, found in clear.items():
+        asked = list(dict.fromkeys(found))
+        shuffled[kind] = [asked[number] for number in order.permutation(len(asked))]
     return Material(shuffled, {picture: (shape[picture], colour[picture]) for picture in shape if picture in colour})
 
 

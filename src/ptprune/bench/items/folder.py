@@ -23,9 +23,7 @@ from ptprune.results.file import write_whole, writing
 LIST = "items.jsonl"
 EXAMPLE = '{"picture": "sign.png", "question": "What is written there?", "answer": "exit"}'
 
-Make = Callable[[int, Callable[[int], None]], list[Item]]
-
-SETS: dict[str, Make] = {"scenes": partial(scene_items, "test"), "easy-vqa": easy_vqa_items}
+SETS: dict[str, Callable[..., list[Item]]] = {"scenes": partial(scene_items, "test"), "easy-vqa": easy_vqa_items}
 """Name of a set that can be written -> function that makes so many items."""
 
 TASK = """\
@@ -89,19 +87,14 @@ def write(name: str, folder: Path, count: int, on_item: Callable[[int], None] = 
         items = SETS[name](count, on_item)
         write_whole(task, TASK.format(name=name, task=task_name(name)))
         write_whole(folder / "pictures.py", PICTURES)
-        write_whole(folder / LIST, _save(items, folder))  # last: whoever finds it finds the rest
+        lines = []
+        for number, item in enumerate(items):
+            picture = f"{number:05}.png"
+            item.open().save(folder / picture)
+            told = {"picture": picture, "question": item.question, "answer": item.answer, "kind": item.kind}
+            lines.append(json.dumps(told) + "\n")
+        write_whole(folder / LIST, "".join(lines))  # last: whoever finds it finds the rest
     return len(items)
-
-
-def _save(items: Sequence[Item], folder: Path) -> str:
-    """The pictures; returns the list of items."""
-    lines = []
-    for number, item in enumerate(items):
-        picture = f"{number:05}.png"
-        item.open().save(folder / picture)
-        told = {"picture": picture, "question": item.question, "answer": item.answer, "kind": item.kind}
-        lines.append(json.dumps(told) + "\n")
-    return "".join(lines)
 
 
 def folder_items(
