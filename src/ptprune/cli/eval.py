@@ -9,24 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
 from ptprune.cli.items import COUNT
-from ptprune.cli.options import (
-    AttentionOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    MaxTilesOption,
-    ModelOption,
-    SettingsOption,
-    check_settings,
-    model_option,
-    output_option,
-    parse_methods,
-    parse_ratios,
-    parse_settings,
-    pruning_option,
-)
 from ptprune.errors import UserError
 from ptprune.lmms.suites import choose
 
@@ -43,21 +28,21 @@ def eval(
         str | None, typer.Option(help="Only these of the suite.", metavar="NAMES", show_default="all")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions of each.")] = None,
-    keep_ratio: Annotated[str, pruning_option(help="Shares of visual tokens that stay; 1: unpruned.")] = RATIOS,
-    methods: Annotated[str, pruning_option(help="Names with commas between.")] = "ptp",
-    settings: SettingsOption = None,
-    model: ModelOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    attention: AttentionOption = None,
-    batch: Annotated[int, model_option(min=1, help="Questions a batch.")] = 8,
-    max_tiles: MaxTilesOption = None,
-    folder: Annotated[Path, output_option("--out", help="Keep results here; go on from there.", metavar="DIR")] = OUT,
-    expect: Annotated[str | None, output_option(help="paper: its listed scores beside.")] = None,
-    json_output: JsonOption = False,
+    keep_ratio: Annotated[str, options.pruning(help="Shares of visual tokens that stay; 1: unpruned.")] = RATIOS,
+    methods: Annotated[str, options.pruning(help="Names with commas between.")] = "ptp",
+    settings: options.Settings = None,
+    model: options.Model = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    attention: options.Attention = None,
+    batch: Annotated[int, options.model(min=1, help="Questions a batch.")] = 8,
+    max_tiles: options.MaxTiles = None,
+    folder: Annotated[Path, options.output("--out", help="Keep results here; go on from there.", metavar="DIR")] = OUT,
+    expect: Annotated[str | None, options.output(help="paper: its listed scores beside.")] = None,
+    json_output: options.Json = False,
 ) -> None:
     """Run a suite of benchmarks through lmms-eval, with and without pruning; one table of all."""
-    ratios, given = parse_ratios(keep_ratio, "--keep-ratio"), parse_settings(settings, "--keep-ratio")
+    ratios, given = options.parse_ratios(keep_ratio, "--keep-ratio"), options.parse_settings(settings, "--keep-ratio")
     if expect not in (None, "paper"):
         raise UserError(f"--expect {expect}: unknown; give paper, or leave it out")
     wanted = choose(suite, benchmarks)
@@ -80,8 +65,8 @@ def eval(
         from ptprune.results.rows import SuiteResults
 
         quiet_libraries()
-        check_settings(given)
-        names = parse_methods(methods, list(METHODS))
+        options.check_settings(given)
+        names = options.parse_methods(methods, list(METHODS))
         with logged(folder / "lmms-eval.log"):
             work.say("loading lmms-eval")
             from ptprune.lmms import comparison
