@@ -176,11 +176,8 @@ def pruned_cost(
 
 
 def compared_costs(shape: ModelShape, prompt: Prompt, keep_ratio: float, layer: int, itemsize: int) -> dict[str, Any]:
-    """Both costs with their inputs: the JSON object of ``ptprune cost``, see docs/command-line.md.
-
-    Raises:
-        SettingError: as ``pruned_cost``.
-    """
+    """``pruned_cost`` and ``unpruned_cost`` with their inputs: the JSON object of ``ptprune cost``, see
+    docs/command-line.md. Raises SettingError as the first does."""
     visual = prompt.encoded * shape.tile_tokens
     kept = kept_tokens(visual, keep_ratio)
     return {

@@ -51,11 +51,7 @@ def make_prompt(model: Any, processor: Any, images: list[Image], question: str, 
 
 
 def check_text(model: Any, processor: Any, text: str) -> None:
-    """Refuse what cannot become part of a prompt.
-
-    Raises:
-        SettingError: where the text holds what stands for a picture, or the checkpoint has no chat template.
-    """
+    """Raises SettingError where a text holds what stands for a picture, or the checkpoint has no chat template."""
     ids = [getattr(model.config, name, None) for name in ("image_token_id", "video_token_id")]
     placeholders = processor.tokenizer.convert_ids_to_tokens([number for number in ids if number is not None])
     for token in (*processor.all_special_multimodal_tokens, *placeholders):  # in a prompt as written and as tokens
@@ -66,11 +62,7 @@ def check_text(model: Any, processor: Any, text: str) -> None:
 
 
 def check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
-    """Refuse a prompt that does not fit the model's positions: it would answer, and wrongly.
-
-    Raises:
-        SettingError: naming both lengths.
-    """
+    """Raises SettingError, naming both lengths, where a prompt exceeds the model's positions: answers would be wrong."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     length = inputs["input_ids"].shape[1]
     if limit is not None and length + max_new_tokens > limit:

@@ -135,11 +135,7 @@ def run_arm(subject: Subject, arm: Arm, new_tokens: int, device: str) -> Sample:
 
 
 def kept_length(pruner: TokenPruner) -> int:
-    """Tokens, text included, that the last prefill left in each row; the rows of a benchmark are alike.
-
-    Raises:
-        BrokenPass: where they were not.
-    """
+    """Tokens, text included, that the last prefill left in each row. Raises BrokenPass where rows differ."""
     assert pruner.report is not None
     lengths = {after for _, after in pruner.report.sequence_length}
     if len(lengths) != 1:

@@ -106,7 +106,7 @@ def prepare(setup: Setup) -> Subject:
     else:
         torch.manual_seed(0)
         model, shape = random_model(setup), setup.shape
-        inputs = _random_prompt(setup, model)
+        inputs = _random_prompt(setup, shape, model.config.vision_config)
     inputs = {name: value.repeat(setup.batch, *[1] * (value.ndim - 1)) for name, value in inputs.items()}
     return Subject(model, inputs, shape)
 
@@ -153,13 +153,10 @@ def random_model(setup: Setup) -> Any:
     return model.eval()
 
 
-def _random_prompt(setup: Setup, model: Any) -> dict[str, Tensor]:
-    """A picture of noise, and behind it a text."""
-    shape = setup.shape
-    assert shape is not None
+def _random_prompt(setup: Setup, shape: ModelShape, vision: Any) -> dict[str, Tensor]:
+    """A picture of noise for a vision tower of this configuration, and behind it a text."""
     encoded = Prompt(setup.tiles, setup.text_tokens).encoded
     placeholders = encoded * shape.tile_tokens
-    vision = model.config.vision_config
     more = {}
     if shape.family == "llava_next":
         rows, columns = grid_of(setup.tiles)

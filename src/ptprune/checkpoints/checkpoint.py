@@ -106,11 +106,7 @@ class Checkpoint:
 
 
 def locate(model: str | None, *, weights: bool = True) -> Path:
-    """The directory of a checkpoint of any kind, see ``Checkpoint.find``.
-
-    Raises:
-        SettingError: where there is no such checkpoint, or the Hub is out of reach.
-    """
+    """The directory of a checkpoint, see ``Checkpoint.find``. Raises SettingError where it cannot be had."""
     if model in (None, SHIPPED) and not Path(SHIPPED).is_dir():
         from ptprune.tiny import CHECKPOINT
 
@@ -129,8 +125,7 @@ def locate(model: str | None, *, weights: bool = True) -> Path:
 def family_in(directory: Path, model: str) -> type[Family]:
     """The family of a checkpoint by its configuration, before its weights are read.
 
-    Raises:
-        SettingError: for a model of no supported family, with the reason where it is known, and the list of families.
+    Raises SettingError for any other model, with the reason where it is known, and the list of families.
     """
     from ptprune.families import FAMILIES, UNSUPPORTED
 
@@ -160,11 +155,7 @@ def choose_dtype(name: str) -> str:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the GPU if there is one.
-
-    Raises:
-        SettingError: for a device that torch does not know or this machine does not have.
-    """
+    """The device of that name; "auto" is the GPU if there is one. Raises SettingError if it is not available here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -57,8 +57,7 @@ def load_processor(directory: str | Path) -> Processor:
 def find_class(directory: Path) -> ProcessorClass:
     """The class of a checkpoint's processor: the one that a file names, else the one of the model's type.
 
-    Raises:
-        OSError, ValueError: where files cannot be read, or there is no such class.
+    Raises OSError or ValueError where files cannot be read, or there is no such class.
     """
     for name in NAMING:
         if (directory / name).is_file():

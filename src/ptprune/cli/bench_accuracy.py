@@ -77,8 +77,7 @@ def accuracy(
         from ptprune.bench.items import digest
         from ptprune.bench.items.folder import folder_items
         from ptprune.bench.items.scenes import scene_items
-        from ptprune.checkpoints import Checkpoint
-        from ptprune.checkpoints.checkpoint import choose_device, choose_dtype
+        from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
         from ptprune.results.file import as_json, fingerprint, run_of
         from ptprune.results.rows import AccuracyResults
 

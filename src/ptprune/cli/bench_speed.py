@@ -55,7 +55,7 @@ def speed(
     with working("loading torch and transformers") as work:
         from ptprune.bench.speed import measure
         from ptprune.bench.subject import Setup, choose_setup
-        from ptprune.checkpoints.checkpoint import choose_device, choose_dtype
+        from ptprune.checkpoints import choose_device, choose_dtype
         from ptprune.methods import METHODS, make_pruner
         from ptprune.results.file import as_json, check_writable, save
 

@@ -51,11 +51,7 @@ def cost(
 
 
 def find_shape(model: str) -> ModelShape:
-    """A known shape by name, or the shape of a checkpoint by its configuration.
-
-    Raises:
-        SettingError: where there is neither, or the configuration is of no family that can be counted.
-    """
+    """A known shape by name, or that of a checkpoint. Raises SettingError where there is none that can be counted."""
     from ptprune.shapes import SHAPES, ModelShape
 
     if model in SHAPES:

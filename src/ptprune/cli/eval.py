@@ -57,8 +57,7 @@ def eval(
     with working("loading torch and transformers") as work:
         from ptprune.asking.loaded import LoadedModel
         from ptprune.bench.items.folder import write
-        from ptprune.checkpoints import Checkpoint
-        from ptprune.checkpoints.checkpoint import choose_dtype
+        from ptprune.checkpoints import Checkpoint, choose_dtype
         from ptprune.lmms.processes import logged, own_device, processes
         from ptprune.methods import METHODS
         from ptprune.results.file import as_json, fingerprint, run_of

@@ -62,8 +62,7 @@ def run(
     with working("loading torch and transformers") as work:
         from ptprune.asking.answer import run_document
         from ptprune.asking.loaded import LoadedModel
-        from ptprune.checkpoints import Checkpoint
-        from ptprune.checkpoints.checkpoint import choose_device, choose_dtype
+        from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
         from ptprune.draw import draw_overlay
         from ptprune.methods import make_pruner
         from ptprune.results.file import writing
@@ -97,11 +96,7 @@ def run(
 
 
 def overlay_paths(overlay: Path | None, count: int) -> list[Path]:
-    """One file a picture: OUT.png, or OUT-1.png, OUT-2.png, ...
-
-    Raises:
-        UserError: where it could not be written, before anything is computed.
-    """
+    """One file a picture: OUT.png, or OUT-1.png, OUT-2.png, ... Raises UserError where it could not be written."""
     if overlay is None:
         return []
     from PIL import Image as formats

@@ -41,8 +41,7 @@ def verify(
         )
     pictures = [open_picture(path) for path in picture or ()]
     with working("loading torch and transformers") as work:
-        from ptprune.checkpoints import Checkpoint
-        from ptprune.checkpoints.checkpoint import choose_device, choose_dtype
+        from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
         from ptprune.verification import verify as run
 
         quiet_libraries()

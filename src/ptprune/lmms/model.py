@@ -13,8 +13,7 @@ from loguru import logger
 
 from ptprune.asking.loaded import LoadedModel
 from ptprune.bench.candidates import NO_PRUNING
-from ptprune.checkpoints import Checkpoint
-from ptprune.checkpoints.checkpoint import choose_dtype
+from ptprune.checkpoints import Checkpoint, choose_dtype
 from ptprune.errors import PtpruneError, SettingError
 from ptprune.lmms.processes import own_device, processes
 from ptprune.lmms.respondent import Respondent
@@ -86,11 +85,7 @@ class LmmsModel(Respondent):
 
 
 def choose_pruner(method: str, settings: dict[str, Any]) -> TokenPruner | None:
-    """The method with its settings; None for "none".
-
-    Raises:
-        SettingError: for an unknown method, or a setting that it does not have or that is out of range.
-    """
+    """The method with its settings; None for "none". Raises SettingError for what is unknown or out of range."""
     if method != NO_PRUNING:
         return make_pruner(method, settings)
     given = [name for name, value in settings.items() if value is not None and (name, value) != ("keep_ratio", 1)]

@@ -119,11 +119,7 @@ class Respondent(lmms):
         self.tally = Tally()
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Answers in the order of the requests.
-
-        Raises:
-            UserError: where a question cannot be asked, or the pruner refuses the model or a prompt.
-        """
+        """Answers in the order of the requests. Raises UserError, naming the question, where one cannot be answered."""
         assert self.loaded is not None
 
         def options(number: int) -> str:

@@ -104,11 +104,7 @@ def write(path: Path, text: str) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file in one step: a reader sees the old one or the new one, never a part.
-
-    Raises:
-        OSError: where it cannot be written.
-    """
+    """Write a file in one step: a reader never sees a part of it. Raises OSError where it cannot be written."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.write_text(text, encoding="utf-8")

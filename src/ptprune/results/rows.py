@@ -178,7 +178,6 @@ class AccuracyResults(Results):
     """Results of ``ptprune bench accuracy``."""
 
     WRITTEN_BY = "ptprune bench accuracy --out"
-
     kind: Literal["accuracy"] = "accuracy"
     model: str
     items: Annotated[int, Field(ge=1)]  # number of questions
@@ -207,7 +206,6 @@ class SpeedResults(Results):
     """Results of ``ptprune bench speed``; see docs/benchmarks-speed.md."""
 
     WRITTEN_BY = "ptprune bench speed --out"
-
     kind: Literal["speed"] = "speed"
     shape: str
     device: str
@@ -242,7 +240,6 @@ class SuiteResults(Results):
     """Results of ``ptprune eval``."""
 
     WRITTEN_BY = "ptprune eval"
-
     kind: Literal["suite"] = "suite"
     model: str
     suite: str
@@ -262,7 +259,6 @@ class ServingResults(Results):
     """Results of ``benchmarks/serving.py``."""
 
     WRITTEN_BY = "benchmarks/serving.py --out"
-
     kind: Literal["serving"] = "serving"
     dtype: str
     threads: int
@@ -273,7 +269,6 @@ class PublishedResults(Results):
     """Numbers of papers, collected by hand."""
 
     WRITTEN_BY = "hand"
-
     kind: Literal["published"] = "published"
     tables: list[PublishedTable]
 

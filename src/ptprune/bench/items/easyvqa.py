@@ -46,11 +46,7 @@ class Material(NamedTuple):
 
 
 def easy_vqa_items(count: int, on_item: Callable[[int], None] = lambda done: None) -> list[Item]:
-    """The first ``count`` items: a colour and a shape in turn.
-
-    Raises:
-        UserError: where easy-VQA is not installed, or has fewer questions.
-    """
+    """The first items: a colour and a shape in turn. Raises UserError where easy-VQA is missing or has fewer."""
     material = load()
     kinds = list(material.questions)
     most = len(kinds) * min(map(len, material.questions.values()))

@@ -102,8 +102,7 @@ def folder_items(
 ) -> list[Item]:
     """The items that a folder's ``items.jsonl`` lists, one JSON object a line. Every picture is opened once.
 
-    Raises:
-        UserError: for a list or a picture that cannot be used, with the number of the line.
+    Raises UserError, with the number of the line, for a list or a picture that cannot be used.
     """
     if not folder.is_dir():
         raise UserError(f"--items {folder}: no such folder; give one that holds {LIST}")

@@ -66,7 +66,8 @@ def variants_section(results: AccuracyResults) -> list[str]:
     lines = variants | {name: line for name, line in rows.with_defaults().items() if name in (RANDOM, DOWNSAMPLE)}
     compared = gains(lines, ptp)
     own = ["**ptp**, right answers in %", lambda ratio: score(ptp[ratio]) if ratio in ptp else None]
-    cells = [own, *([escape(name), partial(_gain, compared.get(name, {}))] for name in lines)]
+    words = {name: {r: gain_in_words(gain) for r, gain in line.items()} for name, line in compared.items()}
+    cells = [own, *([escape(name), words.get(name, {}).get] for name in lines)]
     blocks = [
         f"### {escape(title(results))}",
         _subject(results, rows),
@@ -152,27 +153,16 @@ def _by_ratio(headers: list[str], ratios: list[float], rows: list[list[Any]]) ->
     return markdown([*headers, *(f"{percent(ratio)} kept" for ratio in ratios)], cells)
 
 
-def _gain(line: Mapping[float, Gain], ratio: float) -> str | None:
-    return gain_in_words(line[ratio]) if ratio in line else None
-
-
 def _claims(compared: Gains, what: str) -> str:
-    """The names of the lines that are better and worse than ptp, in words.
-
-    Args:
-        what: one line, "method" or "variant".
-    """
+    """The names of the lines that are better and worse than ptp, in words; each line is a "method" or "variant"."""
     number = sum(map(len, compared.values()))
     if not number:
         return "There is nothing here to compare ptp with."
-    return "\n".join(
-        [
-            f"- {BETTER} Better than ptp: {_listed(compared, BETTER)}.",
-            f"- {WORSE} Worse than ptp: {_listed(compared, WORSE)}.",
-            f"- {number} comparisons, each with a 95% interval: about {0.05 * number:.1f} of them would be marked by "
-            f"chance if no {what} differed from ptp.",
-        ]
-    )
+    return f"""\
+- {BETTER} Better than ptp: {_listed(compared, BETTER)}.
+- {WORSE} Worse than ptp: {_listed(compared, WORSE)}.
+- {number} comparisons, each with a 95% interval: about {0.05 * number:.1f} of them would be marked by chance if no \
+{what} differed from ptp."""
 
 
 def _listed(compared: Gains, side: str) -> str:
