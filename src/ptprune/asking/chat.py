@@ -62,7 +62,10 @@ def check_text(model: Any, processor: Any, text: str) -> None:
 
 
 def check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
-    """Raises SettingError, naming both lengths, where a prompt exceeds the model's positions: answers would be wrong."""
+    """Refuse a prompt that does not fit the model's positions: it would answer, and wrongly.
+
+    Raises SettingError, naming both lengths.
+    """
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     length = inputs["input_ids"].shape[1]
     if limit is not None and length + max_new_tokens > limit:
