@@ -14,13 +14,10 @@ class Clock:
     """Adds up wall-clock seconds by name. For measuring: it waits for the accelerator at both ends of a lap.
 
     A lap inside another one stops the outer, so that every second is counted once.
-
-    Attributes:
-        seconds: name -> seconds so far.
     """
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.seconds: dict[str, float] = defaultdict(float)  # by name, so far
         self._running: list[str] = []
         self._since = 0.0
 
@@ -36,12 +33,16 @@ class Clock:
 
     def _count(self) -> None:
         """Give the time since the last change to the lap that was running."""
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
-        now = time.perf_counter()
+        now = self._now()
         if self._running:
             self.seconds[self._running[-1]] += now - self._since
         self._since = now
+
+    @staticmethod
+    def _now() -> float:
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        return time.perf_counter()
 
     def settle(self) -> None:
         """Finish counting; call it after the last lap. There is nothing left to do here."""

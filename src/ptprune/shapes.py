@@ -28,19 +28,13 @@ TEXT_FIELDS = VISION_FIELDS | {
 
 @dataclass(frozen=True)
 class VisionShape:
-    """A ViT that encodes one tile at a time.
-
-    Attributes:
-        layers, width, ffn: depth, hidden size, inner size of the MLP (two matrices).
-        patches: patches of one tile; a [CLS] token comes on top.
-        patch_values: numbers in one patch (channels x height x width).
-    """
+    """A ViT that encodes one tile at a time."""
 
     layers: int
     width: int
-    ffn: int
-    patches: int
-    patch_values: int
+    ffn: int  # inner size of the MLP (two matrices)
+    patches: int  # of one tile; a [CLS] token comes on top
+    patch_values: int  # numbers in one patch (channels x height x width)
 
     def to_config(self) -> dict[str, Any]:
         """The part of transformers' vision configuration that does not depend on the family."""
@@ -49,11 +43,7 @@ class VisionShape:
 
 @dataclass(frozen=True)
 class TextShape:
-    """A dense decoder with grouped-query attention and a gated MLP (three matrices).
-
-    Attributes:
-        decoder: transformers' model type of such a decoder, one of ``DENSE_DECODERS``; counting does not look at it.
-    """
+    """A dense decoder with grouped-query attention and a gated MLP (three matrices)."""
 
     layers: int
     width: int
@@ -62,7 +52,7 @@ class TextShape:
     kv_heads: int
     head_dim: int
     vocabulary: int
-    decoder: str = "llama"
+    decoder: str = "llama"  # transformers' model type, one of ``DENSE_DECODERS``; counting does not look at it
 
     def to_config(self) -> dict[str, Any]:
         """As transformers' configurations of such decoders name it."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ptprune.asking.chat import check_length
 from ptprune.checkpoints import Checkpoint
 from ptprune.checkpoints.processor import tile_options
 from ptprune.pruner import TokenPruner
@@ -97,11 +98,12 @@ class LoadedModel:
 
         Args:
             inputs: of ``chat_inputs``.
-            options: of the model's ``generate()``.
+            options: of the model's ``generate()``, "max_new_tokens" among them.
 
         Raises:
-            PtpruneError: where the pruner refuses the model or a prompt.
+            PtpruneError: where the prompts are too long, or the pruner refuses the model or a prompt.
         """
+        check_length(self.model, inputs, options["max_new_tokens"])
         inputs = inputs.to(self.model.device)
         with nullcontext() if pruner is None else pruner(self.model), torch.no_grad():
             output = self.model.generate(**inputs, **options)

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from ptprune.asking.chat import ask_about, chat_inputs, check_length, make_prompt
+from ptprune.asking.chat import ask_about, chat_inputs, make_prompt
 from ptprune.asking.loaded import LoadedModel
 from ptprune.bench.candidates import DOWNSAMPLE, THUMBNAIL_ALONE
 from ptprune.bench.items import Item
@@ -75,7 +75,6 @@ class Examinee(LoadedModel):
         def answer(numbers: list[int]) -> list[str]:
             nonlocal kept
             inputs = self._inputs([items[n] for n in numbers], [views[n] for n in numbers])
-            check_length(self.model, inputs, self.max_new_tokens)
             written = self.generate(inputs, pruner, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
             kept += written.visual_tokens[1]
             return [text.strip() for text in written.texts]

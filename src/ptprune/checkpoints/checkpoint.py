@@ -81,9 +81,8 @@ class Checkpoint:
             )
         loaded, notes = outcome
         if missing := sorted(notes["missing_keys"]):  # the loader filled them with random numbers
-            raise SettingError(
-                f"model {self.name}: {len(missing)} weights are missing, such as {missing[0]}; give all of them"
-            )
+            lacking = f"{len(missing)} weights are missing, such as {missing[0]}"
+            raise SettingError(f"model {self.name}: {lacking}; give all of them")
         if attention is not None:
             try:
                 loaded.set_attn_implementation(attention)
@@ -100,9 +99,8 @@ class Checkpoint:
         try:
             yield
         except Exception as error:
-            raise SettingError(
-                f"model {self.name}: cannot be loaded ({first_line(error)}); give a complete checkpoint"
-            ) from error
+            why = f"cannot be loaded ({first_line(error)}); give a complete checkpoint"
+            raise SettingError(f"model {self.name}: {why}") from error
 
 
 def locate(model: str | None, *, weights: bool = True) -> Path:
@@ -162,7 +160,6 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise SettingError(
-            f"device {name}: not available here; give auto, cpu, or a device that torch can use"
-        ) from None
+        allowed = "auto, cpu, or a device that torch can use"
+        raise SettingError(f"device {name}: not available here; give {allowed}") from None
     return device

@@ -123,8 +123,6 @@ def run(
         for sample in sorted(samples, key=lambda sample: sample["doc_id"])
     ]
     if not len({answer["doc_id"] for answer in answers}) == len(answers) == tally.questions:
-        raise RuntimeError(
-            f"{benchmark.name}: {tally.questions} questions answered and {len(answers)} answers scored; "
-            "each has to be once"
-        )
+        found = f"{tally.questions} questions answered and {len(answers)} answers scored"
+        raise RuntimeError(f"{benchmark.name}: {found}; each has to be once")
     return Outcome(benchmark.score(results["results"][benchmark.task]), tally, answers)

@@ -31,31 +31,22 @@ class Failed(BaseException):
 class LmmsModel(Respondent):
     """The model that lmms-eval builds from ``--model_args``.
 
-    Args:
-        pretrained: checkpoint directory or Hub name; None for the small one that ships.
-        method: a name of ``METHODS``, or "none".
-        keep_ratio: share of visual tokens that stay; None for the method's default.
-        dtype: "auto", "float32", "bfloat16" or "float16".
-        attn_implementation: of the model; None for its own choice.
-        max_tiles: most tiles a picture, thumbnail not counted; None for the checkpoint's own choice.
-        settings: any other field of the method.
-
     Raises:
         SystemExit: status 2 after one line on standard error, where something is wrong with these.
     """
 
     def __init__(
         self,
-        pretrained: str | None = None,
-        method: str = "ptp",
-        keep_ratio: float | None = None,
+        pretrained: str | None = None,  # checkpoint directory or Hub name; None for the small one that ships
+        method: str = "ptp",  # a name of ``METHODS``, or "none"
+        keep_ratio: float | None = None,  # share of visual tokens that stay; None for the method's default
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         device: str | None = None,
-        dtype: str = "auto",
-        attn_implementation: str | None = None,
-        max_tiles: int | None = None,
-        **settings: Any,
+        dtype: str = "auto",  # or "float32", "bfloat16", "float16"
+        attn_implementation: str | None = None,  # None for the model's own choice
+        max_tiles: int | None = None,  # most a picture, thumbnail not counted; None for the checkpoint's own choice
+        **settings: Any,  # any other field of the method
     ) -> None:
         with loudly():
             for name, value in (("batch_size", batch_size), ("max_tiles", max_tiles)):

@@ -15,7 +15,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.protocol import ChatMessages
 from PIL import Image
 
-from ptprune.asking.chat import Conversation, chat_inputs, check_length, check_text
+from ptprune.asking.chat import Conversation, chat_inputs, check_text
 from ptprune.asking.loaded import LoadedModel
 from ptprune.errors import PtpruneError, UserError
 from ptprune.pictures import open_picture, to_rgb
@@ -97,12 +97,9 @@ class Tally:
 
 
 class Respondent(lmms):
-    """Answers with a model that is loaded already.
+    """Answers with a model that is loaded already; no pruner: the unpruned model.
 
-    Args:
-        loaded: the model, its processor, and how many questions make a batch.
-        pruner: None for the unpruned model.
-        on_batch: told how many questions a finished batch had.
+    ``on_batch`` is told how many questions a finished batch had.
     """
 
     is_simple = False
@@ -114,9 +111,7 @@ class Respondent(lmms):
         self.loaded: LoadedModel | None = loaded
         self.device: torch.device = loaded.model.device
         self.batch_size = loaded.batch
-        self.pruner = pruner
-        self.on_batch = on_batch
-        self.tally = Tally()
+        self.pruner, self.on_batch, self.tally = pruner, on_batch, Tally()
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Answers in the order of the requests. Raises UserError, naming the question, where one cannot be answered."""
@@ -155,7 +150,6 @@ class Respondent(lmms):
                         check_text(loaded.model, loaded.processor, part.get("text", ""))
             conversations, pictures = zip(*rows, strict=True)
             inputs = chat_inputs(loaded.processor, conversations, pictures, loaded.image_options)
-            check_length(loaded.model, inputs, options["max_new_tokens"])
             started = time.perf_counter()
             written = loaded.generate(inputs, self.pruner, **options)
         except PtpruneError as error:
