@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -113,13 +113,12 @@ class Views:
     def __init__(self, examinee: Examinee) -> None:
         self.examinee = examinee
         self.image_processor = examinee.processor.image_processor
-        self.downsampled = lru_cache(maxsize=None)(self._downsampled)
 
     def of(self, method: str, keep_ratio: float | None) -> Callable[[Size], View]:
         """The function from a picture's (width, height) to the view that a method shows."""
         if method == DOWNSAMPLE:
             assert keep_ratio is not None
-            return partial(self.downsampled, keep_ratio=keep_ratio)
+            return partial(self._downsampled, keep_ratio=keep_ratio)
         view = View(_tiles(1), self._tile) if method == THUMBNAIL_ALONE else AS_IT_IS
         return lambda size: view
 

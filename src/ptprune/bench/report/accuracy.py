@@ -101,9 +101,7 @@ def gain_in_words(gain: Gain) -> str:
 
 def _mark(gain: Gain | None) -> str:
     """On which side of 0 the whole interval lies; empty where it holds 0."""
-    if gain is None:
-        return ""
-    return BETTER if gain.low > 0 else WORSE if gain.high < 0 else ""
+    return "" if gain is None or gain.low <= 0 <= gain.high else BETTER if gain.low > 0 else WORSE
 
 
 def ratios_of(lines: Iterable[Line]) -> list[float]:
@@ -113,11 +111,10 @@ def ratios_of(lines: Iterable[Line]) -> list[float]:
 
 def _subject(results: AccuracyResults, rows: Lines) -> str:
     """The model, the questions, and what the unpruned model makes of them."""
-    identity = results.runs[0].identity
+    identity, split = results.runs[0].identity, SPLITS.get(results.split, results.split)
     pairs = {
         "model": f"{escape(model_name(results.model))} (fingerprint {identity['model'][:12]})",
-        "questions": f"{results.items}, {SPLITS.get(results.split, results.split)} "
-        f"(fingerprint {identity['items'][:12]})",
+        "questions": f"{results.items}, {split} (fingerprint {identity['items'][:12]})",
         "dtype": f"{identity['dtype']}, greedy, at most {identity['max_new_tokens']} new tokens",
         **origin(results.runs),
     }
