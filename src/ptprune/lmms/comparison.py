@@ -112,8 +112,8 @@ class Comparison:
 
     def publish(self) -> None:
         """Write the results and the table."""
-        asked = self.document()
-        others = [row for name, row in self._rows.items() if name not in self._asked]
+        asked, names = self.document(), set(self._asked)
+        others = [row for name, row in self._rows.items() if name not in names]
         save(self.folder / RESULTS, asked.model_copy(update={"rows": asked.rows + others}))
         write(self.folder / TABLE, table.page(asked))
 

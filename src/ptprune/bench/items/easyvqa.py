@@ -70,8 +70,7 @@ def load() -> Material:
         import easy_vqa
     except ImportError:
         raise UserError("easy-VQA is not installed; install the extra: pip install 'ptprune[eval]'") from None
-    answers = set(easy_vqa.get_answers()) - {"yes", "no"}
-    shapes = {"circle", "rectangle", "triangle"}
+    answers, shapes = set(easy_vqa.get_answers()) - {"yes", "no"}, {"circle", "rectangle", "triangle"}
     shape: dict[str, str] = {}
     colour: dict[str, str] = {}
     clear: dict[str, list[Asked]] = {"colour": [], "shape": []}
