@@ -45,6 +45,24 @@ def allocate(weights: Sequence[float], capacities: Sequence[int], total: int) ->
     return budgets
 
 
+def allocate_beside(
+    own: int, place: int | None, weights: Sequence[float], capacities: Sequence[int], total: int
+) -> list[int]:
+    """Like ``allocate``, but the region at index ``place``, if any, gets ``own`` tokens and the others split the rest.
+
+    It is capped at its capacity, but takes the excess that does not fit into the others.
+
+    Args:
+        weights: one a region, without that at ``place``.
+    """
+    if place is None:
+        return allocate(weights, capacities, total)
+    others = [*capacities[:place], *capacities[place + 1 :]]
+    own = min(max(own, total - sum(others)), total, capacities[place])
+    budgets = allocate(weights, others, total - own)
+    return [*budgets[:place], own, *budgets[place:]]
+
+
 def _water_fill(weights: list[Fraction], capacities: list[int], total: int) -> list[Fraction]:
     """Fractional shares: proportional to weight * capacity, capped, with the excess redistributed."""
     shares = [Fraction(0)] * len(weights)

@@ -14,13 +14,10 @@ class Clock:
     """Adds up wall-clock seconds by name. For measuring: it waits for the accelerator at both ends of a lap.
 
     A lap inside another one stops the outer, so that every second is counted once.
-
-    Attributes:
-        seconds: name -> seconds so far.
     """
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.seconds: dict[str, float] = defaultdict(float)  # by name, so far
         self._running: list[str] = []
         self._since = 0.0
 

@@ -130,9 +130,7 @@ class ModelCall:
     cache_name: str = CACHE[0]
 
     @classmethod
-    def of(
-        cls, module: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> ModelCall:
+    def of(cls, module: Any, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelCall:
         """A call of ``function``, a method of ``module``."""
         return cls(named(function, args, kwargs), cache_name(module) or CACHE[0])
 
@@ -215,24 +213,15 @@ class LayerCall:
         """From what a forward pre-hook of ``layer`` is given."""
         given = {**dict(zip(arguments_of(layer), args, strict=False)), **kwargs}
         rest = {name: value for name, value in given.items() if name not in PER_TOKEN and name not in CACHE}
-        return cls(
-            given[STATES],
-            given.get(MASK),
-            given.get(POSITIONS),
-            given.get(ROTARY),
-            cache_in(given),
-            rest,
-            frozenset(given),
-            cache_name(layer) or CACHE[0],
-        )
+        mask, positions, rotary = (given.get(name) for name in (MASK, POSITIONS, ROTARY))
+        cache, name = cache_in(given), cache_name(layer) or CACHE[0]
+        return cls(given[STATES], mask, positions, rotary, cache, rest, frozenset(given), name)
 
     def write(self) -> tuple[tuple[Tensor], dict[str, Any]]:
         """Positional and keyword arguments for the layer; only those that it was called with."""
-        kwargs: dict[str, Any] = dict(self.rest)
-        for name, value in ((MASK, self.mask), (POSITIONS, self.positions), (ROTARY, self.rotary)):
-            if name in self.names:
-                kwargs[name] = value
-        if any(name in self.names for name in CACHE):
+        per_token = {MASK: self.mask, POSITIONS: self.positions, ROTARY: self.rotary}
+        kwargs = self.rest | {name: value for name, value in per_token.items() if name in self.names}
+        if self.names.intersection(CACHE):
             kwargs[self.cache_name] = self.cache
         return (self.states,), kwargs
 
@@ -243,11 +232,8 @@ class LayerCall:
 
     def unknown_per_token(self, length: int) -> list[str]:
         """Names of arguments besides the known ones that hold something for each of ``length`` tokens."""
-        return sorted(
-            name
-            for name, value in self.rest.items()
-            if isinstance(value, Tensor) and value.ndim >= 2 and length in value.shape[:-1]
-        )
+        tensors = ((name, value) for name, value in self.rest.items() if isinstance(value, Tensor))
+        return sorted(name for name, value in tensors if length in value.shape[:-1])
 
 
 def layer_windows(config: Any) -> list[int | None]:

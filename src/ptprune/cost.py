@@ -123,15 +123,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Prompt:
-    """An image and a question.
+    """An image and a question."""
 
-    Attributes:
-        tiles: tiles of the image; more than one bring a thumbnail along.
-        text_tokens: everything in the prompt that is not a visual token.
-    """
-
-    tiles: int
-    text_tokens: int
+    tiles: int  # of the image; more than one bring a thumbnail along
+    text_tokens: int  # everything in the prompt that is not a visual token
 
     @property
     def encoded(self) -> int:
@@ -141,7 +136,7 @@ class Prompt:
 
 def unpruned_cost(shape: ModelShape, prompt: Prompt, itemsize: int = 2) -> Cost:
     """The untouched model."""
-    return _cost(shape, prompt, prompt.encoded * shape.tile_tokens, 0, itemsize, select=0)
+    return pruned_cost(shape, prompt, 1, 0, itemsize, instruction=0, patch_rows=0)
 
 
 def pruned_cost(
@@ -166,20 +161,23 @@ def pruned_cost(
         raise SettingError(f"keep_ratio must be in (0, 1], got {keep_ratio}")
     if not 0 <= layer < shape.text.layers:
         raise SettingError(f"layer must be in 0..{shape.text.layers - 1}, got {layer}")
-    visual = prompt.encoded * shape.tile_tokens
-    before = visual + prompt.text_tokens
+    text, encoded, visual = shape.text, prompt.encoded, prompt.encoded * shape.tile_tokens
+    before, after = visual + prompt.text_tokens, kept_tokens(visual, keep_ratio) + prompt.text_tokens
     rows = prompt.text_tokens if instruction is None else instruction
-    select = select_macs(shape, prompt.encoded, before, rows, layer, patch_rows)
-    return _cost(shape, prompt, kept_tokens(visual, keep_ratio), layer, itemsize, select)
+    return Cost(
+        vision=encoded * vision_macs(shape.vision),
+        projector=encoded * projector_macs(shape),
+        select=select_macs(shape, encoded, before, rows, layer, patch_rows),
+        prefill=prefill_macs(text, before, after, layer),
+        lm_head=head_macs(text),
+        decode_per_token=decode_macs(text, after + 1),
+        kv_bytes=kv_bytes(text, after, itemsize),
+    )
 
 
 def compared_costs(shape: ModelShape, prompt: Prompt, keep_ratio: float, layer: int, itemsize: int) -> dict[str, Any]:
-    """Both costs with their inputs: the JSON object of ``ptprune cost``, see docs/command-line.md.
-
-    Raises:
-        SettingError: as ``pruned_cost``.
-    """
-    pruned = pruned_cost(shape, prompt, keep_ratio, layer, itemsize)
+    """``pruned_cost`` and ``unpruned_cost`` with their inputs: the JSON object of ``ptprune cost``, see
+    docs/command-line.md. Raises SettingError as the first does."""
     visual = prompt.encoded * shape.tile_tokens
     kept = kept_tokens(visual, keep_ratio)
     return {
@@ -192,24 +190,10 @@ def compared_costs(shape: ModelShape, prompt: Prompt, keep_ratio: float, layer: 
         "visual_tokens": {"before": visual, "after": kept},
         "sequence_length": {"before": visual + prompt.text_tokens, "after": kept + prompt.text_tokens},
         "unpruned": unpruned_cost(shape, prompt, itemsize).to_dict(),
-        "pruned": pruned.to_dict(),
+        "pruned": pruned_cost(shape, prompt, keep_ratio, layer, itemsize).to_dict(),
     }
 
 
 def kept_tokens(visual: int, keep_ratio: float) -> int:
     """K of an image with ``visual`` tokens."""
-    return max(1, round(keep_ratio * visual))
-
-
-def _cost(shape: ModelShape, prompt: Prompt, kept: int, layer: int, itemsize: int, select: int) -> Cost:
-    before = prompt.encoded * shape.tile_tokens + prompt.text_tokens
-    after = kept + prompt.text_tokens
-    return Cost(
-        vision=prompt.encoded * vision_macs(shape.vision),
-        projector=prompt.encoded * projector_macs(shape),
-        select=select,
-        prefill=prefill_macs(shape.text, before, after, layer),
-        lm_head=head_macs(shape.text),
-        decode_per_token=decode_macs(shape.text, after + 1),
-        kv_bytes=kv_bytes(shape.text, after, itemsize),
-    )
+    return min(visual, max(1, round(keep_ratio * visual)))

@@ -49,13 +49,13 @@ def draw_overlay(image: Image.Image, report: ImageReport) -> Image.Image:
     picture = image.convert("RGB")
     kept = set(report.kept.tolist())
     drawn = [region for region in report.regions if region.indices]
-    thumbnails = [region for region in drawn if region.is_thumbnail]
     tiles = [region for region in drawn if not region.is_thumbnail]
-    longest = _longest_side(picture, tiles)
+    places = [max(region.row, region.column) + 1 for region in tiles]
+    wanted = max(*picture.size, MIN_REGION * max(places, default=1))
+    longest = min(max(wanted, MIN_SIDE), MAX_SIDE)  # about the picture's own, within what labels and files need
     panels = [_panel(picture, tiles, kept, longest)] if tiles else []
-    for thumbnail in thumbnails:
-        side = min(longest // 2, MAX_THUMBNAIL) if tiles else longest
-        panels.append(_panel(picture, [thumbnail], kept, side, name="thumbnail "))
+    side = min(longest // 2, MAX_THUMBNAIL) if tiles else longest
+    panels += [_panel(picture, [region], kept, side, "thumbnail ") for region in drawn if region.is_thumbnail]
     return _compose(panels, report)
 
 
@@ -89,13 +89,6 @@ def _edges(start: float, stop: float, cells: int, length: int) -> list[int]:
     return [min(max(pixel, 0), length) for pixel in pixels]
 
 
-def _longest_side(picture: Image.Image, tiles: Sequence[RegionReport]) -> int:
-    """Pixels of the drawing's longer side: about the picture's own, within what labels and files need."""
-    places = [max(region.row, region.column) + 1 for region in tiles]
-    wanted = max(*picture.size, MIN_REGION * max(places, default=1))
-    return min(max(wanted, MIN_SIDE), MAX_SIDE)
-
-
 def _panel(
     picture: Image.Image, regions: Sequence[RegionReport], kept: set[int], longest: int, name: str = ""
 ) -> Image.Image:
@@ -125,20 +118,17 @@ def _dim(panel: Image.Image, clear: np.ndarray) -> Image.Image:
     """
     dark = panel.convert("L").point(lambda value: int(value * DIMMED)).convert("RGB")
     pixels = np.where(clear[..., None], np.asarray(panel), np.asarray(dark))
-    near = np.zeros_like(clear)  # the edge tells dropped and kept apart where the picture itself is dark
-    near[1:] |= clear[:-1]
-    near[:-1] |= clear[1:]
-    near[:, 1:] |= clear[:, :-1]
-    near[:, :-1] |= clear[:, 1:]
+    around = np.pad(clear, 1)  # the edge tells dropped and kept apart where the picture itself is dark
+    near = around[:-2, 1:-1] | around[2:, 1:-1] | around[1:-1, :-2] | around[1:-1, 2:]
     pixels[near & ~clear] = EDGE
     return Image.fromarray(pixels)
 
 
 def _frame(panel: Image.Image, region: RegionReport, name: str) -> None:
     """Border of one region, and its budget where that fits."""
-    boxes = token_boxes(region, *panel.size).values()
-    x, y = min(box[0] for box in boxes), min(box[1] for box in boxes)
-    width, height = max(box[2] for box in boxes) - x, max(box[3] for box in boxes) - y
+    lefts, tops, rights, bottoms = zip(*token_boxes(region, *panel.size).values(), strict=True)
+    x, y = min(lefts), min(tops)
+    width, height = max(rights) - x, max(bottoms) - y
     if width < 1 or height < 1:
         return
     draw = ImageDraw.Draw(panel)

@@ -55,9 +55,6 @@ class Rule:
         return stored
 
 
-ANYTHING = Rule("anything", lambda _: True)  # for fields of users' methods that have no rule
-
-
 def _shown(value: Any) -> str:
     """A value in an error message; of arrays and booleans also why they are no numbers."""
     if isinstance(value, bool | np.bool_):
@@ -83,10 +80,6 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _or_none(rule: Rule, optional: bool) -> Rule:
-    return Rule(f"None or {rule.allowed}", lambda value: value is None or rule.holds(value)) if optional else rule
-
-
 def number(allowed: str, holds: Callable[[float], bool], *, optional: bool = False) -> Rule:
     """A rule for numbers.
 
@@ -94,14 +87,15 @@ def number(allowed: str, holds: Callable[[float], bool], *, optional: bool = Fal
         holds: whether a number is in the range that ``allowed`` tells; must be False for NaN.
         optional: whether None is allowed too.
     """
-    return _or_none(Rule(allowed, lambda value: is_number(value) and holds(value)), optional)
+    if optional:
+        return Rule(f"None or {allowed}", lambda value: value is None or is_number(value) and holds(value))
+    return Rule(allowed, lambda value: is_number(value) and holds(value))
 
 
 def whole(smallest: int, *, because: str = "", optional: bool = False) -> Rule:
     """A rule for whole numbers from ``smallest``; ``because`` tells users why no smaller one will do."""
     allowed = f"a whole number from {smallest}" + (f" ({because})" if because else "")
-    rule = Rule(allowed, lambda value: is_whole(value) and value >= smallest)
-    return _or_none(rule, optional)
+    return number(allowed, lambda value: is_whole(value) and value >= smallest, optional=optional)
 
 
 def one_of(*names: str) -> Rule:
@@ -152,19 +146,26 @@ class Settings:
             UnknownSetting: on a name that nothing reads.
             AttachError: while the settings are in use.
         """
-        rules = self._rules()
+        rules = self._rules
         if name in rules:
             self._refuse_in_use(name, "changed")
             value = rules[name].apply(name, value)
             # a field without a value is being initialised, and ``__post_init__`` is still to come
             if name in vars(self) and not self._trial:
-                value = getattr(self._tried(name, value), name)
+                twin = type(self).__new__(type(self))
+                twin._trial = True
+                twin.__setstate__({**self.__getstate__(), name: value})
+                value = getattr(twin, name)
         elif not (name.startswith("_") or self._own_code or hasattr(type(self), name) or name in vars(self)):
-            raise UnknownSetting(f"{type(self).__name__} has no setting {name!r}{_hint(name, rules)}")
+            own = "Declare attributes of your own in the class, or begin them with an underscore"
+            hint = f", only {', '.join(rules)}. {own}"
+            if close := get_close_matches(name, rules):
+                hint = f": did you mean {' or '.join(map(repr, close))}?"
+            raise UnknownSetting(f"{type(self).__name__} has no setting {name!r}{hint}")
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
-        if name in self._rules():
+        if name in self._rules:
             self._refuse_in_use(name, "deleted")
             raise SettingError(f"{name} cannot be deleted, which would leave the class's default: set it")
         super().__delattr__(name)
@@ -173,12 +174,10 @@ class Settings:
         if self._in_use > 0:
             raise AttachError(f"{name} cannot be {how} while the pruner is attached: detach it first")
 
-    def _tried(self, name: str, value: Any) -> Settings:
-        """A copy with that value, made as all copies are."""
-        twin = type(self).__new__(type(self))
-        twin._trial = True
-        twin.__setstate__({**self.__getstate__(), name: value})
-        return twin
+    @property
+    def _rules(self) -> Mapping[str, Rule]:
+        kind: Any = type(self)
+        return _rules_of(kind)
 
     def _require(self, holds: bool, name: str, allowed: str) -> None:
         """For ``__post_init__``: a rule that no field can have alone, or that is easier written this way.
@@ -194,31 +193,35 @@ class Settings:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles carry the settings, never a model."""
-        return {name: getattr(self, name) for name in self._rules()}
+        return {name: getattr(self, name) for name in self._rules}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
         self.__post_init__()
 
-    @classmethod
-    def _rules(cls) -> Mapping[str, Rule]:
-        """The rule of every field; the nearest class on the way up that gives it one decides."""
-        if "_own_rules" not in cls.__dict__:
-            _check_declarations(cls)
-            tables = [base.__dict__.get("__dataclass_fields__", {}) for base in cls.__mro__]
-            rules: dict[str, Rule] = {}
-            for each in fields(cls):  # type: ignore[arg-type]  # its subclasses are dataclasses
-                found = (table[each.name].metadata.get(_RULE) for table in tables if each.name in table)
-                rules[each.name] = next((rule for rule in found if rule is not None), ANYTHING)
-            cls._own_rules = rules  # type: ignore[attr-defined]
-        return cls._own_rules  # type: ignore[attr-defined]
 
+@functools.cache
+def _rules_of(cls: type[Any]) -> Mapping[str, Rule]:
+    """The rule of every field; the nearest class on the way up that gives it one decides.
 
-def _hint(name: str, known: Mapping[str, Any]) -> str:
-    if close := get_close_matches(name, known):
-        return f": did you mean {' or '.join(map(repr, close))}?"
-    return f", only {', '.join(known)}. Declare attributes of your own in the class, or begin them with an underscore"
+    Raises:
+        MethodError: on a default that the class states but ``@dataclass`` did not take: it would be ignored without a
+            word. Names the class and the setting.
+    """
+    tables = [base.__dict__.get("__dataclass_fields__", {}) for base in cls.__mro__]
+    rules = {}
+    for each in fields(cls):
+        stated = getattr(cls, each.name, MISSING)
+        if each.default is not MISSING and stated is not each.default and not ismemberdescriptor(stated):
+            raise MethodError(
+                f"{cls.__name__}.{each.name} is no default that @dataclass knows, and would be ignored: write "
+                f"`{each.name}: <type> = ...` in a class under @dataclass(kw_only=True)"
+            )
+        found = (table[each.name].metadata.get(_RULE) for table in tables if each.name in table)
+        # fields of users' methods may have no rule
+        rules[each.name] = next((rule for rule in found if rule is not None), Rule("anything", lambda _: True))
+    return rules
 
 
 def _as_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -233,18 +236,3 @@ def _as_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
             self._own_code = before
 
     return call
-
-
-def _check_declarations(cls: type[Any]) -> None:
-    """Refuse a default that the class states but ``@dataclass`` did not take: it would be ignored without a word.
-
-    Raises:
-        MethodError: naming the class and the setting.
-    """
-    for each in fields(cls):
-        stated = getattr(cls, each.name, MISSING)
-        if each.default is not MISSING and stated is not each.default and not ismemberdescriptor(stated):
-            raise MethodError(
-                f"{cls.__name__}.{each.name} is no default that @dataclass knows, and would be ignored: write "
-                f"`{each.name}: <type> = ...` in a class under @dataclass(kw_only=True)"
-            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,30 +15,35 @@ FAMILIES = ("internvl", "llava_next")
 """Families whose vision tower and projector are what ``cost`` counts, by transformers' model type."""
 
 
+VISION_FIELDS = {"layers": "num_hidden_layers", "width": "hidden_size", "ffn": "intermediate_size"}
+TEXT_FIELDS = VISION_FIELDS | {
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "vocabulary": "vocab_size",
+    "decoder": "model_type",
+}
+"""Fields of shapes -> names in transformers' configurations."""
+
+
 @dataclass(frozen=True)
 class VisionShape:
-    """A ViT that encodes one tile at a time.
-
-    Attributes:
-        layers, width, ffn: depth, hidden size, inner size of the MLP (two matrices).
-        patches: patches of one tile; a [CLS] token comes on top.
-        patch_values: numbers in one patch (channels x height x width).
-    """
+    """A ViT that encodes one tile at a time."""
 
     layers: int
     width: int
-    ffn: int
-    patches: int
-    patch_values: int
+    ffn: int  # inner size of the MLP (two matrices)
+    patches: int  # of one tile; a [CLS] token comes on top
+    patch_values: int  # numbers in one patch (channels x height x width)
+
+    def to_config(self) -> dict[str, Any]:
+        """The part of transformers' vision configuration that does not depend on the family."""
+        return {name: getattr(self, field) for field, name in VISION_FIELDS.items()}
 
 
 @dataclass(frozen=True)
 class TextShape:
-    """A dense decoder with grouped-query attention and a gated MLP (three matrices).
-
-    Attributes:
-        decoder: transformers' model type of such a decoder, one of ``DENSE_DECODERS``; counting does not look at it.
-    """
+    """A dense decoder with grouped-query attention and a gated MLP (three matrices)."""
 
     layers: int
     width: int
@@ -48,7 +52,11 @@ class TextShape:
     kv_heads: int
     head_dim: int
     vocabulary: int
-    decoder: str = "llama"
+    decoder: str = "llama"  # transformers' model type, one of ``DENSE_DECODERS``; counting does not look at it
+
+    def to_config(self) -> dict[str, Any]:
+        """As transformers' configurations of such decoders name it."""
+        return {name: getattr(self, field) for field, name in TEXT_FIELDS.items()}
 
 
 @dataclass(frozen=True)
@@ -89,39 +97,24 @@ class ModelShape:
             raise Refused(f"cannot count a decoder of type {text.model_type!r}; allowed: {', '.join(DENSE_DECODERS)}")
         if family == "llava_next":
             _check_llava(config)
-        rows, columns = (size // patch for size, patch in zip(*_sides(vision), strict=True))
+        sides = (vision.image_size, vision.patch_size)  # configurations of square ones hold one number
+        tile, patch = ([side, side] if isinstance(side, int) else side for side in sides)
+        patches = (tile[0] // patch[0]) * (tile[1] // patch[1])
+        encoder = {field: getattr(vision, name) for field, name in VISION_FIELDS.items()}
+        decoder = {field: getattr(text, name) for field, name in TEXT_FIELDS.items() if field != "head_dim"}
+        decoder["kv_heads"] = decoder["kv_heads"] or text.num_attention_heads
+        decoder["head_dim"] = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return cls(
             name=name or family,
-            vision=VisionShape(
-                layers=vision.num_hidden_layers,
-                width=vision.hidden_size,
-                ffn=vision.intermediate_size,
-                patches=rows * columns,
-                patch_values=vision.num_channels * prod(_sides(vision)[1]),
-            ),
-            text=TextShape(
-                layers=text.num_hidden_layers,
-                width=text.hidden_size,
-                ffn=text.intermediate_size,
-                heads=text.num_attention_heads,
-                kv_heads=text.num_key_value_heads or text.num_attention_heads,
-                head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-                vocabulary=text.vocab_size,
-                decoder=text.model_type,
-            ),
-            tile_tokens=round(rows * columns * getattr(config, "downsample_ratio", 1) ** 2),
+            vision=VisionShape(**encoder, patches=patches, patch_values=vision.num_channels * prod(patch)),
+            text=TextShape(**decoder),
+            tile_tokens=round(patches * getattr(config, "downsample_ratio", 1) ** 2),
             family=family,
         )
 
 
-def _sides(vision: Any) -> tuple[Sequence[int], Sequence[int]]:
-    """(height, width) of a tile and of a patch; configurations of square ones hold one number."""
-    image, patch = ((side, side) if isinstance(side, int) else side for side in (vision.image_size, vision.patch_size))
-    return image, patch
-
-
 def _check_llava(config: Any) -> None:
-    """Raises ValueError where tokens are not the patches of one layer of a CLIP."""
+    """Raises Refused where tokens are not the patches of one layer of a CLIP."""
     for name, value, allowed in (
         ("vision tower", config.vision_config.model_type, "clip_vision_model"),
         ("vision_feature_select_strategy", config.vision_feature_select_strategy, "default"),

@@ -5,16 +5,19 @@ import torch
 
 from ptprune import PyramidTokenPruning
 from ptprune.bench.overhead import PHASES, added, count, measure
-from ptprune.bench.subject import choose_setup, prepare
+from ptprune.bench.subject import Setup, choose_setup, prepare
 from ptprune.methods import METHODS
 from tests.command import command
 
-PLACE = {"device": "cpu", "dtype": "float32", "attention": "sdpa"}
+
+def setup_of(pruner, layers=4, tiles=3, batch=1):
+    wanted = Setup(None, None, tiles, 16, batch, "cpu", "float32", "sdpa")
+    return choose_setup(wanted, "internvl3-1b", layers, 2, [pruner])
 
 
 def counted(method="ptp", layers=4, layer=2, tiles=3, batch=1, keep_ratio=0.5):
     pruner = METHODS[method](layer=layer, keep_ratio=keep_ratio)
-    setup = choose_setup("internvl3-1b", None, layers, 2, [pruner], tiles=tiles, text_tokens=16, batch=batch, **PLACE)
+    setup = setup_of(pruner, layers, tiles, batch)
     [row] = measure(setup, {method: pruner}).rows
     return row
 
@@ -63,8 +66,7 @@ def test_a_method_that_reads_in_a_loop_is_noticed():
                 float(value)
             return super().select(image)
 
-    setup = choose_setup("internvl3-1b", None, 3, 2, [PyramidTokenPruning()], tiles=3, text_tokens=16, batch=1, **PLACE)
-    subject = prepare(setup)
+    subject = prepare(setup_of(PyramidTokenPruning()))
     quiet, chatty = (added(subject, pruner)[0] for pruner in (PyramidTokenPruning(), Chatty()))
     assert sum(chatty.reads.values()) == sum(quiet.reads.values()) + 6, "five values, and the check of its answer"
 

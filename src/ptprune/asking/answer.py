@@ -25,20 +25,15 @@ PHASES = ("vision", "select", "prefill", "decode")
 class Answer:
     """One call of generate().
 
-    Attributes:
-        text: what the model said.
-        new_tokens: how many tokens that took.
-        seconds: "vision" (ViT and projector), "select" (all of the pruner's own work), "prefill" (the first pass of the
-            language model, without the former two), "decode" (all later passes), "total" (the call, wall clock).
-        kv_bytes: keys and values of all layers right after the prefill: the prompt's share of the cache.
-        full_kv_bytes: the same had nothing been dropped.
+    ``seconds`` are those of "vision" (ViT and projector), "select" (all of the pruner's own work), "prefill" (the first
+    pass of the language model, without the former two), "decode" (all later passes), "total" (the call, wall clock).
     """
 
     text: str
     new_tokens: int
     seconds: dict[str, float]
-    kv_bytes: int
-    full_kv_bytes: int
+    kv_bytes: int  # keys and values of all layers right after the prefill: the prompt's share of the cache
+    full_kv_bytes: int  # the same had nothing been dropped
 
 
 def ask(
@@ -102,6 +97,9 @@ def run_document(
     def answer(arm: TokenPruner | None, limit: int, doing: str) -> Answer:
         return ask(loaded.model, loaded.processor, inputs, arm, limit, lambda passes: say(f"{doing}: {passes} tokens"))
 
+    def change(before: int, after: int) -> dict[str, int]:
+        return {"before": before, "after": after}
+
     if compare:  # the first call initialises kernels and buffers: neither arm shall pay for it
         for arm in (None, pruner):
             answer(arm, min(WARM_UP_TOKENS, max_new_tokens), "warming up")
@@ -111,9 +109,9 @@ def run_document(
     report = pruner.report.to_dict()
     document: dict[str, Any] = {
         "answer": pruned.text,
-        "visual_tokens": _change(*report["visual_tokens"]),
-        "sequence_length": _change(*report["sequence_length"][0]),
-        "kv_bytes": _change(unpruned.kv_bytes if unpruned else pruned.full_kv_bytes, pruned.kv_bytes),
+        "visual_tokens": change(*report["visual_tokens"]),
+        "sequence_length": change(*report["sequence_length"][0]),
+        "kv_bytes": change(unpruned.kv_bytes if unpruned else pruned.full_kv_bytes, pruned.kv_bytes),
         "new_tokens": pruned.new_tokens,
         "seconds": pruned.seconds,
         "regions": [
@@ -123,14 +121,6 @@ def run_document(
         ],
     }
     if unpruned:
-        document["unpruned"] = {
-            "answer": unpruned.text,
-            "new_tokens": unpruned.new_tokens,
-            "seconds": unpruned.seconds,
-            "kv_bytes": unpruned.kv_bytes,
-        }
+        alone = {name: getattr(unpruned, name) for name in ("new_tokens", "seconds", "kv_bytes")}
+        document["unpruned"] = {"answer": unpruned.text, **alone}
     return document, pruner.report.images
-
-
-def _change(before: int, after: int) -> dict[str, int]:
-    return {"before": before, "after": after}

@@ -45,44 +45,26 @@ def chat_inputs(
 
 
 def make_prompt(model: Any, processor: Any, images: list[Image], question: str, image_options: dict[str, Any]) -> Any:
-    """Model inputs of a chat turn that shows the pictures and asks the question.
-
-    Args:
-        image_options: of the image processor, instead of its own.
-
-    Raises:
-        SettingError: where the question holds the text that stands for a picture, or the checkpoint has no chat
-            template.
-    """
+    """``chat_inputs`` of one turn that shows the pictures and asks the question, which ``check_text`` may refuse."""
     check_text(model, processor, question)
     return chat_inputs(processor, [ask_about(len(images), question)], [images], image_options)
 
 
 def check_text(model: Any, processor: Any, text: str) -> None:
-    """Refuse what cannot become part of a prompt.
-
-    Raises:
-        SettingError: where the text holds what stands for a picture, or the checkpoint has no chat template.
-    """
-    for token in _placeholders(model, processor):
-        if token in text:
+    """Raises SettingError where a text holds what stands for a picture, or the checkpoint has no chat template."""
+    ids = [getattr(model.config, name, None) for name in ("image_token_id", "video_token_id")]
+    placeholders = processor.tokenizer.convert_ids_to_tokens([number for number in ids if number is not None])
+    for token in (*processor.all_special_multimodal_tokens, *placeholders):  # in a prompt as written and as tokens
+        if token and token in text:
             raise SettingError(f"question: {token!r} stands for a picture; leave it out, pictures are put in front")
     if not (processor.chat_template or getattr(processor.tokenizer, "chat_template", None)):
         raise SettingError("model: the checkpoint has no chat template; give an instruction-tuned one")
 
 
-def _placeholders(model: Any, processor: Any) -> list[str]:
-    """Texts that stand for pictures and videos, in a prompt as written and as the model gets it."""
-    ids = [getattr(model.config, name, None) for name in ("image_token_id", "video_token_id")]
-    tokens = processor.tokenizer.convert_ids_to_tokens([number for number in ids if number is not None])
-    return [token for token in dict.fromkeys([*processor.all_special_multimodal_tokens, *tokens]) if token]
-
-
 def check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
     """Refuse a prompt that does not fit the model's positions: it would answer, and wrongly.
 
-    Raises:
-        SettingError: naming both lengths.
+    Raises SettingError, naming both lengths.
     """
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     length = inputs["input_ids"].shape[1]

@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 
+from ptprune.asking.chat import check_length
 from ptprune.checkpoints import Checkpoint
 from ptprune.checkpoints.processor import tile_options
 from ptprune.pruner import TokenPruner
 
 
-@dataclass(frozen=True)
-class Generated:
-    """Answers to a batch of prompts.
+class Generated(NamedTuple):
+    """Answers to a batch of prompts."""
 
-    Attributes:
-        texts: one a prompt.
-        visual_tokens: (before, after) pruning, over the whole batch.
-    """
-
-    texts: list[str]
-    visual_tokens: tuple[int, int]
+    texts: list[str]  # one a prompt
+    visual_tokens: tuple[int, int]  # before and after pruning, over the whole batch
 
 
 @dataclass
 class LoadedModel:
-    """A model on its device and its processor, which pads on the left from now on.
-
-    Attributes:
-        batch: prompts a batch.
-        image_options: of the image processor, instead of its own.
-    """
+    """A model on its device and its processor, which pads on the left from now on."""
 
     model: Any
     processor: Any
-    batch: int = 16
-    image_options: dict[str, Any] = field(default_factory=dict)
+    batch: int = 16  # prompts a batch
+    image_options: dict[str, Any] = field(default_factory=dict)  # of the image processor, instead of its own
 
     @classmethod
     def load(
@@ -73,25 +64,46 @@ class LoadedModel:
             tokenizer.pad_token = tokenizer.eos_token
 
     def check_pruners(self, pruners: Sequence[TokenPruner | None]) -> None:
-        """Attach every pruner once.
-
-        Raises:
-            PtpruneError: where one refuses the model.
-        """
+        """Attach every pruner once. Raises PtpruneError where one refuses the model."""
         for pruner in pruners:
             with nullcontext() if pruner is None else pruner(self.model):
                 pass
+
+    def in_batches(
+        self,
+        order: Sequence[int],
+        alike: Callable[[int], Any],
+        answer: Callable[[list[int]], list[str]],
+        on_batch: Callable[[int], None],
+    ) -> dict[int, str]:
+        """Number of a prompt -> its answer.
+
+        Args:
+            order: in which they are asked.
+            alike: of a number, the same for all of a batch; ``order`` is sorted by it.
+            answer: what answers a batch.
+            on_batch: told how many prompts a finished batch had.
+        """
+        answers: dict[int, str] = {}
+        for _, group in groupby(order, key=alike):
+            numbers = list(group)
+            for start in range(0, len(numbers), self.batch):
+                batch = numbers[start : start + self.batch]
+                answers |= zip(batch, answer(batch), strict=True)
+                on_batch(len(batch))
+        return answers
 
     def generate(self, inputs: Any, pruner: TokenPruner | None = None, **options: Any) -> Generated:
         """Answers to a batch of prompts.
 
         Args:
             inputs: of ``chat_inputs``.
-            options: of the model's ``generate()``.
+            options: of the model's ``generate()``, "max_new_tokens" among them.
 
         Raises:
-            PtpruneError: where the pruner refuses the model or a prompt.
+            PtpruneError: where the prompts are too long, or the pruner refuses the model or a prompt.
         """
+        check_length(self.model, inputs, options["max_new_tokens"])
         inputs = inputs.to(self.model.device)
         with nullcontext() if pruner is None else pruner(self.model), torch.no_grad():
             output = self.model.generate(**inputs, **options)
@@ -99,9 +111,8 @@ class LoadedModel:
         texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
         full = kept = self.visual_tokens(inputs["input_ids"])
         if pruner is not None and full:
-            report = pruner.report
-            assert report is not None
-            before, after = report.visual_tokens
+            assert pruner.report is not None
+            before, after = pruner.report.visual_tokens
             kept -= before - after
         return Generated(texts, (full, kept))
 

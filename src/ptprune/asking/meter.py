@@ -16,20 +16,13 @@ from ptprune.families import family_of
 
 
 class PhaseMeter:
-    """Hooks on a model's forward: the first call is the prefill, every later one decodes a token.
-
-    Attributes:
-        passes: calls so far.
-        kv_bytes, full_kv_bytes: of the cache after the first call, as it is and had nothing been dropped.
-    """
+    """Hooks on a model's forward: the first call is the prefill, every later one decodes a token."""
 
     def __init__(self, model: Any, clock: Clock, on_pass: Callable[[int], None]) -> None:
-        self.model = model
-        self.clock = clock
-        self.passes = 0
-        self.kv_bytes = self.full_kv_bytes = 0
-        self._on_pass = on_pass
-        self._lap = ExitStack()
+        self.model, self.clock = model, clock
+        self.passes = 0  # calls so far
+        self.kv_bytes = self.full_kv_bytes = 0  # of the cache after the first, as it is and had nothing been dropped
+        self._on_pass, self._lap = on_pass, ExitStack()
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -48,14 +41,10 @@ class PhaseMeter:
     def _stop(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         self._lap.close()
         if not self.passes:
-            self.kv_bytes = cache_bytes(cache_of(output))
-            self.full_kv_bytes = full_cache_bytes(cache_of(output), self.model.config)
+            cache = cache_of(output)
+            self.kv_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+            self.full_kv_bytes = full_cache_bytes(cache, self.model.config)
         self.passes += 1
-
-
-def cache_bytes(cache: Any) -> int:
-    """Bytes of the keys and values that a cache holds."""
-    return sum(part.numel() * part.element_size() for layer in cache.layers for part in (layer.keys, layer.values))
 
 
 def full_cache_bytes(cache: Any, config: Any) -> int:
@@ -68,8 +57,7 @@ def full_cache_bytes(cache: Any, config: Any) -> int:
     unpruned: Any = DynamicCache(config=config)
     for layer, fresh in zip(cache.layers, unpruned.layers, strict=True):
         held = min(seen, fresh.sliding_window - 1) if fresh.is_sliding else seen
-        one_token = [part[:, :, :1] for part in (layer.keys, layer.values)]
-        total += held * sum(part.numel() * part.element_size() for part in one_token)
+        total += held * sum(part[:, :, :1].nbytes for part in (layer.keys, layer.values))
     return total
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
@@ -59,30 +59,22 @@ class Attachment:
         self._depth = 0  # nested calls in progress, all in the thread that holds the lock
         self._pass: Pass | None = None
         self._generation: Generation | None = None
-        self._undo: list[Callable[[], None]] = []
         with _placing:
             if attachment_of(model) is not None:
                 raise AttachError(f"a pruner is attached to this {type(model).__name__} already: detach it first")
-            try:
-                self._install()
-            except BaseException:
-                self._uninstall()
-                raise
+            with ExitStack() as undo:  # after an exception everything is taken off again
+                for owner, name, wrapper in (
+                    (self._multimodal, IMAGE_FEATURES, self._image_features),
+                    (self._multimodal, VIDEO_FEATURES, self._vision.video_features),
+                    (self._multimodal, "forward", self._forward_multimodal),
+                    (model, "forward", self._forward),
+                    (model, "generate", self._generate),
+                ):
+                    if name != VIDEO_FEATURES or hasattr(owner, name):
+                        undo.callback(wrap(owner, name, wrapper))
+                self._undo = undo.pop_all()
             _attached[model] = ref(self)
             pruner.hold(1)
-
-    def _install(self) -> None:
-        multimodal = self._multimodal
-        self._undo.append(wrap(multimodal, IMAGE_FEATURES, self._image_features))
-        if hasattr(multimodal, VIDEO_FEATURES):
-            self._undo.append(wrap(multimodal, VIDEO_FEATURES, self._vision.video_features))
-        self._undo.append(wrap(multimodal, "forward", self._forward_multimodal))
-        self._undo.append(wrap(self.model, "forward", self._forward))
-        self._undo.append(wrap(self.model, "generate", self._generate))
-
-    def _uninstall(self) -> None:
-        while self._undo:
-            self._undo.pop()()
 
     def leave(self) -> None:
         """End one use. The last one waits for the calls of other threads and then removes the wrappers.
@@ -99,7 +91,7 @@ class Attachment:
                 raise AttachError("the pruner cannot be detached inside a call of the model that it prunes")
             self.entries -= 1
             if self.entries <= 0:  # another thread may have joined while this one waited
-                self._uninstall()
+                self._undo.close()
                 self.pruner.hold(-1)
                 if attachment_of(self.model) is self:
                     del _attached[self.model]

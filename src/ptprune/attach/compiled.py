@@ -1,6 +1,7 @@
 """Refuses compiled models: hooks, and a prompt that gets shorter half-way, do not work in a compiled graph.
 
-Attaching detects parts and wrappers that are compiled by then; a call detects later ones.
+Attaching detects parts and wrappers that are compiled by then; a call detects later ones. Each check raises
+``AttachError``, naming the first part.
 """
 
 from __future__ import annotations
@@ -17,13 +18,12 @@ from ptprune.errors import AttachError
 
 
 def check_not_compiled(model: nn.Module) -> None:
-    """Refuse a model if a part of it is compiled, or if a compiled model wraps it.
-
-    Raises:
-        AttachError: names the part.
-    """
+    """Refuse a model if a part of it is compiled, or if a compiled model wraps it."""
     check_parts(model.named_modules())
-    if _anything_was_compiled() and any(
+    utils: Any = sys.modules.get("torch._dynamo.utils")
+    compiled = utils is not None and bool(utils.counters.get("frames"))
+    # the search for wrappers takes tens of milliseconds: it is skipped where this process compiled nothing
+    if compiled and any(
         isinstance(holder, dict) and holder.get("_orig_mod") is model for holder in gc.get_referrers(model)
     ):
         raise AttachError(
@@ -33,11 +33,7 @@ def check_not_compiled(model: nn.Module) -> None:
 
 
 def check_parts(modules: Iterable[tuple[str, nn.Module]]) -> None:
-    """Refuse parts that are compiled by themselves.
-
-    Raises:
-        AttachError: names the first one.
-    """
+    """Refuse parts that are compiled by themselves."""
     for name, module in modules:
         if getattr(module, "_compiled_call_impl", None) is not None or type(module).__name__ == "OptimizedModule":
             raise AttachError(
@@ -47,23 +43,8 @@ def check_parts(modules: Iterable[tuple[str, nn.Module]]) -> None:
 
 
 def check_not_compiling() -> None:
-    """Refuse a call through torch.compile.
-
-    Raises:
-        AttachError: while a graph is traced, and inside a compiled model that fell back to eager mode.
-    """
-    if torch.compiler.is_compiling() or _inside_compiled():
-        raise AttachError("the model is compiled while a pruner is attached: detach it, or call the model uncompiled")
-
-
-def _anything_was_compiled() -> bool:
-    """Whether this process compiled anything. If not, the search for wrappers, tens of milliseconds, is skipped."""
-    utils: Any = sys.modules.get("torch._dynamo.utils")
-    return utils is not None and bool(utils.counters.get("frames"))
-
-
-def _inside_compiled() -> bool:
-    """Whether the compiler intercepts new Python frames now."""
+    """Refuse a call while a graph is traced, and inside a compiled model that fell back to eager mode."""
     frames: Any = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
-    callback = getattr(frames, "get_eval_frame_callback", lambda: None)()
-    return callback is not None and callback is not False
+    callback = getattr(frames, "get_eval_frame_callback", lambda: None)()  # set where new Python frames are intercepted
+    if torch.compiler.is_compiling() or callback not in (None, False):
+        raise AttachError("the model is compiled while a pruner is attached: detach it, or call the model uncompiled")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import transformers
@@ -30,14 +30,7 @@ def check_contract(model: Model, family: type[Family], windows: Sequence[int | N
     Raises:
         UnknownTransformers: names the model class, transformers' version, what is missing, and the tested versions.
     """
-    missing = [
-        *_model(model, family),
-        *_decoder(family.decoder(model)),
-        *_layers(model, family, windows),
-        *_vision(model, family),
-        *_cache(),
-        *_options(),
-    ]
+    missing = [*_parts(model, family), *_layers(model, family, windows), *_vision(model, family), *_library()]
     if missing:
         raise UnknownTransformers(
             f"{type(model).__name__} of transformers {transformers.__version__} differs from what this version of "
@@ -46,101 +39,75 @@ def check_contract(model: Model, family: type[Family], windows: Sequence[int | N
         )
 
 
-def _lacking(module: Any, needed: Iterable[str]) -> list[str]:
-    """Describe the needed arguments, and the cache, that a module's forward does not take."""
+def _lacking(module: Any, arguments: frozenset[str], *methods: str | None) -> Iterator[str]:
+    """Describe the arguments, and the cache, that a module's forward does not take, and the methods that it lacks."""
     name = type(module).__name__
-    lacking = sorted(set(needed) - set(conventions.arguments_of(module)))
-    found = [f"{name} takes no argument {argument!r}" for argument in lacking]
+    for argument in sorted(arguments - {*conventions.arguments_of(module)}):
+        yield f"{name} takes no argument {argument!r}"
     if conventions.cache_name(module) is None:
-        found.append(f"{name} takes the cache under none of the names {', '.join(conventions.CACHE)}")
-    return found
+        yield f"{name} takes the cache under none of the names {', '.join(conventions.CACHE)}"
+    for method in methods:
+        if method is not None and not callable(getattr(module, method, None)):
+            yield f"{name} has no method {method}"
 
 
-def _model(model: Model, family: type[Family]) -> list[str]:
-    multimodal = family.multimodal(model)
-    found = []
-    for module in (model, multimodal):
-        found += _lacking(module, conventions.MODEL_ARGUMENTS)
-    for method in (conventions.IMAGE_FEATURES, *([family.deepstack] if family.deepstack else [])):
-        owner = multimodal if method == conventions.IMAGE_FEATURES else family.decoder(model)
-        if not callable(getattr(owner, method, None)):
-            found.append(f"{type(owner).__name__} has no method {method}")
-    if not callable(getattr(model, "generate", None)):
-        found.append(f"{type(model).__name__} has no method generate")
-    return found
+def _parts(model: Model, family: type[Family]) -> Iterator[str]:
+    yield from _lacking(model, conventions.MODEL_ARGUMENTS, "generate")
+    yield from _lacking(family.multimodal(model), conventions.MODEL_ARGUMENTS, conventions.IMAGE_FEATURES)
+    yield from _lacking(family.decoder(model), conventions.DECODER_ARGUMENTS, "rotary_emb", family.deepstack)
 
 
-def _decoder(decoder: Any) -> list[str]:
-    found = _lacking(decoder, conventions.DECODER_ARGUMENTS)
-    if not callable(getattr(decoder, "rotary_emb", None)):
-        found.append(f"{type(decoder).__name__} has no rotary_emb")
-    return found
-
-
-def _layers(model: Model, family: type[Family], windows: Sequence[int | None]) -> list[str]:
-    found, layers = [], family.decoder(model).layers
+def _layers(model: Model, family: type[Family], windows: Sequence[int | None]) -> Iterator[str]:
+    layers = family.decoder(model).layers
     if len(layers) != len(windows):
-        found.append(f"the configuration tells of {len(windows)} language model layers, the model has {len(layers)}")
+        yield f"the configuration tells of {len(windows)} language model layers, the model has {len(layers)}"
     for index, layer in enumerate(layers):
-        found += _lacking(layer, conventions.LAYER_ARGUMENTS)
+        yield from _lacking(layer, conventions.LAYER_ARGUMENTS)
         try:
             attention = family.text_attention(model, index)
         except AttributeError:
-            found.append(f"{type(layer).__name__} {index} has no attention module where {family.name} expects it")
+            yield f"{type(layer).__name__} {index} has no attention module where {family.name} expects it"
             continue
-        found += _lacking(attention, conventions.ATTENTION_ARGUMENTS)
-        found += _attention(attention)
-        own = getattr(attention, "sliding_window", None)
+        yield from _lacking(attention, conventions.ATTENTION_ARGUMENTS)
+        yield from _attention(attention)
+        name, own = type(attention).__name__, getattr(attention, "sliding_window", None)
         if index < len(windows) and own is not None and own != windows[index]:
-            found.append(
-                f"{type(attention).__name__} {index} has a sliding window of {own}, the configuration {windows[index]}"
-            )
-    return found
+            yield f"{name} {index} has a sliding window of {own}, the configuration {windows[index]}"
 
 
-def _attention(attention: Any) -> list[str]:
+def _attention(attention: Any) -> Iterator[str]:
     """Describe what keeps ``tap`` from reading the queries and keys that a module passes to its attention function."""
-    name, found = type(attention).__name__, []
+    name, kinds = type(attention).__name__, type(attention).__mro__
     if getattr(attention, "config", None) is None:
-        found.append(f"{name} has no config with its attention implementation")
-    if not any(hasattr(sys.modules[kind.__module__], EAGER) for kind in type(attention).__mro__):
-        found.append(f"{name} has no {EAGER} in its file")
+        yield f"{name} has no config with its attention implementation"
+    if not any(hasattr(sys.modules[kind.__module__], EAGER) for kind in kinds):
+        yield f"{name} has no {EAGER} in its file"
     # names that the class or a base class looks up; ``instruction`` checks during a pass that the function was called
-    looked_up = {
-        word
-        for kind in type(attention).__mro__
-        if (function := kind.__dict__.get("forward")) is not None
-        for word in getattr(inspect.unwrap(function), "__code__", _looked_up.__code__).co_names
-    }
-    if "ALL_ATTENTION_FUNCTIONS" not in looked_up:
-        found.append(f"{name} does not look its attention function up in transformers' AttentionInterface")
-    return found
+    forwards = [inspect.unwrap(kind.__dict__["forward"]) for kind in kinds if "forward" in kind.__dict__]
+    codes = [forward.__code__ for forward in forwards if hasattr(forward, "__code__")]  # of those in Python
+    if not any("ALL_ATTENTION_FUNCTIONS" in code.co_names for code in codes):
+        yield f"{name} does not look its attention function up in transformers' AttentionInterface"
 
 
-def _looked_up() -> None:
-    """Replaces a forward that is no Python function: looks nothing up."""
-
-
-def _vision(model: Model, family: type[Family]) -> list[str]:
+def _vision(model: Model, family: type[Family]) -> Iterator[str]:
     try:
         attention = family.vision_attention(model, {})
     except AttributeError as error:
-        return [f"the vision encoder's attention is not where {family.name} expects it ({error})"]
-    return _attention(attention)
+        yield f"the vision encoder's attention is not where {family.name} expects it ({error})"
+    else:
+        yield from _attention(attention)
 
 
-def _cache() -> list[str]:
-    """Describe methods of cache layers that ``PrunedLayer`` does not know, or overrides in vain."""
+def _library() -> Iterator[str]:
+    """Describe methods of cache layers that ``PrunedLayer`` does not know, or overrides in vain, and lost options."""
     public = {name for name in dir(DynamicLayer) if not name.startswith("_")}
-    overridden = conventions.CACHE_LAYER_OVERRIDDEN
-    found = [f"DynamicLayer has no method {name}" for name in sorted(overridden - public)]
-    for name in sorted(public - overridden - conventions.CACHE_LAYER_INHERITED):
-        found.append(f"DynamicLayer has an unknown method {name}")
+    for name in sorted(conventions.CACHE_LAYER_OVERRIDDEN - public):
+        yield f"DynamicLayer has no method {name}"
+    for name in sorted(public - conventions.CACHE_LAYER_OVERRIDDEN - conventions.CACHE_LAYER_INHERITED):
+        yield f"DynamicLayer has an unknown method {name}"
     if not hasattr(Cache(layers=[]), "layers"):
-        found.append("Cache has no layers")
-    return found
-
-
-def _options() -> list[str]:
+        yield "Cache has no layers"
     known = GenerationConfig()
-    return [f"generate() has no option {name}" for name in conventions.GENERATE_OPTIONS if not hasattr(known, name)]
+    for name in conventions.GENERATE_OPTIONS:
+        if not hasattr(known, name):
+            yield f"generate() has no option {name}"

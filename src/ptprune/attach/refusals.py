@@ -1,4 +1,7 @@
-"""What cannot be pruned right is refused here, by name, before anything is computed."""
+"""What cannot be pruned right is refused here, before anything is computed.
+
+Each check raises ``Refused``, which names the implementation, option, argument, cache or shape, and what to do instead.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +43,7 @@ def check_model(model: Model, family: type[Family], layers: Sequence[int], posit
 
 
 def check_attention(implementation: str) -> None:
-    """Refuse attention implementations without tensor masks; users may change theirs between calls.
-
-    Raises:
-        Refused: naming the implementation.
-    """
+    """Refuse attention implementations without tensor masks; users may change theirs between calls."""
     if implementation not in ("eager", "sdpa") and "flash" not in implementation:
         raise Refused(
             f"attention implementation {implementation!r} is not supported: use 'sdpa', 'eager' or flash attention"
@@ -52,11 +51,7 @@ def check_attention(implementation: str) -> None:
 
 
 def check_generate(call: ModelCall, model: Model, family: type[Family], last_layer: int) -> None:
-    """Refuse the options of generate() under which a pruned prefill cannot be right.
-
-    Raises:
-        Refused: naming the option and what to do instead.
-    """
+    """Refuse the options of generate() under which a pruned prefill cannot be right."""
 
     def option(name: str) -> Any:
         return call.option(name, call.get("generation_config"), getattr(model, "generation_config", None))
@@ -84,11 +79,7 @@ def check_generate(call: ModelCall, model: Model, family: type[Family], last_lay
 
 
 def check_forward(call: ModelCall, model: Model, training: bool) -> None:
-    """Refuse a forward call with images that cannot be pruned right.
-
-    Raises:
-        Refused: naming the argument and what to do instead.
-    """
+    """Refuse a forward call with images that cannot be pruned right."""
     if training:
         raise Refused("the model is in training mode: pruning is for inference, call model.eval()")
     if call.get("labels") is not None:
@@ -106,11 +97,7 @@ def _check_outputs(option: Callable[[str], Any]) -> None:
 
 
 def check_cache(cache: Any) -> None:
-    """Refuse caches that cannot shrink.
-
-    Raises:
-        Refused: naming the cache.
-    """
+    """Refuse caches that cannot shrink."""
     if cache is None:
         return
     layers, can_shrink = getattr(cache, "layers", None) or [], (DynamicLayer, DynamicSlidingWindowLayer, PrunedLayer)
@@ -118,23 +105,18 @@ def check_cache(cache: Any) -> None:
         kinds = sorted({type(layer).__name__ for layer in layers} - {kind.__name__ for kind in can_shrink})
         raise Refused(f"{type(cache).__name__} ({', '.join(kinds)}) cannot shrink: pass a DynamicCache or none")
     for layer in layers:
-        if isinstance(layer, DynamicSlidingWindowLayer) and layer.keys is not None:
-            seen, held = layer.get_seq_length(), layer.keys.shape[2]
-            if held < seen:
-                raise Refused(
-                    f"the cache has seen {seen} tokens, of which its sliding layers hold the last {held}: pictures can "
-                    "be pruned only while nothing has left the window, start from a new cache"
-                )
+        sliding = isinstance(layer, DynamicSlidingWindowLayer) and layer.keys is not None
+        if sliding and (held := layer.keys.shape[2]) < (seen := layer.get_seq_length()):
+            raise Refused(
+                f"the cache has seen {seen} tokens, of which its sliding layers hold the last {held}: pictures can be "
+                "pruned only while nothing has left the window, start from a new cache"
+            )
     if cache.offloading:
         raise Refused("an offloaded cache is not supported: pass a plain DynamicCache or none")
 
 
 def check_mask(attention_mask: Any) -> None:
-    """Refuse masks other than 2D.
-
-    Raises:
-        Refused: naming the shape.
-    """
+    """Refuse masks other than 2D."""
     if attention_mask is not None and (not isinstance(attention_mask, Tensor) or attention_mask.ndim != 2):
         shape = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
         raise Refused(f"attention_mask must be 2D [batch, length] while a pruner is attached, got {shape}")

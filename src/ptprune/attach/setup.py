@@ -25,18 +25,12 @@ class Method(Protocol):
     window: int | None
 
     def cut_layers(self, num_layers: int) -> tuple[int, ...]: ...
-
     @property
     def needs(self) -> frozenset[str]: ...
-
     def check_needs(self) -> None: ...
-
     def hold(self, models: int) -> None: ...
-
     def select_all(self, images: Sequence[ImageEvidence]) -> list[Selection]: ...
-
     def forget(self) -> None: ...
-
     def record(self, write: Callable[[], PruningReport]) -> None: ...
 
 
@@ -66,10 +60,7 @@ class Setup:
 
         Raises:
             MethodError: on a method that needs something unknown.
-            UnsupportedModel: on a model of no supported family.
-            AttachError: on a compiled model.
-            Refused: on a model that this pruner's settings do not fit.
-            UnknownTransformers: where the installed transformers is not as the hooks know it.
+            UnsupportedModel, AttachError, Refused, UnknownTransformers: see ``Attachment``.
         """
         pruner.check_needs()
         family = family_of(model)

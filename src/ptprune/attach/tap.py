@@ -10,13 +10,14 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ptprune.attach.wrapping import wrap
 from ptprune.errors import BrokenPass, UnknownTransformers
 from ptprune.scores.attention import QueriesAndKeys
 
@@ -24,13 +25,10 @@ IMPLEMENTATION = "ptprune_rows"
 EAGER = "eager_attention_forward"  # in the file of each model
 
 
-Receiver = Callable[[QueriesAndKeys], None]
-
-
 class AttentionTap:
     """Shows queries and keys of one attention module to a receiver, once for each time it calls its function."""
 
-    def __init__(self, module: Any, receive: Receiver) -> None:
+    def __init__(self, module: Any, receive: Callable[[QueriesAndKeys], None]) -> None:
         self.receive = receive
         self.calls = 0
         self._module = module
@@ -50,14 +48,23 @@ class AttentionTap:
         if self._config is not None:
             self._module.config, self._config = self._config, None
 
-    @contextmanager
-    def resting(self) -> Iterator[None]:
-        """The module as it is without this tap."""
-        tapped, self._module.config = self._module.config, self._config
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
+        """Show queries and keys, and let the module's own attention function compute, under its true config."""
+        module, scaling, starts = self._module, kwargs.get("scaling"), kwargs.get("cu_seq_lens_q")
+        if scaling is None:  # the attention function would choose one by itself, and not tell
+            raise UnknownTransformers(f"{type(module).__name__} hands no scaling to its attention function")
+        tapped, module.config = module.config, self._config
         try:
-            yield
+            self.calls += 1
+            lengths = None if starts is None else starts.diff().tolist()
+            self.receive(QueriesAndKeys(query, key, scaling, attention_mask, lengths))
+            # the eager function is in the file of the module's class, or of one that it derives from
+            files = (sys.modules[kind.__module__] for kind in type(module).__mro__)
+            eager = next(found for file in files if (found := getattr(file, EAGER, None)) is not None)
+            own = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager)
+            return own(module, query, key, value, attention_mask, **kwargs)
         finally:
-            self._module.config = tapped
+            module.config = tapped
 
 
 class _AttentionReached(Exception):
@@ -91,45 +98,19 @@ def keys_alone(attention: Any) -> Iterator[None]:
 
     A module that projects them together with its keys computes them all the same.
     """
-    idle = [module for name in ("q_proj", "v_proj") if (module := getattr(attention, name, None)) is not None]
-    own = [module.__dict__.get("forward") for module in idle]
 
-    def zeros(states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def zeros(original: Any, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return states.new_zeros(()).expand(*states.shape[:-1], attention.head_dim)
 
-    try:
-        for module in idle:
-            module.forward = zeros
+    with ExitStack() as undo:
+        for name in ("q_proj", "v_proj"):
+            if (module := getattr(attention, name, None)) is not None:
+                undo.callback(wrap(module, "forward", zeros))
         yield
-    finally:
-        for module, forward in zip(idle, own, strict=True):
-            if forward is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.forward = forward
 
 
-def _show_and_attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
-) -> tuple[Tensor, Tensor | None]:
-    tap: AttentionTap = module.config.ptprune_tap
-    with tap.resting():
-        scaling, starts = kwargs.get("scaling"), kwargs.get("cu_seq_lens_q")
-        if scaling is None:  # the attention function would choose one by itself, and not tell
-            raise UnknownTransformers(f"{type(module).__name__} hands no scaling to its attention function")
-        tap.calls += 1
-        tap.receive(
-            QueriesAndKeys(query, key, scaling, attention_mask, None if starts is None else starts.diff().tolist())
-        )
-        eager = _eager(module)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(module.config._attn_implementation, eager)
-        return attend(module, query, key, value, attention_mask, **kwargs)
-
-
-def _eager(module: Any) -> Callable[..., Any]:
-    """The eager attention function of the file that a module's class, or one it derives from, is written in."""
-    files = (sys.modules[kind.__module__] for kind in type(module).__mro__)
-    return next(found for file in files if (found := getattr(file, EAGER, None)) is not None)
+def _show_and_attend(module: Any, *args: Any, **kwargs: Any) -> Any:
+    return module.config.ptprune_tap.attend(*args, **kwargs)
 
 
 AttentionInterface.register(IMPLEMENTATION, _show_and_attend)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,25 +19,22 @@ from ptprune.families.encoded import Encoded, EvidenceRequest
 from ptprune.scores.attention import QueriesAndKeys, patch_scores
 
 
+@dataclass(eq=False)
 class VisionWatch:
     """Wraps ``get_image_features``; its output carries what the family made of it as ``.ptprune``.
 
-    Args:
+    Attributes:
         lap: times a phase, by its name.
         deliver: told of the images of each call. The attribute alone would not do: accelerate, where it moves an output
             between devices, copies it without.
     """
 
-    def __init__(
-        self,
-        family: type[Family],
-        model: Model,
-        wanted: EvidenceRequest,
-        lap: Callable[[str], AbstractContextManager[Any]],
-        deliver: Callable[[Sequence[Encoded]], None],
-    ) -> None:
-        self.family, self.model, self.wanted, self.lap, self.deliver = family, model, wanted, lap, deliver
-        self._video = False  # video features are being computed
+    family: type[Family]
+    model: Model
+    wanted: EvidenceRequest
+    lap: Callable[[str], AbstractContextManager[Any]]
+    deliver: Callable[[Sequence[Encoded]], None]
+    _video: bool = False  # video features are being computed
 
     def image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._video:  # some models encode videos through here
@@ -51,14 +49,14 @@ class VisionWatch:
                     seen.setdefault(name, []).append(attention)
 
         tap = AttentionTap(self.family.vision_attention(self.model, call), receive)
-        if self.wanted.names & {"encoder_attention", "received_attention"}:
+        if watched := self.wanted.names & {"encoder_attention", "received_attention"}:
             tap.arm()
         try:
             with self.lap("vision"):
                 output = original(*args, **kwargs)
         finally:
             tap.disarm()
-        if self.wanted.names & {"encoder_attention", "received_attention"} and not tap.calls:
+        if watched and not tap.calls:
             raise BrokenPass("the vision encoder ran, but not the attention module whose scores are wanted")
         if not isinstance(output, tuple):
             with self.lap("select"):

@@ -12,11 +12,8 @@ from ptprune.errors import Refused
 
 
 def unslide(cache: Any) -> list[tuple[int, DynamicSlidingWindowLayer]]:
-    """Let the cache's sliding layers hold everything for one prefill, so that all layers can be cut alike.
-
-    Returns:
-        The layers that were replaced, for ``slide``.
-    """
+    """Let the cache's sliding layers hold everything for one prefill, so that all layers can be cut alike. Returns the
+    layers that were replaced, for ``slide``."""
     replaced = [(i, layer) for i, layer in enumerate(cache.layers) if isinstance(layer, DynamicSlidingWindowLayer)]
     for index, layer in replaced:
         plain = cache.layers[index] = DynamicLayer()
@@ -36,12 +33,7 @@ def slide(cache: Any, replaced: list[tuple[int, DynamicSlidingWindowLayer]]) -> 
 
 
 def restrict(
-    mask: Tensor | None,
-    window: int,
-    query_columns: Tensor,
-    key_columns: Tensor,
-    key_valid: Tensor,
-    implementation: str,
+    mask: Tensor | None, window: int, query_columns: Tensor, key_columns: Tensor, key_valid: Tensor, implementation: str
 ) -> Tensor:
     """The mask of a sliding layer over a pruned cache: the stock one counts distances among the tokens that are left,
     so it lets through too much.

@@ -32,11 +32,10 @@ class Wrapped:
         """Take the wrapper off. Where somebody has wrapped the method again since, it cannot be taken out of the
         middle: it stays, and only calls the original."""
         self._at_work = False
-        if self._owner.__dict__.get(self._name) is not self:
-            return
-        if self._own is not None:
+        outermost = self._owner.__dict__.get(self._name) is self
+        if outermost and self._own is not None:
             setattr(self._owner, self._name, self._own)
-        else:
+        elif outermost:
             delattr(self._owner, self._name)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
@@ -47,9 +46,5 @@ class Wrapped:
 
 
 def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> Callable[[], None]:
-    """Put a wrapper around a method of an instance.
-
-    Returns:
-        A function that takes it off.
-    """
+    """Put a wrapper around a method of an instance. Returns a function that takes it off."""
     return Wrapped(owner, name, wrapper).remove

@@ -13,7 +13,7 @@ from ptprune.bench.examinee import Examinee, Views
 from ptprune.bench.items import Item, is_right
 from ptprune.bench.statistics import decode, difference, interval, mean
 from ptprune.errors import UserError
-from ptprune.results.file import resume, save
+from ptprune.results.file import go_on, save
 from ptprune.results.rows import AccuracyResults, AccuracyRow, Run
 
 OTHER = {"model": "another model", "items": "other items"}  # fingerprints say nothing to a reader
@@ -23,33 +23,24 @@ OTHER = {"model": "another model", "items": "other items"}  # fingerprints say n
 class AccuracyRun:
     """The candidates that this run was asked for, and the rows of earlier runs in the same file.
 
-    Attributes:
-        results: the file as it will be, without rows; its last run is this one.
-        candidates: in the order of the tables.
-        items: the questions.
-        reference: settings of the PTP that the others are compared with, at the same keep ratio.
-        path: of the file, if there is one.
-
     Raises:
         UserError: where the file holds something else, results of another identity, or could not be written.
     """
 
-    results: AccuracyResults
-    candidates: Sequence[Candidate]
+    results: AccuracyResults  # the file as it will be, without rows; its last run is this one
+    candidates: Sequence[Candidate]  # in the order of the tables
     items: Sequence[Item]
-    reference: dict[str, Any]
-    path: Path | None = None
+    reference: dict[str, Any]  # settings of the PTP that the others are compared with, at the same keep ratio
+    path: Path | None = None  # of the file, if there is one
     _measured: dict[str, AccuracyRow] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        earlier = None if self.path is None else resume(self.path, AccuracyResults)
         [run] = self.results.runs
-        if earlier is not None:
+        if self.path is not None and (earlier := go_on(self.path, self.results)) is not None:
             for before in earlier.runs:
                 _check_identity(self.path, before, run)
-            self.results.runs = [*earlier.runs, *([] if run in earlier.runs else [run])]
-            for row in reversed(earlier.results):  # of two alike the first counts
-                self._measured[key(row)] = row
+            for row in earlier.results:  # of two alike the first counts
+                self._measured.setdefault(key(row), row)
         self._run = self.results.runs.index(run)
 
     @property
@@ -57,31 +48,32 @@ class AccuracyRun:
         """Candidates without a row, each once."""
         return list({one.key: one for one in self.candidates if one.key not in self._measured}.values())
 
-    def measure(self, examinee: Examinee, on_batch: Callable[[Candidate, int], None] = lambda one, items: None) -> None:
+    def measure(self, examinee: Examinee, on_batch: Callable[[str, int], None] = lambda what, items: None) -> None:
         """Measure what is missing; a finished row is on the disk before the next one begins.
 
         Args:
-            on_batch: called with a candidate and how many more items are done.
+            on_batch: called with what is measured and how many more items are done.
         """
         views = Views(examinee)
         for one in self.missing:
-            view, told = views.of(one.method, one.keep_ratio), partial(on_batch, one)
+            told = partial(on_batch, f"{one.name} {'' if one.keep_ratio is None else one.keep_ratio}")
+            view = views.of(one.method, one.keep_ratio)
             given, kept = examinee.answers(self.items, one.pruner, view, told)
             right = "".join("01"[is_right(a, item.answer)] for a, item in zip(given, self.items, strict=True))
             kinds = [item.kind for item in self.items]
             self._measured[one.key] = row_of(one, right, round(kept, 2), kinds, self._run)
             if self.path is not None:
-                asked = self.document()
-                keys = {key(row) for row in asked.results}
+                asked, keys = self.document(), {other.key for other in self.candidates}
                 others = [row for name, row in self._measured.items() if name not in keys]
                 save(self.path, asked.model_copy(update={"results": asked.results + others}))
 
     def document(self) -> AccuracyResults:
         """The rows that were asked for, as far as they are finished, compared with each other."""
-        rows = {one.key: self._measured[one.key] for one in self.candidates if one.key in self._measured}
-        for name, row in rows.items():
-            names = [one.variant for one in self.candidates if one.key == name and one.variant]
-            rows[name] = row.model_copy(update={"variants": list(dict.fromkeys([*row.variants, *names]))})
+        rows: dict[str, AccuracyRow] = {}
+        for one in self.candidates:
+            if (row := rows.get(one.key) or self._measured.get(one.key)) is not None:
+                names = [*row.variants, *filter(None, [one.variant])]
+                rows[one.key] = row.model_copy(update={"variants": list(dict.fromkeys(names))})
         return self.results.model_copy(update={"results": finish(list(rows.values()), self.reference)})
 
     def lines(self) -> dict[str, list[AccuracyRow]]:
@@ -93,7 +85,7 @@ class AccuracyRun:
         return lines
 
 
-def _check_identity(path: Path | None, earlier: Run, now: Run) -> None:
+def _check_identity(path: Path, earlier: Run, now: Run) -> None:
     for name, value in now.identity.items():
         if (other := earlier.identity.get(name)) != value:
             what = OTHER.get(name, f"{name} {other}, not {value}")
@@ -111,10 +103,7 @@ def row_of(one: Candidate, right: str, kept_tokens: float, kinds: Sequence[str],
     low, high = interval(marks)
     of_kind = {kind: [other == kind for other in kinds] for kind in dict.fromkeys(kinds) if kind}
     return AccuracyRow(
-        run=run,
-        method=one.method,
-        keep_ratio=one.keep_ratio,
-        settings=one.settings,
+        **one.of_row(run),
         kept_tokens=kept_tokens,
         right=right,
         accuracy=round(mean(marks), 2),

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 
@@ -45,15 +45,9 @@ class EventClock(Clock):
         self._spans.clear()
 
 
-def clock_for(device: str) -> Clock:
-    """A clock for one run on a device."""
-    return EventClock() if torch.device(device).type == "cuda" else Clock()
-
-
 def rotated(items: Sequence[Any], by: int) -> list[Any]:
     """The order of round ``by``: no arm always runs in another's wake."""
-    start = by % len(items)
-    return [*items[start:], *items[:start]]
+    return [items[(by + place) % len(items)] for place in range(len(items))]
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -62,25 +56,19 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 ArmName = Literal["unpruned", "pruned", "ideal"]
-UNPRUNED: ArmName = "unpruned"
-PRUNED: ArmName = "pruned"
-IDEAL: ArmName = "ideal"
+UNPRUNED: Final = "unpruned"
+PRUNED: Final = "pruned"
+IDEAL: Final = "ideal"
 
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """One way to read a prompt.
-
-    Attributes:
-        name: ``UNPRUNED``, ``PRUNED`` or ``IDEAL``.
-        method: name of the pruning method, of pruned arms.
-        length: tokens of the prompt, of ideal arms: embeddings of as many are what the model gets, and no picture.
-    """
+    """One way to read a prompt."""
 
     name: ArmName
-    method: str | None = None
+    method: str | None = None  # of pruned arms, as is the pruner
     pruner: TokenPruner | None = None
-    length: int | None = None
+    length: int | None = None  # of ideal arms: the model gets embeddings of as many tokens, and no picture
 
     @property
     def label(self) -> str:
@@ -91,25 +79,20 @@ class Arm:
 class Sample:
     """One run: first pass and greedy decoding.
 
-    Attributes:
-        vision_s: ViT and projector. select_s: all of the pruner's own work. prefill_s: the language model's first pass
-            with the output head and the choice of the first token, without the former two. ttft_s: all three.
-        decode_s_per_token: of the passes after the first.
-        peak_bytes: most memory that torch held on the GPU at a time, weights included; None elsewhere.
-        kv: (tokens, bytes) that each layer's cache holds right after the prefill.
+    The prefill is the language model's first pass with the output head and the choice of the first token, without
+    vision (ViT and projector) and select (all of the pruner's own work); ``ttft_s`` is all three.
     """
 
     vision_s: float
     select_s: float
     prefill_s: float
-    decode_s_per_token: float
+    decode_s_per_token: float  # of the passes after the first
     ttft_s: float
-    peak_bytes: int | None
-    kv: tuple[tuple[int, int], ...]
+    peak_bytes: int | None  # most memory that torch held on the GPU at a time, weights included; None elsewhere
+    kv: tuple[tuple[int, int], ...]  # (tokens, bytes) that each layer's cache holds right after the prefill
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of the whole cache."""
         return sum(size for _, size in self.kv)
 
 
@@ -117,14 +100,13 @@ class Sample:
 def run_arm(subject: Subject, arm: Arm, new_tokens: int, device: str) -> Sample:
     """Read the prompt once and write ``new_tokens`` tokens, at least two."""
     model, on_gpu = subject.model, torch.device(device).type == "cuda"
-    inputs = subject.inputs if arm.length is None else _short_inputs(subject, arm.length)
-    clock = clock_for(device)
+    inputs, clock = subject.inputs, EventClock() if on_gpu else Clock()
+    if arm.length is not None:  # which tokens they are makes no difference to the work
+        last = inputs["input_ids"][:, -1:].expand(-1, arm.length)
+        inputs = {"inputs_embeds": model.get_input_embeddings()(last)}
     around: AbstractContextManager[Any] = nullcontext()  # no picture, no vision
-    if arm.name == PRUNED:
-        assert arm.pruner is not None
-        around = arm.pruner(model, clock=clock)
-    elif arm.name == UNPRUNED:
-        around = vision_lap(model, clock)
+    if arm.length is None:
+        around = vision_lap(model, clock) if arm.pruner is None else arm.pruner(model, clock=clock)
     if torch.device(device).type != "cpu":
         torch.accelerator.synchronize(device)
     if on_gpu:
@@ -152,21 +134,10 @@ def run_arm(subject: Subject, arm: Arm, new_tokens: int, device: str) -> Sample:
     )
 
 
-def _short_inputs(subject: Subject, length: int) -> dict[str, Any]:
-    """Embeddings of as many tokens; which tokens they are makes no difference to the work."""
-    last = subject.inputs["input_ids"][:, -1:].expand(-1, length)
-    return {"inputs_embeds": subject.model.get_input_embeddings()(last)}
-
-
 def kept_length(pruner: TokenPruner) -> int:
-    """Tokens, text included, that the last prefill left in each row; the rows of a benchmark are alike.
-
-    Raises:
-        BrokenPass: where they were not.
-    """
-    report = pruner.report
-    assert report is not None
-    lengths = {after for _, after in report.sequence_length}
+    """Tokens, text included, that the last prefill left in each row. Raises BrokenPass where rows differ."""
+    assert pruner.report is not None
+    lengths = {after for _, after in pruner.report.sequence_length}
     if len(lengths) != 1:
         raise BrokenPass(f"rows of one and the same prompt kept different numbers of tokens: {sorted(lengths)}")
     return lengths.pop()

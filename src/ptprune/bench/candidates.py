@@ -31,21 +31,13 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """One method at one keep ratio.
+    """One method at one keep ratio."""
 
-    Attributes:
-        method: a name of ``METHODS``, or one of ``WITHOUT_PRUNER``.
-        keep_ratio: 1 for the unpruned model, None where there is nothing to choose.
-        given: settings of the method that differ from its defaults.
-        name: in tables.
-        variant: the name in ``ABLATIONS``; ``PTP`` for what the variants are compared with.
-    """
-
-    method: str
-    keep_ratio: float | None
-    given: dict[str, Any] = field(default_factory=dict)
-    name: str = ""
-    variant: str = ""
+    method: str  # a name of ``METHODS``, or one of ``WITHOUT_PRUNER``
+    keep_ratio: float | None  # 1 for the unpruned model, None where there is nothing to choose
+    given: dict[str, Any] = field(default_factory=dict)  # settings of the method that differ from its defaults
+    name: str = ""  # in tables
+    variant: str = ""  # the name in ``ABLATIONS``; ``PTP`` for what the variants are compared with
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -67,16 +59,17 @@ class Candidate:
     @property
     def key(self) -> str:
         """The same for candidates that measure the same."""
-        return _key(self.method, self.keep_ratio, self.settings)
+        return key(self)
+
+    def of_row(self, run: int) -> dict[str, Any]:
+        """The fields of ``Row``."""
+        return {"run": run, "method": self.method, "keep_ratio": self.keep_ratio, "settings": self.settings}
 
 
-def key(row: Row) -> str:
-    """The ``Candidate.key`` that a row was measured with."""
-    return _key(row.method, row.keep_ratio, row.settings)
-
-
-def _key(method: str, keep_ratio: float | None, settings: dict[str, Any]) -> str:
-    return json.dumps([method, None if keep_ratio is None else float(keep_ratio), settings], sort_keys=True)
+def key(one: Candidate | Row) -> str:
+    """The ``Candidate.key``, also of the one that a row was measured with."""
+    ratio = None if one.keep_ratio is None else float(one.keep_ratio)
+    return json.dumps([one.method, ratio, one.settings], sort_keys=True)
 
 
 def compare(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from itertools import groupby
+from functools import partial
 from typing import Any
 
 from PIL import Image
 
-from ptprune.asking.chat import ask_about, chat_inputs, check_length, make_prompt
+from ptprune.asking.chat import ask_about, chat_inputs, make_prompt
 from ptprune.asking.loaded import LoadedModel
 from ptprune.bench.candidates import DOWNSAMPLE, THUMBNAIL_ALONE
 from ptprune.bench.items import Item
@@ -22,15 +21,10 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class View:
-    """A way to show a picture to the model.
+    """A way to show a picture to the model."""
 
-    Attributes:
-        options: of the image processor, instead of its own.
-        size: (width, height) that the picture is brought to first; None: as it is.
-    """
-
-    options: tuple[tuple[str, Any], ...] = ()
-    size: Size | None = None
+    options: tuple[tuple[str, Any], ...] = ()  # of the image processor, instead of its own
+    size: Size | None = None  # (width, height) that the picture is brought to first; None: as it is
 
 
 AS_IT_IS = View()
@@ -38,13 +32,9 @@ AS_IT_IS = View()
 
 @dataclass
 class Examinee(LoadedModel):
-    """A loaded model that answers items.
+    """A loaded model that answers items."""
 
-    Attributes:
-        max_new_tokens: longest answer.
-    """
-
-    max_new_tokens: int = 2
+    max_new_tokens: int = 2  # longest answer
     _tokens: dict[tuple[Size, View], int] = field(default_factory=dict, repr=False)
 
     def check(self, items: Sequence[Item], pruners: Sequence[TokenPruner | None]) -> None:
@@ -77,17 +67,20 @@ class Examinee(LoadedModel):
         Raises:
             UserError: where the pruner refuses the model or a prompt, or a prompt is too long.
         """
-        given = [""] * len(items)
+        views = [view(item.size) for item in items]
+        lengths = [self.tokens(item.size, seen) for item, seen in zip(items, views, strict=True)]
+        order = sorted(range(len(items)), key=lambda n: (views[n].options, lengths[n]))  # little padding
         kept = 0
-        for numbers, seen in self._batches(items, [view(item.size) for item in items]):
-            inputs = self._inputs([items[n] for n in numbers], seen)
-            check_length(self.model, inputs, self.max_new_tokens)
+
+        def answer(numbers: list[int]) -> list[str]:
+            nonlocal kept
+            inputs = self._inputs([items[n] for n in numbers], [views[n] for n in numbers])
             written = self.generate(inputs, pruner, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
-            for number, text in zip(numbers, written.texts, strict=True):
-                given[number] = text.strip()
             kept += written.visual_tokens[1]
-            on_batch(len(numbers))
-        return given, kept / len(items)
+            return [text.strip() for text in written.texts]
+
+        given = self.in_batches(order, lambda n: views[n].options, answer, on_batch)
+        return [given[n] for n in range(len(items))], kept / len(items)
 
     def tokens(self, size: Size, view: View = AS_IT_IS) -> int:
         """Visual tokens of a picture of this (width, height)."""
@@ -96,24 +89,13 @@ class Examinee(LoadedModel):
             self._tokens[size, view] = self.visual_tokens(self._inputs([blank], [view])["input_ids"])
         return self._tokens[size, view]
 
-    def _batches(self, items: Sequence[Item], views: list[View]) -> Iterator[tuple[list[int], list[View]]]:
-        """Items of one batch share the processor's options, and have about the same length: little padding."""
-        lengths = [self.tokens(item.size, view) for item, view in zip(items, views, strict=True)]
-        order = sorted(range(len(items)), key=lambda n: (views[n].options, lengths[n]))
-        for _, group in groupby(order, key=lambda n: views[n].options):
-            alike = list(group)
-            for start in range(0, len(alike), self.batch):
-                numbers = alike[start : start + self.batch]
-                yield numbers, [views[n] for n in numbers]
-
     def _inputs(self, items: Sequence[Item], views: Sequence[View]) -> Any:
         pictures = []
         for item, view in zip(items, views, strict=True):
             picture = item.open()
             pictures.append([picture.resize(view.size, Image.Resampling.BICUBIC) if view.size else picture])
-        return chat_inputs(
-            self.processor, [ask_about(1, item.question) for item in items], pictures, dict(views[0].options)
-        )
+        asked = [ask_about(1, item.question) for item in items]
+        return chat_inputs(self.processor, asked, pictures, dict(views[0].options))
 
 
 SMALLEST = 4  # pixels a side
@@ -131,16 +113,14 @@ class Views:
     def __init__(self, examinee: Examinee) -> None:
         self.examinee = examinee
         self.image_processor = examinee.processor.image_processor
-        self.downsampled = lru_cache(maxsize=None)(self._downsampled)
 
     def of(self, method: str, keep_ratio: float | None) -> Callable[[Size], View]:
         """The function from a picture's (width, height) to the view that a method shows."""
         if method == DOWNSAMPLE:
             assert keep_ratio is not None
-            return partial(self.downsampled, keep_ratio=keep_ratio)
-        if method == THUMBNAIL_ALONE:
-            return lambda size: View(self._tiles(1), self._tile)
-        return lambda size: AS_IT_IS
+            return partial(self._downsampled, keep_ratio=keep_ratio)
+        view = View(_tiles(1), self._tile) if method == THUMBNAIL_ALONE else AS_IT_IS
+        return lambda size: view
 
     def _downsampled(self, size: Size, keep_ratio: float) -> View:
         """The view with the most tokens among those with at most as many as a pruner keeps.
@@ -153,10 +133,9 @@ class Views:
         if full <= budget:
             return AS_IT_IS
         if has_tiles(self.examinee.processor):
-            views = [View(self._tiles(number)) for number in range(1, self.image_processor.max_patches + 1)]
+            views = [View(_tiles(number)) for number in range(1, self.image_processor.max_patches + 1)]
             side = (budget / self.examinee.tokens(size, views[0])) ** 0.5
-            width, height = self._tile
-            smallest = View(self._tiles(1), (max(SMALLEST, round(width * side)), max(SMALLEST, round(height * side))))
+            smallest = View(_tiles(1), _scaled(self._tile, side))
         else:
             side = (budget / full) ** 0.5
             views = [View((), _scaled(size, side * 0.97**step)) for step in range(STEPS)]
@@ -169,9 +148,9 @@ class Views:
         size: Any = self.image_processor.size
         return size["width"], size["height"]
 
-    @staticmethod
-    def _tiles(number: int) -> tuple[tuple[str, Any], ...]:
-        return (("crop_to_patches", True), ("max_patches", number))
+
+def _tiles(number: int) -> tuple[tuple[str, Any], ...]:
+    return (("crop_to_patches", True), ("max_patches", number))
 
 
 def _scaled(size: Size, factor: float) -> Size:

@@ -51,8 +51,7 @@ def measured_apart(setup: Setup, arm: Arm, new_tokens: int, threads: int) -> int
     return None if grown == "None" else int(grown)
 
 
-def growth(setup: Setup, arm: Arm, new_tokens: int, threads: int) -> int | None:
-    """The same, in this process."""
+def _growth(setup: Setup, arm: Arm, new_tokens: int, threads: int) -> int | None:
     torch.set_num_threads(threads)
     subject = prepare(setup)
     run_arm(subject, arm, new_tokens, setup.device)  # kernels and buffers that a first call sets up
@@ -60,17 +59,17 @@ def growth(setup: Setup, arm: Arm, new_tokens: int, threads: int) -> int | None:
         RESET.write_text("5")  # the peak starts again from here
     except OSError:
         return None
-    before = resident("VmRSS")
+    before = _resident("VmRSS")
     run_arm(subject, arm, new_tokens, setup.device)
-    peak = resident("VmHWM")
+    peak = _resident("VmHWM")
     return None if before is None or peak is None else peak - before
 
 
-def resident(name: str) -> int | None:
+def _resident(name: str) -> int | None:
     """A field of this process's status, in bytes."""
     found = re.search(rf"^{name}:\s+(\d+) kB$", STATUS.read_text(), flags=re.MULTILINE)
     return 1024 * int(found.group(1)) if found else None
 
 
 if __name__ == "__main__":
-    print(growth(*pickle.load(sys.stdin.buffer)))
+    print(_growth(*pickle.load(sys.stdin.buffer)))

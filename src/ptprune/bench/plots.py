@@ -8,7 +8,7 @@ from typing import Any
 
 from ptprune.bench.candidates import NO_PRUNING, THUMBNAIL_ALONE
 from ptprune.errors import UserError
-from ptprune.results.file import check_writable
+from ptprune.results.file import check_writable, writing
 from ptprune.results.rows import AccuracyRow
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -40,10 +40,8 @@ def blank(width: float, height: float) -> Any:
 
 def save(path: Path, axes: Any) -> None:
     """Write the figure of some axes."""
-    try:
+    with writing(path):
         axes.figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def draw(path: Path, title: str, rows: dict[str, list[AccuracyRow]]) -> None:

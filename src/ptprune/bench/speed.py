@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -38,18 +38,12 @@ def measure(
     unpruned = Arm(UNPRUNED)
     pruned = {method: Arm(PRUNED, method, pruner) for method, pruner in pruners.items()}
 
-    kept = {}
-    for arm in [unpruned, *pruned.values()]:  # initialises kernels and buffers, and tells which tokens stay
-        say(f"warming up: {arm.label}")
-        run_arm(subject, arm, WARM_UP_TOKENS, setup.device)
-        if arm.pruner is not None:
-            kept[arm.label] = kept_length(arm.pruner)
+    arms = [unpruned, *pruned.values()]
+    _warm_up(subject, arms, setup.device, say)
+    kept = {method: kept_length(pruner) for method, pruner in pruners.items()}
     ideals = {length: Arm(IDEAL, length=length) for length in sorted(set(kept.values()))}
-    for arm in ideals.values():
-        say(f"warming up: {arm.label}")
-        run_arm(subject, arm, WARM_UP_TOKENS, setup.device)
-
-    arms = [unpruned, *pruned.values(), *ideals.values()]
+    _warm_up(subject, ideals.values(), setup.device, say)
+    arms += ideals.values()
     samples: dict[str, list[Sample]] = {arm.label: [] for arm in arms}
     for number in range(rounds):
         for arm in rotated(arms, number):
@@ -74,36 +68,51 @@ def measure(
             peaks[arm.label] = measured_apart(setup, arm, new_tokens, threads)
         else:
             peaks[arm.label] = max((s.peak_bytes for s in samples[arm.label] if s.peak_bytes is not None), default=None)
-    whole = peaks[unpruned.label]
     ratios = {}
     for method in pruned:
-        peak = peaks[method]
+        peak, whole = peaks[method], peaks[unpruned.label]
         relative = None if peak is None or not whole else peak / whole
         ratios[method] = _ratios(stock, samples[method], samples[ideals[kept[method]].label], relative)
     shape, full = setup.shape, SHAPES[setup.name] if setup.shape else None
     return SpeedResults(
         runs=[run_of({"model": fingerprint(Path(setup.directory)) if setup.directory else setup.name}, setup.device)],
         shape=setup.name,
-        device=setup.device,
-        dtype=setup.dtype,
-        attention=setup.attention,
+        **{name: getattr(setup, name) for name in ("device", "dtype", "attention", "batch", "tiles")},
         layers=shape.text.layers if shape else None,
         layers_of_shape=full.text.layers if full else None,
         vision_layers=shape.vision.layers if shape else None,
         vision_layers_of_shape=full.vision.layers if full else None,
-        batch=setup.batch,
         rounds=rounds,
         new_tokens=new_tokens,
         threads=threads,
-        tiles=setup.tiles,
         tokens=tokens,
-        rows=[_row(arm, held[arm.label], samples[arm.label], peaks[arm.label], macs[arm.label]) for arm in arms],
+        rows=[
+            SpeedRow(
+                arm=arm.name,
+                method=arm.method,
+                keep_ratio=None if arm.pruner is None else arm.pruner.keep_ratio,
+                layer=None if arm.pruner is None else arm.pruner.layer,
+                tokens=held[arm.label],
+                **{phase: spread([getattr(sample, phase) for sample in samples[arm.label]]) for phase in PHASES},
+                peak_bytes=peaks[arm.label],
+                kv_bytes=samples[arm.label][0].kv_bytes,
+                macs=macs[arm.label],
+            )
+            for arm in arms
+        ],
         ratios=ratios,
         samples=[
             {label: {phase: getattr(of_arm[number], phase) for phase in PHASES} for label, of_arm in samples.items()}
             for number in range(rounds)
         ],
     )
+
+
+def _warm_up(subject: Subject, arms: Iterable[Arm], device: str, say: Say) -> None:
+    """Initialises kernels and buffers; tells which tokens stay."""
+    for arm in arms:
+        say(f"warming up: {arm.label}")
+        run_arm(subject, arm, WARM_UP_TOKENS, device)
 
 
 def _count(setup: Setup, subject: Subject, arm: Arm, tokens: Tokens) -> dict[str, int] | None:
@@ -124,26 +133,10 @@ def _count(setup: Setup, subject: Subject, arm: Arm, tokens: Tokens) -> dict[str
         instruction = instruction if needs & INSTRUCTION_ROWS else 0
         ratio, layer = arm.pruner.keep_ratio, arm.pruner.layer
         cost = pruned_cost(shape, prompt, ratio, layer, instruction=instruction, patch_rows=rows)
-    elif arm.length is not None:  # a text of that length
-        cost = unpruned_cost(shape, Prompt(0, arm.length))
-    else:
-        cost = unpruned_cost(shape, prompt)
+    else:  # an ideal arm reads a text of its length
+        cost = unpruned_cost(shape, prompt if arm.length is None else Prompt(0, arm.length))
     phases = ("vision", "projector", "select", "prefill", "lm_head", "first_token", "decode_per_token")
     return {phase: setup.batch * getattr(cost, phase) for phase in phases}
-
-
-def _row(arm: Arm, tokens: int, samples: Sequence[Sample], peak: int | None, macs: dict[str, int] | None) -> SpeedRow:
-    return SpeedRow(
-        arm=arm.name,
-        method=arm.method,
-        keep_ratio=None if arm.pruner is None else arm.pruner.keep_ratio,
-        layer=None if arm.pruner is None else arm.pruner.layer,
-        tokens=tokens,
-        **{phase: spread([getattr(sample, phase) for sample in samples]) for phase in PHASES},
-        peak_bytes=peak,
-        kv_bytes=samples[0].kv_bytes,
-        macs=macs,
-    )
 
 
 def _ratios(

@@ -22,42 +22,26 @@ FIRST_WORD, WORDS = 10, 500  # their texts count through these tokens
 
 @dataclass(frozen=True)
 class Setup:
-    """Plain values from which any process builds the same model and prompt.
+    """Plain values from which any process builds the same model and prompt."""
 
-    Attributes:
-        shape: proportions for random weights, cut to the depths that are run; None for a checkpoint.
-        directory: of a checkpoint.
-        tiles: of the picture, thumbnail not counted.
-        text_tokens: of the question, which follows the picture; a checkpoint's chat template adds its own.
-        batch: copies of the prompt.
-        dtype: "float32", "bfloat16" or "float16".
-        attention: the models' ``attn_implementation``.
-        name: of the shape or checkpoint.
-    """
-
-    shape: ModelShape | None
-    directory: str | None
-    tiles: int
-    text_tokens: int
-    batch: int
+    shape: ModelShape | None  # proportions for random weights, cut to the depths that are run; None for a checkpoint
+    directory: str | None  # of a checkpoint
+    tiles: int  # of the picture, thumbnail not counted
+    text_tokens: int  # of the question, which follows the picture; a checkpoint's chat template adds its own
+    batch: int  # copies of the prompt
     device: str
-    dtype: str
-    attention: str
-    name: str = ""
+    dtype: str  # "float32", "bfloat16" or "float16"
+    attention: str  # the models' ``attn_implementation``
+    name: str = ""  # of the shape or checkpoint
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model on its device, and a prompt for it.
-
-    Attributes:
-        inputs: of ``model(**inputs)``; no attention mask, since nothing is padded.
-        shape: for counting; None for a family that cannot be counted.
-    """
+    """A model on its device, and a prompt for it."""
 
     model: Any
-    inputs: dict[str, Tensor]
-    shape: ModelShape | None
+    inputs: dict[str, Tensor]  # of ``model(**inputs)``; no attention mask, since nothing is padded
+    shape: ModelShape | None  # for counting; None for a family that cannot be counted
 
     @property
     def length(self) -> int:
@@ -66,46 +50,34 @@ class Subject:
 
 
 def choose_setup(
-    shape: str | None,
-    model: str | None,
-    layers: int | None,
-    vision_layers: int | None,
-    pruners: Iterable[TokenPruner],
-    *,
-    tiles: int,
-    device: str,
-    dtype: str,
-    **prompt: Any,
+    wanted: Setup, shape: str | None, layers: int | None, vision_layers: int | None, pruners: Iterable[TokenPruner]
 ) -> Setup:
-    """The setup of a ``shape`` or a checkpoint (``model``), checked before a model is built.
+    """The setup of a ``shape`` or a checkpoint, checked before a model is built.
 
     Args:
-        dtype: "auto" is float32 on a CPU, else bfloat16.
-        prompt: the other fields of the setup.
+        wanted: its ``name`` is that of the checkpoint; its dtype "auto" is float32 on a CPU, else bfloat16.
 
     Raises:
         SettingError: for whatever cannot be measured.
     """
-    cut = directory = None
     if shape is None:
         if (layers, vision_layers) != (None, None):
             raise SettingError("layers: a checkpoint runs whole; leave it out, or give a --shape")
-        checkpoint = Checkpoint.find(model)
-        name, directory = checkpoint.name, str(checkpoint.directory)
+        checkpoint = Checkpoint.find(wanted.name)
+        setup = replace(wanted, name=checkpoint.name, directory=str(checkpoint.directory))
         depth = int(checkpoint.config().get_text_config().num_hidden_layers)
     else:
         if shape not in SHAPES:
             raise SettingError(f"shape {shape}: unknown; give one of {', '.join(SHAPES)}")
-        name, cut = shape, shortened(SHAPES[shape], layers, vision_layers)
-        if cut.family == "llava_next" and tiles == 1:
+        cut = shortened(SHAPES[shape], layers, vision_layers)
+        if cut.family == "llava_next" and wanted.tiles == 1:
             raise SettingError(f"tiles 1: {shape} cuts every picture into two tiles at least; give 2 or more")
-        depth = cut.text.layers
+        setup, depth = replace(wanted, name=shape, shape=cut), cut.text.layers
     deepest = max(pruner.layer for pruner in pruners)
     if deepest >= depth:
         raise SettingError(f"layer {deepest}: too deep, {depth} decoder layers run; give 0 to {depth - 1}")
-    if dtype == "auto":
-        dtype = "float32" if device == "cpu" else "bfloat16"
-    return Setup(cut, directory, tiles=tiles, device=device, dtype=dtype, name=name, **prompt)
+    automatic = "float32" if setup.device == "cpu" else "bfloat16"
+    return replace(setup, dtype=automatic if setup.dtype == "auto" else setup.dtype)
 
 
 def shortened(shape: ModelShape, layers: int | None, vision_layers: int | None) -> ModelShape:
@@ -130,11 +102,13 @@ def shortened(shape: ModelShape, layers: int | None, vision_layers: int | None) 
 def prepare(setup: Setup) -> Subject:
     """Build or load the model, and make the prompt."""
     if setup.shape is None:
-        return _checkpoint(setup)
-    torch.manual_seed(0)
-    model = random_model(setup)
-    inputs = random_prompt(setup, model)
-    return Subject(model, repeated(inputs, setup.batch), setup.shape)
+        model, inputs, shape = _checkpoint(setup)
+    else:
+        torch.manual_seed(0)
+        model, shape = random_model(setup), setup.shape
+        inputs = _random_prompt(setup, shape, model.config.vision_config)
+    inputs = {name: value.repeat(setup.batch, *[1] * (value.ndim - 1)) for name, value in inputs.items()}
+    return Subject(model, inputs, shape)
 
 
 def grid_of(tiles: int) -> tuple[int, int]:
@@ -152,23 +126,8 @@ def random_model(setup: Setup) -> Any:
     text, vision = shape.text, shape.vision
     patch = round((vision.patch_values / 3) ** 0.5)
     side = round(vision.patches**0.5) * patch
-    text_config = {
-        "model_type": text.decoder,
-        "vocab_size": text.vocabulary,
-        "hidden_size": text.width,
-        "num_hidden_layers": text.layers,
-        "num_attention_heads": text.heads,
-        "num_key_value_heads": text.kv_heads,
-        "head_dim": text.head_dim,
-        "intermediate_size": text.ffn,
-        "max_position_embeddings": 32768,
-    }
-    vision_config = {
-        "hidden_size": vision.width,
-        "num_hidden_layers": vision.layers,
-        "num_attention_heads": max(1, vision.width // 64),
-        "intermediate_size": vision.ffn,
-    }
+    text_config = text.to_config() | {"max_position_embeddings": 32768}
+    vision_config = vision.to_config() | {"num_attention_heads": max(1, vision.width // 64)}
     config: Any
     if shape.family == "llava_next":
         rows, columns = grid_of(setup.tiles)
@@ -194,13 +153,10 @@ def random_model(setup: Setup) -> Any:
     return model.eval()
 
 
-def random_prompt(setup: Setup, model: Any) -> dict[str, Tensor]:
-    """A picture of noise, and behind it a text."""
-    shape = setup.shape
-    assert shape is not None
+def _random_prompt(setup: Setup, shape: ModelShape, vision: Any) -> dict[str, Tensor]:
+    """A picture of noise for a vision tower of this configuration, and behind it a text."""
     encoded = Prompt(setup.tiles, setup.text_tokens).encoded
     placeholders = encoded * shape.tile_tokens
-    vision = model.config.vision_config
     more = {}
     if shape.family == "llava_next":
         rows, columns = grid_of(setup.tiles)
@@ -216,13 +172,8 @@ def random_prompt(setup: Setup, model: Any) -> dict[str, Tensor]:
     return {name: value.to(setup.device) for name, value in inputs.items()}
 
 
-def repeated(inputs: dict[str, Tensor], batch: int) -> dict[str, Tensor]:
-    """The same prompt several times over."""
-    return {name: value.repeat(batch, *[1] * (value.ndim - 1)) for name, value in inputs.items()}
-
-
-def _checkpoint(setup: Setup) -> Subject:
-    """A checkpoint with its own processor, asked about a picture of noise."""
+def _checkpoint(setup: Setup) -> tuple[Any, dict[str, Tensor], ModelShape | None]:
+    """A checkpoint, inputs of its own processor for a picture of noise, and its shape if it can be counted."""
     import numpy as np
     from PIL import Image
 
@@ -233,7 +184,9 @@ def _checkpoint(setup: Setup) -> Subject:
     processor = checkpoint.processor()
     model: Any = checkpoint.model(torch.device(setup.device), setup.dtype, setup.attention)
     rows, columns = grid_of(setup.tiles)
-    side = tile_side(model.config)
+    # pixels a side of a tile, or of what stands for one where a model reads pictures at their own size
+    side: Any = getattr(model.config.vision_config, "image_size", None) or 448
+    side = side if isinstance(side, int) else side[0]
     try:
         options = tile_options(checkpoint.family.name, processor, setup.tiles)
     except SettingError:  # the picture's size decides
@@ -247,15 +200,6 @@ def _checkpoint(setup: Setup) -> Subject:
         for name, value in inputs.items()
     }
     try:
-        shape = ModelShape.from_config(model.config)
+        return model, inputs, ModelShape.from_config(model.config)
     except ValueError:
-        shape = None
-    return Subject(model, repeated(inputs, setup.batch), shape)
-
-
-def tile_side(config: Any) -> int:
-    """Pixels a side of a tile, or of what stands for one where a model reads pictures at their own size."""
-    side = getattr(config.vision_config, "image_size", None)
-    if isinstance(side, int):
-        return side
-    return side[0] if side else 448
+        return model, inputs, None

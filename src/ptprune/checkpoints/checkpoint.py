@@ -15,7 +15,6 @@ from ptprune.checkpoints.hub import CONFIGURATION, EVERYTHING, download
 from ptprune.errors import SettingError, first_line
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
     from ptprune.families import Family
@@ -28,17 +27,11 @@ WITH_TWIN = ("InternVLChatModel", "LlavaLlamaForCausalLM", "LlavaMistralForCausa
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint of a supported family.
+    """A checkpoint of a supported family."""
 
-    Attributes:
-        name: as the user wrote it, or ``SHIPPED``.
-        directory: where its files are.
-        family: the supported family that its configuration names.
-    """
-
-    name: str
+    name: str  # as the user wrote it, or ``SHIPPED``
     directory: Path
-    family: type[Family]
+    family: type[Family]  # that its configuration names
 
     @classmethod
     def find(cls, model: str | None, *, weights: bool = True) -> Checkpoint:
@@ -57,22 +50,14 @@ class Checkpoint:
         return cls(name, locate(model) if weights else directory, family)
 
     def config(self) -> Any:
-        """Its configuration.
-
-        Raises:
-            SettingError: for a file that is missing or cannot be read.
-        """
+        """Its configuration. Raises SettingError for a file that is missing or cannot be read."""
         from transformers import AutoConfig
 
         with self._readable():
             return AutoConfig.from_pretrained(self.directory, local_files_only=True)
 
     def processor(self) -> Any:
-        """Its processor.
-
-        Raises:
-            SettingError: for files that are missing or cannot be read.
-        """
+        """Its processor. Raises SettingError for files that are missing or cannot be read."""
         from ptprune.checkpoints.processor import load_processor
 
         with self._readable():
@@ -96,9 +81,8 @@ class Checkpoint:
             )
         loaded, notes = outcome
         if missing := sorted(notes["missing_keys"]):  # the loader filled them with random numbers
-            raise SettingError(
-                f"model {self.name}: {len(missing)} weights are missing, such as {missing[0]}; give all of them"
-            )
+            lacking = f"{len(missing)} weights are missing, such as {missing[0]}"
+            raise SettingError(f"model {self.name}: {lacking}; give all of them")
         if attention is not None:
             try:
                 loaded.set_attn_implementation(attention)
@@ -115,17 +99,12 @@ class Checkpoint:
         try:
             yield
         except Exception as error:
-            raise SettingError(
-                f"model {self.name}: cannot be loaded ({first_line(error)}); give a complete checkpoint"
-            ) from error
+            why = f"cannot be loaded ({first_line(error)}); give a complete checkpoint"
+            raise SettingError(f"model {self.name}: {why}") from error
 
 
 def locate(model: str | None, *, weights: bool = True) -> Path:
-    """The directory of a checkpoint of any kind, see ``Checkpoint.find``.
-
-    Raises:
-        SettingError: where there is no such checkpoint, or the Hub is out of reach.
-    """
+    """The directory of a checkpoint, see ``Checkpoint.find``. Raises SettingError where it cannot be had."""
     if model in (None, SHIPPED) and not Path(SHIPPED).is_dir():
         from ptprune.tiny import CHECKPOINT
 
@@ -135,21 +114,16 @@ def locate(model: str | None, *, weights: bool = True) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise SettingError(
-            f"model {model}: a file; give the directory of a checkpoint, or a name on the Hugging Face Hub"
-        )
+        raise SettingError(f"model {model}: a file; give a checkpoint's directory, or a name on the Hugging Face Hub")
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-        raise SettingError(
-            f"model {model}: no such directory; give a checkpoint's directory, or a Hub name 'owner/name'"
-        )
+        raise SettingError(f"model {model}: no such directory; give a checkpoint's, or a Hub name 'owner/name'")
     return download(model, EVERYTHING if weights else CONFIGURATION)
 
 
 def family_in(directory: Path, model: str) -> type[Family]:
     """The family of a checkpoint by its configuration, before its weights are read.
 
-    Raises:
-        SettingError: for a model of no supported family, with the reason where it is known, and the list of families.
+    Raises SettingError for any other model, with the reason where it is known, and the list of families.
     """
     from ptprune.families import FAMILIES, UNSUPPORTED
 
@@ -172,29 +146,20 @@ def family_in(directory: Path, model: str) -> type[Family]:
 
 
 def choose_dtype(name: str) -> str:
-    """The name of a precision, checked; "auto" is the checkpoint's own.
-
-    Raises:
-        SettingError: for a name that is none of ``DTYPES``.
-    """
+    """The name of a precision; "auto" is the checkpoint's own. Raises SettingError if it is none of ``DTYPES``."""
     if name not in DTYPES:
         raise SettingError(f"dtype {name}: unknown; give one of {', '.join(DTYPES)}")
     return name
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the GPU if there is one.
-
-    Raises:
-        SettingError: for a device that torch does not know or this machine does not have.
-    """
+    """The device of that name; "auto" is the GPU if there is one. Raises SettingError if it is not available here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise SettingError(
-            f"device {name}: not available here; give auto, cpu, or a device that torch can use"
-        ) from None
+        allowed = "auto, cpu, or a device that torch can use"
+        raise SettingError(f"device {name}: not available here; give {allowed}") from None
     return device

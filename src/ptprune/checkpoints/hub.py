@@ -24,17 +24,17 @@ def download(name: str, patterns: list[str]) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
+    refusals: dict[type[Exception], str] = {
+        HFValidationError: "neither a directory nor a Hub name 'owner/name'",
+        GatedRepoError: "access is restricted; ask for it on the Hub and run `hf auth login`",
+        RepositoryNotFoundError: "no such model on the Hugging Face Hub, and no such directory",
+    }
     try:
         # One quick question first: a download that cannot reach the hub tries again for half a minute.
         HfApi().model_info(name, timeout=TIMEOUT)
-    except HFValidationError:
-        raise SettingError(f"model {name}: neither a directory nor a Hub name 'owner/name'") from None
-    except GatedRepoError:
-        raise SettingError(
-            f"model {name}: access is restricted; ask for it on the Hub and run `hf auth login`"
-        ) from None
-    except RepositoryNotFoundError:
-        raise SettingError(f"model {name}: no such model on the Hugging Face Hub, and no such directory") from None
+    except tuple(refusals) as error:
+        told = next(told for kind, told in refusals.items() if isinstance(error, kind))
+        raise SettingError(f"model {name}: {told}") from None
     except Exception:  # any way a network can fail; a copy from an earlier download will do
         try:
             return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=True))

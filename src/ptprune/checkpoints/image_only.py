@@ -19,7 +19,7 @@ VIDEO = "video_processor"
 
 @cache
 def image_only(processor_class: ProcessorClass) -> ProcessorClass:
-    """A processor class without its video part, which is what needs torchvision; the class itself if it has none.
+    """A processor class without its video part; the class itself if it has none.
 
     Same inputs and same outputs for pictures and text, and the same name, under which it saves itself. All parameters
     of the constructor stay; give None for ``video_processor`` or leave it out.

@@ -48,15 +48,16 @@ def load_processor(directory: str | Path) -> Processor:
     if is_torchvision_available() and (image_only(processor_class) is processor_class or _has_video(Path(directory))):
         return AutoProcessor.from_pretrained(directory, local_files_only=True)
     if not is_torchvision_available() and (images := ON_PILLOW.get(processor_class.__name__)) is not None:
-        return _put_together(image_only(processor_class), images, directory)
+        parts = [part.from_pretrained(directory, local_files_only=True) for part in (images, AutoTokenizer)]
+        settings, _ = image_only(processor_class).get_processor_dict(directory, local_files_only=True)
+        return image_only(processor_class).from_args_and_dict(parts, settings)
     return image_only(processor_class).from_pretrained(directory, local_files_only=True)
 
 
 def find_class(directory: Path) -> ProcessorClass:
     """The class of a checkpoint's processor: the one that a file names, else the one of the model's type.
 
-    Raises:
-        OSError, ValueError: where files cannot be read, or there is no such class.
+    Raises OSError or ValueError where files cannot be read, or there is no such class.
     """
     for name in NAMING:
         if (directory / name).is_file():
@@ -76,14 +77,6 @@ def _has_video(directory: Path) -> bool:
     if named.is_file() and VIDEO in json.loads(named.read_text(encoding="utf-8")):
         return True
     return any((directory / name).is_file() for name in ("video_preprocessor_config.json", "preprocessor_config.json"))
-
-
-def _put_together(processor_class: ProcessorClass, image_class: ProcessorClass, directory: str | Path) -> Processor:
-    """A processor around an image processor that AutoImageProcessor does not find."""
-    images = image_class.from_pretrained(directory, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    settings, _ = processor_class.get_processor_dict(directory, local_files_only=True)
-    return processor_class.from_args_and_dict([images, tokenizer], settings)
 
 
 def tile_options(family: str, processor: Any, max_tiles: int | None) -> dict[str, Any]:

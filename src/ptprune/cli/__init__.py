@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from ptprune.cli import options
 from ptprune.cli.bench_accuracy import accuracy
 from ptprune.cli.bench_overhead import overhead
 from ptprune.cli.bench_report import report
@@ -14,7 +15,6 @@ from ptprune.cli.cost import cost
 from ptprune.cli.eval import eval
 from ptprune.cli.items import items
 from ptprune.cli.listings import methods, models
-from ptprune.cli.options import as_option
 from ptprune.cli.run import run
 from ptprune.cli.verify import verify
 from ptprune.errors import BrokenPass, PtpruneError, SettingError, UnknownSetting
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         _leave(str(error), status=1)
     except PtpruneError as error:
         of_option = isinstance(error, SettingError) and not isinstance(error, UnknownSetting)
-        _leave(as_option(str(error)) if of_option else str(error))
+        _leave(options.as_option(str(error)) if of_option else str(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

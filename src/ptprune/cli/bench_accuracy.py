@@ -8,21 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
-from ptprune.cli.options import (
-    RATIOS,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    ModelOption,
-    SettingsOption,
-    check_settings,
-    model_option,
-    output_option,
-    parse_methods,
-    parse_ratios,
-    parse_settings,
-)
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,8 +25,8 @@ def accuracy(
     methods: Annotated[
         str | None, typer.Option(help="Names with commas between; the baselines are always there.", show_default="all")
     ] = None,
-    ratios: Annotated[str, typer.Option(help="Shares of visual tokens that stay.")] = RATIOS,
-    settings: SettingsOption = None,
+    ratios: Annotated[str, typer.Option(help="Shares of visual tokens that stay.")] = options.RATIOS,
+    settings: options.Settings = None,
     layer: Annotated[
         int | None, typer.Option(min=0, help="All methods drop before this layer.", show_default="each at its own")
     ] = None,
@@ -54,21 +41,21 @@ def accuracy(
         Path | None, items_option(help="A folder with items.jsonl instead of scenes.", metavar="DIR")
     ] = None,
     limit: Annotated[int | None, items_option(min=1, help="Only the first items.")] = None,
-    model: ModelOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    batch: Annotated[int, model_option(min=1, help="Items a batch.")] = 16,
+    model: options.Model = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    batch: Annotated[int, options.model(min=1, help="Items a batch.")] = 16,
     max_new_tokens: Annotated[
-        int | None, model_option(min=1, help="Longest answer.", show_default=f"{WORD}, {SENTENCE} with --items")
+        int | None, options.model(min=1, help="Longest answer.", show_default=f"{WORD}, {SENTENCE} with --items")
     ] = None,
     save: Annotated[
-        Path | None, output_option("--out", help="Keep results here; go on from there.", metavar="FILE.json")
+        Path | None, options.output("--out", help="Keep results here; go on from there.", metavar="FILE.json")
     ] = None,
-    plot: Annotated[Path | None, output_option(help="Draw accuracy against ratio.", metavar="FILE.png")] = None,
-    json_output: JsonOption = False,
+    plot: Annotated[Path | None, options.output(help="Draw accuracy against ratio.", metavar="FILE.png")] = None,
+    json_output: options.Json = False,
 ) -> None:
     """Count right answers with every method and keep ratio, with bootstrap intervals and comparisons to ptp."""
-    shares, given = parse_ratios(ratios), parse_settings(settings)
+    shares, given = options.parse_ratios(ratios), options.parse_settings(settings)
     for what, wrong, why in (
         (f"--split {split}", split is not None and items is not None, "not with --items, which has none; leave it out"),
         (f"--split {split}", split not in (None, "dev", "test"), "unknown; give test or dev"),
@@ -90,17 +77,16 @@ def accuracy(
         from ptprune.bench.items import digest
         from ptprune.bench.items.folder import folder_items
         from ptprune.bench.items.scenes import scene_items
-        from ptprune.checkpoints import Checkpoint
-        from ptprune.checkpoints.checkpoint import choose_device, choose_dtype
+        from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
         from ptprune.results.file import as_json, fingerprint, run_of
         from ptprune.results.rows import AccuracyResults
 
         quiet_libraries()
-        check_settings(given)
+        options.check_settings(given)
         if plot is not None:
             plots.check(plot)
         known = (*candidates.METHODS, *candidates.WITHOUT_PRUNER)
-        names = None if methods is None else parse_methods(methods, known)
+        names = None if methods is None else options.parse_methods(methods, known)
         compared = candidates.ablate(shares, given) if ablate else candidates.compare(names, shares, given, layer)
         target, precision = choose_device(device), choose_dtype(dtype)
         checkpoint = Checkpoint.find(model)
@@ -114,15 +100,9 @@ def accuracy(
             count = min(questions or QUESTIONS, limit or questions or QUESTIONS)
             work.say("drawing scenes", count)
             asked = scene_items(scenes, count, work.done)
-        identity = {
-            "model": fingerprint(checkpoint.directory),
-            "items": digest(asked),
-            "dtype": precision,
-            "max_new_tokens": longest,
-        }
-        about = AccuracyResults(
-            model=checkpoint.name, items=len(asked), split=scenes, runs=[run_of(identity, str(target))]
-        )
+        identity = {"model": fingerprint(checkpoint.directory), "items": digest(asked)}
+        now = run_of(identity | {"dtype": precision, "max_new_tokens": longest}, str(target))
+        about = AccuracyResults(model=checkpoint.name, items=len(asked), split=scenes, runs=[now])
         reference = candidates.Candidate(candidates.PTP, None, given if layer is None else {**given, "layer": layer})
         run = AccuracyRun(about, compared, asked, reference.settings, save)
         if missing := run.missing:
@@ -131,10 +111,7 @@ def accuracy(
             examinee = Examinee(loaded, processor, batch, max_new_tokens=longest)
             examinee.check(asked, [one.pruner for one in missing])
             work.say("", len(missing) * len(asked))
-            run.measure(
-                examinee,
-                lambda one, done: work.advance(done, f"{one.name} {'' if one.keep_ratio is None else one.keep_ratio}"),
-            )
+            run.measure(examinee, work.advance)
     results = run.document()
     if plot is not None:
         plots.draw(plot, title(results), run.lines())

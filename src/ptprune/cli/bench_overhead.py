@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ptprune.cli import options
 from ptprune.cli.bench_speed import ATTENTION, DEFAULT_SHAPE, WIDTH
 from ptprune.cli.console import out, print_json, quiet_libraries, working
-from ptprune.cli.options import DeviceOption, JsonOption, model_option, output_option, parse_methods, pruning_option
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 def overhead(
     shape: Annotated[
         str | None,
-        model_option(help="A narrow model with this model's layers and tiles.", show_default=DEFAULT_SHAPE),
+        options.model(help="A narrow model with this model's layers and tiles.", show_default=DEFAULT_SHAPE),
     ] = None,
     model: Annotated[
-        str | None, model_option(help="A checkpoint instead: directory or Hub name.", metavar="ID_OR_DIR")
+        str | None, options.model(help="A checkpoint instead: directory or Hub name.", metavar="ID_OR_DIR")
     ] = None,
-    layers: Annotated[int | None, model_option(help="Fewer decoder layers than the shape has.")] = None,
+    layers: Annotated[int | None, options.model(help="Fewer decoder layers than the shape has.")] = None,
     tiles: Annotated[int, typer.Option(min=1, help="Tiles of the picture; more than one add a thumbnail.")] = 12,
     text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the question.")] = 48,
     batch: Annotated[int, typer.Option(min=1, help="Prompts at a time, each with a picture.")] = 1,
-    methods: Annotated[str, pruning_option(help="One or more of `ptprune methods`, with commas.")] = "ptp",
-    keep_ratio: Annotated[float, pruning_option(help="Share of visual tokens that stay.")] = 0.5,
-    layer: Annotated[int, pruning_option(help="Drop before this decoder layer; 0: before all.")] = 2,
-    device: DeviceOption = "cpu",
-    attention: Annotated[str, model_option(help=", ".join(ATTENTION) + ".")] = "sdpa",
+    methods: Annotated[str, options.pruning(help="One or more of `ptprune methods`, with commas.")] = "ptp",
+    keep_ratio: Annotated[float, options.pruning(help="Share of visual tokens that stay.")] = 0.5,
+    layer: Annotated[int, options.pruning(help="Drop before this decoder layer; 0: before all.")] = 2,
+    device: options.Device = "cpu",
+    attention: Annotated[str, options.model(help=", ".join(ATTENTION) + ".")] = "sdpa",
     out_file: Annotated[
-        Path | None, output_option("--out", help="Write the JSON object into this file.", metavar="FILE")
+        Path | None, options.output("--out", help="Write the JSON object into this file.", metavar="FILE")
     ] = None,
-    json_output: JsonOption = False,
+    json_output: options.Json = False,
 ) -> None:
     """Count the operations and the host reads that pruning adds to a prefill and to a decoding step."""
     if shape is not None and model is not None:
@@ -45,31 +45,21 @@ def overhead(
         raise UserError(f"--attention {attention}: unknown; give one of {', '.join(ATTENTION)}")
     with working("loading torch and transformers") as work:
         from ptprune.bench.overhead import measure
-        from ptprune.bench.subject import choose_setup
-        from ptprune.checkpoints.checkpoint import choose_device
+        from ptprune.bench.subject import Setup, choose_setup
+        from ptprune.checkpoints import choose_device
         from ptprune.methods import METHODS, make_pruner
         from ptprune.results.file import as_json, check_writable, save
 
         if out_file is not None:
             check_writable(out_file, "--out")
         quiet_libraries()
-        pruners = {
-            name: make_pruner(name, {"keep_ratio": keep_ratio, "layer": layer})
-            for name in parse_methods(methods, list(METHODS))
-        }
-        setup = choose_setup(
-            None if model else shape or DEFAULT_SHAPE,
-            model,
-            layers,
-            None if model else 2,  # what pruning adds does not depend on the tower's depth
-            pruners.values(),
-            tiles=tiles,
-            text_tokens=text_tokens,
-            batch=batch,
-            device=str(choose_device(device)),
-            dtype="float32",
-            attention=attention,
-        )
+        settings = {"keep_ratio": keep_ratio, "layer": layer}
+        pruners = {name: make_pruner(name, settings) for name in options.parse_methods(methods, list(METHODS))}
+        target = str(choose_device(device))
+        wanted = Setup(None, None, tiles, text_tokens, batch, target, "float32", attention, model or "")
+        # what pruning adds does not depend on the depth of the tower
+        chosen, vision_layers = (None, None) if model else (shape or DEFAULT_SHAPE, 2)
+        setup = choose_setup(wanted, chosen, layers, vision_layers, pruners.values())
         results = measure(setup, pruners, work.say)
     if out_file is not None:
         save(out_file, results)

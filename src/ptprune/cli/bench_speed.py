@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
-from ptprune.cli.options import DeviceOption, JsonOption, model_option, output_option, parse_methods, pruning_option
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,30 +22,30 @@ DEFAULT_SHAPE = "internvl3-1b"
 def speed(
     shape: Annotated[
         str | None,
-        model_option(help="Random weights of this model's shape; see `ptprune cost`.", show_default=DEFAULT_SHAPE),
+        options.model(help="Random weights of this model's shape; see `ptprune cost`.", show_default=DEFAULT_SHAPE),
     ] = None,
     model: Annotated[
-        str | None, model_option(help="A checkpoint instead: directory or Hub name.", metavar="ID_OR_DIR")
+        str | None, options.model(help="A checkpoint instead: directory or Hub name.", metavar="ID_OR_DIR")
     ] = None,
-    layers: Annotated[int | None, model_option(help="Fewer decoder layers than the shape has.")] = None,
+    layers: Annotated[int | None, options.model(help="Fewer decoder layers than the shape has.")] = None,
     vision_layers: Annotated[
-        int | None, model_option(help="Fewer layers of the vision tower.", show_default="in proportion to --layers")
+        int | None, options.model(help="Fewer layers of the vision tower.", show_default="in proportion to --layers")
     ] = None,
     tiles: Annotated[int, typer.Option(min=1, help="Tiles of the picture; more than one add a thumbnail.")] = 12,
     text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the question.")] = 48,
     batch: Annotated[int, typer.Option(min=1, help="Prompts at a time, all alike.")] = 1,
-    methods: Annotated[str, pruning_option(help="One or more of `ptprune methods`, with commas.")] = "ptp",
-    keep_ratio: Annotated[float, pruning_option(help="Share of visual tokens that stay.")] = 0.5,
-    layer: Annotated[int, pruning_option(help="Drop before this decoder layer; 0: before all.")] = 0,
+    methods: Annotated[str, options.pruning(help="One or more of `ptprune methods`, with commas.")] = "ptp",
+    keep_ratio: Annotated[float, options.pruning(help="Share of visual tokens that stay.")] = 0.5,
+    layer: Annotated[int, options.pruning(help="Drop before this decoder layer; 0: before all.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="How often each arm runs.")] = 5,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to write in each run.")] = 8,
-    device: DeviceOption = "auto",
-    dtype: Annotated[str, model_option(help="auto (float32 on a CPU, else bfloat16), float32, ...")] = "auto",
-    attention: Annotated[str, model_option(help=", ".join(ATTENTION) + ".")] = "sdpa",
+    device: options.Device = "auto",
+    dtype: Annotated[str, options.model(help="auto (float32 on a CPU, else bfloat16), float32, ...")] = "auto",
+    attention: Annotated[str, options.model(help=", ".join(ATTENTION) + ".")] = "sdpa",
     out_file: Annotated[
-        Path | None, output_option("--out", help="Write the JSON object into this file.", metavar="FILE")
+        Path | None, options.output("--out", help="Write the JSON object into this file.", metavar="FILE")
     ] = None,
-    json_output: JsonOption = False,
+    json_output: options.Json = False,
 ) -> None:
     """Time pruned models against the unpruned one, and against a prompt that is as short."""
     if shape is not None and model is not None:
@@ -54,31 +54,20 @@ def speed(
         raise UserError(f"--attention {attention}: unknown; give one of {', '.join(ATTENTION)}")
     with working("loading torch and transformers") as work:
         from ptprune.bench.speed import measure
-        from ptprune.bench.subject import choose_setup
-        from ptprune.checkpoints.checkpoint import choose_device, choose_dtype
+        from ptprune.bench.subject import Setup, choose_setup
+        from ptprune.checkpoints import choose_device, choose_dtype
         from ptprune.methods import METHODS, make_pruner
         from ptprune.results.file import as_json, check_writable, save
 
         if out_file is not None:
             check_writable(out_file, "--out")
         quiet_libraries()
-        pruners = {
-            name: make_pruner(name, {"keep_ratio": keep_ratio, "layer": layer})
-            for name in parse_methods(methods, list(METHODS))
-        }
-        setup = choose_setup(
-            None if model else shape or DEFAULT_SHAPE,
-            model,
-            layers,
-            vision_layers,
-            pruners.values(),
-            tiles=tiles,
-            text_tokens=text_tokens,
-            batch=batch,
-            device=str(choose_device(device)),
-            dtype=choose_dtype(dtype),
-            attention=attention,
-        )
+        settings = {"keep_ratio": keep_ratio, "layer": layer}
+        pruners = {name: make_pruner(name, settings) for name in options.parse_methods(methods, list(METHODS))}
+        target, precision = str(choose_device(device)), choose_dtype(dtype)
+        wanted = Setup(None, None, tiles, text_tokens, batch, target, precision, attention, model or "")
+        chosen = None if model else shape or DEFAULT_SHAPE
+        setup = choose_setup(wanted, chosen, layers, vision_layers, pruners.values())
         results = measure(setup, pruners, rounds, new_tokens, work.say)
     if out_file is not None:
         save(out_file, results)

@@ -46,7 +46,7 @@ class Work:
         """So many parts of it are done."""
         self._progress.update(self._task, completed=parts)
 
-    def advance(self, parts: int, doing: str) -> None:
+    def advance(self, doing: str, parts: int) -> None:
         """So many more parts are done, the last of them of this."""
         self._progress.update(self._task, advance=parts, description=doing)
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries
-from ptprune.cli.options import PlainJsonOption
 from ptprune.errors import PtpruneError, SettingError, first_line
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def cost(
     keep_ratio: Annotated[float, typer.Option(help="Share of visual tokens that stay.")] = 0.5,
     layer: Annotated[int, typer.Option(help="Drop before this decoder layer; 0: before all.")] = 2,
     bytes_per_value: Annotated[int, typer.Option(min=1, help="Of the KV cache; 2: bfloat16, 4: float32.")] = 2,
-    json_output: PlainJsonOption = False,
+    json_output: options.PlainJson = False,
 ) -> None:
     """Count multiply-accumulates, FLOPs and KV bytes, pruned and unpruned, without weights."""
     from ptprune.cost import Prompt, compared_costs
@@ -51,11 +51,7 @@ def cost(
 
 
 def find_shape(model: str) -> ModelShape:
-    """A known shape by name, or the shape of a checkpoint by its configuration.
-
-    Raises:
-        SettingError: where there is neither, or the configuration is of no family that can be counted.
-    """
+    """A known shape by name, or that of a checkpoint. Raises SettingError where there is none that can be counted."""
     from ptprune.shapes import SHAPES, ModelShape
 
     if model in SHAPES:

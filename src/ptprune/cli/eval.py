@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
 from ptprune.cli.items import COUNT
-from ptprune.cli.options import (
-    AttentionOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    MaxTilesOption,
-    ModelOption,
-    SettingsOption,
-    check_settings,
-    model_option,
-    output_option,
-    parse_methods,
-    parse_ratios,
-    parse_settings,
-    pruning_option,
-)
 from ptprune.errors import UserError
 from ptprune.lmms.suites import choose
 
@@ -44,21 +28,21 @@ def eval(
         str | None, typer.Option(help="Only these of the suite.", metavar="NAMES", show_default="all")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions of each.")] = None,
-    keep_ratio: Annotated[str, pruning_option(help="Shares of visual tokens that stay; 1: unpruned.")] = RATIOS,
-    methods: Annotated[str, pruning_option(help="Names with commas between.")] = "ptp",
-    settings: SettingsOption = None,
-    model: ModelOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    attention: AttentionOption = None,
-    batch: Annotated[int, model_option(min=1, help="Questions a batch.")] = 8,
-    max_tiles: MaxTilesOption = None,
-    folder: Annotated[Path, output_option("--out", help="Keep results here; go on from there.", metavar="DIR")] = OUT,
-    expect: Annotated[str | None, output_option(help="paper: its listed scores beside.")] = None,
-    json_output: JsonOption = False,
+    keep_ratio: Annotated[str, options.pruning(help="Shares of visual tokens that stay; 1: unpruned.")] = RATIOS,
+    methods: Annotated[str, options.pruning(help="Names with commas between.")] = "ptp",
+    settings: options.Settings = None,
+    model: options.Model = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    attention: options.Attention = None,
+    batch: Annotated[int, options.model(min=1, help="Questions a batch.")] = 8,
+    max_tiles: options.MaxTiles = None,
+    folder: Annotated[Path, options.output("--out", help="Keep results here; go on from there.", metavar="DIR")] = OUT,
+    expect: Annotated[str | None, options.output(help="paper: its listed scores beside.")] = None,
+    json_output: options.Json = False,
 ) -> None:
     """Run a suite of benchmarks through lmms-eval, with and without pruning; one table of all."""
-    ratios, given = parse_ratios(keep_ratio, "--keep-ratio"), parse_settings(settings, "--keep-ratio")
+    ratios, given = options.parse_ratios(keep_ratio, "--keep-ratio"), options.parse_settings(settings, "--keep-ratio")
     if expect not in (None, "paper"):
         raise UserError(f"--expect {expect}: unknown; give paper, or leave it out")
     wanted = choose(suite, benchmarks)
@@ -73,16 +57,15 @@ def eval(
     with working("loading torch and transformers") as work:
         from ptprune.asking.loaded import LoadedModel
         from ptprune.bench.items.folder import write
-        from ptprune.checkpoints import Checkpoint
-        from ptprune.checkpoints.checkpoint import choose_dtype
+        from ptprune.checkpoints import Checkpoint, choose_dtype
         from ptprune.lmms.processes import logged, own_device, processes
         from ptprune.methods import METHODS
         from ptprune.results.file import as_json, fingerprint, run_of
         from ptprune.results.rows import SuiteResults
 
         quiet_libraries()
-        check_settings(given)
-        names = parse_methods(methods, list(METHODS))
+        options.check_settings(given)
+        names = options.parse_methods(methods, list(METHODS))
         with logged(folder / "lmms-eval.log"):
             work.say("loading lmms-eval")
             from ptprune.lmms import comparison
@@ -105,9 +88,11 @@ def eval(
                 expected=comparison.expected(wanted) if expect else None,
             )
             include = folder / "items" if sets else None
-            compared = comparison.Comparison(
-                results, wanted, candidates, folder, include, on_skip=partial(tell, screen)
-            )
+
+            def tell(name: str, reason: str) -> None:
+                print(f"ptprune: {name}: skipped, {reason}", file=screen)
+
+            compared = comparison.Comparison(results, wanted, candidates, folder, include, on_skip=tell)
             if missing := compared.missing():
                 work.say(f"loading {checkpoint.name}")
                 loaded = LoadedModel.load(
@@ -115,13 +100,7 @@ def eval(
                 )
                 loaded.check_pruners([one.pruner for _, candidates in missing for one in candidates])
                 work.say("")
-                compared.measure(
-                    missing,
-                    loaded,
-                    lambda benchmark, one, questions: work.advance(
-                        questions, f"{benchmark.name}, {one.method} {one.keep_ratio:g}"
-                    ),
-                )
+                compared.measure(missing, loaded, work.advance)
     if not processes().is_main_process:
         return
     compared.publish()
@@ -132,11 +111,6 @@ def eval(
         print_json(as_json(asked))
     else:
         show(asked, folder)
-
-
-def tell(screen: TextIO, name: str, reason: str) -> None:
-    """One line about a benchmark that is left out."""
-    print(f"ptprune: {name}: skipped, {reason}", file=screen)
 
 
 def show(results: SuiteResults, folder: Path) -> None:

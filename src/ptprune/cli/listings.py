@@ -7,14 +7,14 @@ from textwrap import fill
 
 from rich.console import Console
 
+from ptprune.cli import options
 from ptprune.cli.console import out, print_json
-from ptprune.cli.options import PlainJsonOption
 
 WIDTH = 80
 LABEL = 13  # as wide as the longest level's name and two spaces
 
 
-def models(json_output: PlainJsonOption = False) -> None:
+def models(json_output: options.PlainJson = False) -> None:
     """List the supported model families, what each stage uses there, and which models are refused."""
     from ptprune.families import FAMILIES, UNSUPPORTED
 
@@ -44,7 +44,7 @@ def row(label: str, text: str) -> str:
     return fill(text, WIDTH, initial_indent=first, subsequent_indent=" " * len(first), break_on_hyphens=False)
 
 
-def methods(json_output: PlainJsonOption = False) -> None:
+def methods(json_output: options.PlainJson = False) -> None:
     """List the pruning methods, and the scores that PTP's levels choose from, one line each."""
     from ptprune.methods import METHODS
     from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES

@@ -11,29 +11,25 @@ import typer
 
 from ptprune.errors import SettingError, UserError
 
-model_option, pruning_option, output_option = (
-    partial(typer.Option, rich_help_panel=panel) for panel in ("Model", "Pruning", "Output")
-)
+model, pruning, output = (partial(typer.Option, rich_help_panel=panel) for panel in ("Model", "Pruning", "Output"))
 """Options in the panels of ``--help``."""
 RATIOS = ".75,.5,.25,.1,.05"
 
-ModelOption = Annotated[
+Model = Annotated[
     str | None,
-    model_option("--model", help="Checkpoint directory or Hub name; default: the one that ships.", metavar="ID_OR_DIR"),
+    model("--model", help="Checkpoint directory or Hub name; default: the one that ships.", metavar="ID_OR_DIR"),
 ]
-DeviceOption = Annotated[str, model_option("--device", help="auto, cpu, cuda, cuda:1, ...")]
-DtypeOption = Annotated[str, model_option("--dtype", help="auto, float32, bfloat16, float16.")]
-AttentionOption = Annotated[
-    str | None, model_option("--attention", help="sdpa, eager or flash_attention_2.", show_default="the model's own")
+Device = Annotated[str, model("--device", help="auto, cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[str, model("--dtype", help="auto, float32, bfloat16, float16.")]
+Attention = Annotated[
+    str | None, model("--attention", help="sdpa, eager or flash_attention_2.", show_default="the model's own")
 ]
-MaxTilesOption = Annotated[
-    int | None, model_option("--max-tiles", min=1, help="Most tiles a picture (default: the model's own).")
+MaxTiles = Annotated[int | None, model("--max-tiles", min=1, help="Most tiles a picture (default: the model's own).")]
+Settings = Annotated[
+    list[str] | None, pruning("--set", metavar="NAME=VALUE", help="A setting of ptp; may be repeated.")
 ]
-SettingsOption = Annotated[
-    list[str] | None, pruning_option("--set", metavar="NAME=VALUE", help="A setting of ptp; may be repeated.")
-]
-JsonOption = Annotated[bool, output_option("--json", help="One JSON object.")]
-PlainJsonOption = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+Json = Annotated[bool, output("--json", help="One JSON object.")]
+PlainJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 
 def as_option(message: str) -> str:

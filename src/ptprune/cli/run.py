@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
-from ptprune.cli.options import (
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    MaxTilesOption,
-    ModelOption,
-    model_option,
-    output_option,
-    pruning_option,
-)
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,27 +18,29 @@ if TYPE_CHECKING:
 def run(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="One or more pictures.", show_default=False)],
     question: Annotated[str, typer.Option("--question", "-q", help="What to ask.", show_default=False)],
-    model: ModelOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    max_new_tokens: Annotated[int, model_option(min=1, help="Longest answer.")] = 64,
-    max_tiles: MaxTilesOption = None,
-    together: Annotated[bool, model_option("--together", help="All pictures in one prompt.")] = False,
-    method: Annotated[str, pruning_option(help="See `ptprune methods`.")] = "ptp",
+    model: options.Model = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    max_new_tokens: Annotated[int, options.model(min=1, help="Longest answer.")] = 64,
+    max_tiles: options.MaxTiles = None,
+    together: Annotated[bool, options.model("--together", help="All pictures in one prompt.")] = False,
+    method: Annotated[str, options.pruning(help="See `ptprune methods`.")] = "ptp",
     keep_ratio: Annotated[
-        float | None, pruning_option(help="Share of visual tokens that stay.", show_default="0.5")
+        float | None, options.pruning(help="Share of visual tokens that stay.", show_default="0.5")
     ] = None,
-    layer: Annotated[int | None, pruning_option(help="Drop before this decoder layer; 0: before all.")] = None,
-    alpha: Annotated[float | None, pruning_option(help="Weight of the question against saliency, 0 to 1.")] = None,
-    temperature: Annotated[float | None, pruning_option(help="Larger: more even budgets over tiles.")] = None,
-    thumbnail: Annotated[str | None, pruning_option(help="ratio, whole or region: how the thumbnail is cut.")] = None,
-    window: Annotated[int | None, pruning_option(help="Tokens a side of a window, where a model has no tiles.")] = None,
-    positions: Annotated[str | None, pruning_option(help="original or compact position ids.")] = None,
-    compare: Annotated[bool, output_option("--compare", help="Answer without pruning too, and compare.")] = False,
+    layer: Annotated[int | None, options.pruning(help="Drop before this decoder layer; 0: before all.")] = None,
+    alpha: Annotated[float | None, options.pruning(help="Weight of the question against saliency, 0 to 1.")] = None,
+    temperature: Annotated[float | None, options.pruning(help="Larger: more even budgets over tiles.")] = None,
+    thumbnail: Annotated[str | None, options.pruning(help="ratio, whole or region: how the thumbnail is cut.")] = None,
+    window: Annotated[
+        int | None, options.pruning(help="Tokens a side of a window, where a model has no tiles.")
+    ] = None,
+    positions: Annotated[str | None, options.pruning(help="original or compact position ids.")] = None,
+    compare: Annotated[bool, options.output("--compare", help="Answer without pruning too, and compare.")] = False,
     overlay: Annotated[
-        Path | None, output_option(help="Draw the kept tokens into this file.", metavar="OUT.png")
+        Path | None, options.output(help="Draw the kept tokens into this file.", metavar="OUT.png")
     ] = None,
-    json_output: JsonOption = False,
+    json_output: options.Json = False,
 ) -> None:
     """Answer a question about pictures with most visual tokens pruned."""
     if not question.strip():
@@ -69,10 +62,10 @@ def run(
     with working("loading torch and transformers") as work:
         from ptprune.asking.answer import run_document
         from ptprune.asking.loaded import LoadedModel
-        from ptprune.checkpoints import Checkpoint
-        from ptprune.checkpoints.checkpoint import choose_device, choose_dtype
+        from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
         from ptprune.draw import draw_overlay
         from ptprune.methods import make_pruner
+        from ptprune.results.file import writing
 
         quiet_libraries()
         pruner = make_pruner(method, settings)
@@ -91,12 +84,8 @@ def run(
             if overlays:
                 document["overlay"] = [str(overlays[i]) for i in group]
                 for i, report in zip(group, kept, strict=True):
-                    try:
+                    with writing(f"--overlay {overlays[i]}"):
                         draw_overlay(pictures[i], report).save(overlays[i])
-                    except OSError as error:
-                        raise UserError(
-                            f"--overlay {overlays[i]}: cannot be written ({error.strerror or error})"
-                        ) from None
             documents.append(document)
 
     if json_output:
@@ -107,11 +96,7 @@ def run(
 
 
 def overlay_paths(overlay: Path | None, count: int) -> list[Path]:
-    """One file a picture: OUT.png, or OUT-1.png, OUT-2.png, ...
-
-    Raises:
-        UserError: where it could not be written, before anything is computed.
-    """
+    """One file a picture: OUT.png, or OUT-1.png, OUT-2.png, ... Raises UserError where it could not be written."""
     if overlay is None:
         return []
     from PIL import Image as formats
@@ -161,7 +146,8 @@ def _comparison(document: dict[str, Any]) -> Table:
     arms = document["unpruned"], document
     texts = [" ".join(arm["answer"].split()) for arm in arms]
     same = "same" if arms[0]["answer"] == arms[1]["answer"] else "differs"
-    rows = [["answer", *(escape(shorten(text)) for text in texts), same]]
+    short = [text if len(text) <= 32 else text[:29] + "..." for text in texts]
+    rows = [["answer", *map(escape, short), same]]
     for name, key, unit in (
         ("visual tokens", "visual_tokens", str),
         ("prompt tokens", "sequence_length", str),
@@ -176,7 +162,3 @@ def _comparison(document: dict[str, Any]) -> Table:
     times["total"] = [arm["seconds"]["total"] for arm in arms]
     rows += [[name, duration(b), duration(a), ratio(a, b)] for name, (b, a) in times.items()]
     return terminal(("", "unpruned", "pruned", "ratio"), rows)
-
-
-def shorten(text: str, length: int = 32) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
-from ptprune.cli.options import AttentionOption, DeviceOption, DtypeOption, JsonOption, ModelOption
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def verify(
-    model: ModelOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    attention: AttentionOption = None,
+    model: options.Model = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    attention: options.Attention = None,
     picture: Annotated[
         list[Path] | None,
         typer.Option(help="Pictures to ask about, two at most; without it two are drawn.", metavar="IMAGE"),
     ] = None,
     keep_ratio: Annotated[float, typer.Option(help="Share of visual tokens that stay.")] = 0.5,
-    json_output: JsonOption = False,
+    json_output: options.Json = False,
 ) -> None:
     """Check on this machine that pruning is exact: run it after every upgrade. Takes about thirty forward passes.
 
@@ -41,8 +41,7 @@ def verify(
         )
     pictures = [open_picture(path) for path in picture or ()]
     with working("loading torch and transformers") as work:
-        from ptprune.checkpoints import Checkpoint
-        from ptprune.checkpoints.checkpoint import choose_device, choose_dtype
+        from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
         from ptprune.verification import verify as run
 
         quiet_libraries()

@@ -63,11 +63,9 @@ def _crops(gaps: Sequence[Sequence[int]], tiles: Sequence[EncodedTile]) -> tuple
 
 def _likeness(original: Tensor, crops: list[Tensor], shape: tuple[int, int]) -> float:
     """Correlation of a picture with the strips, joined and shrunk to its size; all [3, p, p]."""
-    whole = F.adaptive_avg_pool2d(
-        torch.cat(crops, dim=2 if shape[0] == 1 else 1), (original.shape[1], original.shape[2])
-    )
-    pair = torch.stack([original.flatten(), whole.flatten()])
-    return float(torch.corrcoef(pair)[0, 1].nan_to_num())
+    joined = torch.cat(crops, dim=2 if shape[0] == 1 else 1)
+    small = F.adaptive_avg_pool2d(joined, (original.shape[1], original.shape[2]))
+    return float(torch.corrcoef(torch.stack([original.flatten(), small.flatten()]))[0, 1].nan_to_num())
 
 
 def _places(rows: int, columns: int) -> list[Place]:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ptprune.families.base import INSTRUCTION, Model
-from ptprune.families.merged import MergedFamily, tile_grid
+from ptprune.families.merged import MergedFamily
 
 
 class LlavaNext(MergedFamily):
@@ -24,14 +24,6 @@ class LlavaNext(MergedFamily):
         "token": "[CLS] attention at the layer whose features the model uses, the last but one; a token is a patch",
         "instruction": INSTRUCTION,
     }
-
-    @staticmethod
-    def tile_grids(model: Model, call: Mapping[str, Any], image_sizes: Tensor) -> list[tuple[int, int] | None]:
-        config = model.config
-        return [
-            tile_grid(size, config.image_grid_pinpoints, config.vision_config.image_size)
-            for size in image_sizes.tolist()
-        ]
 
     @staticmethod
     def pack(

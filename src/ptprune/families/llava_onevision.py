@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ptprune.families.base import INSTRUCTION, NOT_PRUNED, Model
-from ptprune.families.merged import MergedFamily, tile_grid
+from ptprune.families.merged import MergedFamily
 
 
 class LlavaOnevision(MergedFamily):
@@ -28,19 +28,14 @@ class LlavaOnevision(MergedFamily):
     }
 
     @staticmethod
-    def tile_grids(model: Model, call: Mapping[str, Any], image_sizes: Tensor) -> list[tuple[int, int] | None]:
-        config, numbers = model.config, call.get("batch_num_images")
-        tiled = [True] * len(image_sizes) if numbers is None else [n == 1 for n in numbers for _ in range(n)]
-        return [
-            tile_grid(size, config.image_grid_pinpoints, config.vision_config.image_size) if tile else None
-            for size, tile in zip(image_sizes.tolist(), tiled, strict=True)
-        ]
+    def tiled(call: Mapping[str, Any], images: int) -> list[bool]:
+        numbers = call.get("batch_num_images")
+        return [True] * images if numbers is None else [n == 1 for n in numbers for _ in range(n)]
 
     @staticmethod
     def pack(
         model: Model, call: Mapping[str, Any], features: Sequence[Tensor], image_sizes: Tensor, newline: Tensor
     ) -> list[Tensor]:
         ratio = call.get("vision_aspect_ratio") or model.config.vision_aspect_ratio
-        return model.model.pack_image_features(features, image_sizes, image_newline=newline, vision_aspect_ratio=ratio)[
-            0
-        ]
+        pack = model.model.pack_image_features
+        return pack(features, image_sizes, image_newline=newline, vision_aspect_ratio=ratio)[0]

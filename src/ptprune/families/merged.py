@@ -27,9 +27,9 @@ class MergedFamily(WholeImages):
     """``encoded`` returns whole images, because ``image_sizes`` shows which tiles belong together."""
 
     @staticmethod
-    @abstractmethod
-    def tile_grids(model: Model, call: Mapping[str, Any], image_sizes: Tensor) -> list[tuple[int, int] | None]:
-        """(rows, columns) of each image's tiles, without the thumbnail; None for an image that is not tiled."""
+    def tiled(call: Mapping[str, Any], images: int) -> list[bool]:
+        """Whether each image is tiled."""
+        return [True] * images
 
     @staticmethod
     @abstractmethod
@@ -58,15 +58,18 @@ class MergedFamily(WholeImages):
     ) -> list[EncodedImage]:
         sizes = call["image_sizes"].cpu()
         side = model.config.vision_config.image_size // model.config.vision_config.patch_size
-        tile_grids = cls.tile_grids(model, call, sizes)
+        tile_grids = [
+            _tile_grid(model, size) if tiled else None
+            for size, tiled in zip(sizes.tolist(), cls.tiled(call, len(sizes)), strict=True)
+        ]
         counts = [1 if grid is None else 1 + grid[0] * grid[1] for grid in tile_grids]
         check_patches(attention, sum(counts) * side**2)
 
         values = {name: patches.view(-1, side * side, 1) for name, patches in attention.items()}
-        features: list[Any] = [None] * len(counts)
+        features: Sequence[Any] = [None] * len(counts)
         if wanted.names & {"region_features", "token_features"}:
             patches, has_cls = output.hidden_states[feature_layer(model, call)], cls.has_cls(model, call)
-            features = list((patches[:, 0].clone() if has_cls else patches.mean(dim=1)).split(counts))
+            features = (patches[:, 0].clone() if has_cls else patches.mean(dim=1)).split(counts)
             if "token_features" in wanted.names:
                 values["token_features"] = patches[:, 1:] if has_cls else patches
 
@@ -76,22 +79,23 @@ class MergedFamily(WholeImages):
         where = pack([_coordinates(grid, side) for grid in tile_grids])
         packed = {name: pack(patches.split(counts)) for name, patches in values.items()}
         packed |= {name: [image[:, 0] for image in packed[name]] for name in attention}
-        previews: list[Any] = [None] * len(counts)
+        previews: Any = [None] * len(counts)
         if "pixels" in wanted.names:
             pixels = call["pixel_values"]
             if pixels.ndim == 4:  # the tiles of all images in one list
                 pixels = torch.stack([tiles[0] for tiles in pixels.split(counts)])[:, None]
-            previews = list(wanted.preview(pixels[:, 0]))
-        images = [
-            _image(where[i], tile_grids[i], side, {name: tokens[i] for name, tokens in packed.items()}, features[i])
-            for i in range(len(counts))
-        ]
-        return [replace(image, preview=preview) for image, preview in zip(images, previews, strict=True)]
+            previews = wanted.preview(pixels[:, 0])
+        images = []
+        for i, grid in enumerate(tile_grids):
+            image = _image(where[i], grid, side, {name: tokens[i] for name, tokens in packed.items()}, features[i])
+            images.append(replace(image, preview=previews[i]))
+        return images
 
 
-def tile_grid(image_size: Sequence[int], grid_pinpoints: list[list[int]], tile: int) -> tuple[int, int]:
-    """(rows, columns) of the tiles of an image of (height, width) pixels."""
-    height, width = select_best_resolution(tuple(image_size), grid_pinpoints)
+def _tile_grid(model: Model, image_size: Sequence[int]) -> tuple[int, int]:
+    """(rows, columns) of the tiles of an image of (height, width) pixels, without the thumbnail."""
+    height, width = select_best_resolution(tuple(image_size), model.config.image_grid_pinpoints)
+    tile = model.config.vision_config.image_size
     return height // tile, width // tile
 
 
@@ -137,10 +141,5 @@ def _image(
             regions.append(Region((tall, wide)))
             encoder_rows.append(1 + row * grid[1] + column)  # unpadding may have removed whole tiles
     region_of[side * side :] = numbers.ravel()
-    return EncodedImage(
-        tuple(regions),
-        region_of,
-        lambda: places,
-        tokens,
-        features=None if features is None else features[encoder_rows],
-    )
+    features = None if features is None else features[encoder_rows]
+    return EncodedImage(tuple(regions), region_of, lambda: places, tokens, features)

@@ -7,7 +7,6 @@ patches of an LLM token stand together, in the order of the tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -55,29 +54,27 @@ class NativeFamily(WholeImages):
         tokens = {name: tuple(of[:, 0] for of in pool(patches[:, None])) for name, patches in attention.items()}
         if wanted.names & {"region_features", "token_features"}:
             tokens["token_features"] = pool(output.last_hidden_state)
-        images = [
-            _image(grid, wanted.window, {name: values[i] for name, values in tokens.items()})
-            for i, grid in enumerate(grids)
-        ]
+        previews: list[Any] = [None] * len(grids)
         if "pixels" in wanted.names:
             # one mean colour a token; pixel_values lists the patches in prompt order
             colours = call["pixel_values"].float().view(sum(sizes), -1, 3, call["pixel_values"].shape[1] // 3)
             parts = colours.mean(dim=(1, 3)).split(sizes)
-            images = [
-                replace(image, preview=part.view(*grid, 3).permute(2, 0, 1))
-                for image, part, grid in zip(images, parts, grids, strict=True)
-            ]
-        return images
+            previews = [part.view(*grid, 3).permute(2, 0, 1) for part, grid in zip(parts, grids, strict=True)]
+        return [
+            _image(grid, wanted.window, {name: values[i] for name, values in tokens.items()}, previews[i])
+            for i, grid in enumerate(grids)
+        ]
 
 
-def _image(grid: tuple[int, int], window: int | None, tokens: dict[str, Tensor]) -> EncodedImage:
+def _image(
+    grid: tuple[int, int], window: int | None, tokens: dict[str, Tensor], preview: Tensor | None
+) -> EncodedImage:
     """Cut an image whose visual tokens form a grid of (rows, columns) into windows."""
     states = tokens["token_features"].float().view(*grid, -1) if "token_features" in tokens else None
     cuts = [_cuts(length, window) for length in grid]
     numbers = np.empty(grid, dtype=np.int64)
     regions: list[Region] = []
-    places: list[Place] = []
-    features: list[Tensor] = []
+    places, features = [], []
     for row, (top, bottom) in enumerate(pairwise(cuts[0])):
         for column, (left, right) in enumerate(pairwise(cuts[1])):
             numbers[top:bottom, left:right] = len(regions)
@@ -85,14 +82,9 @@ def _image(grid: tuple[int, int], window: int | None, tokens: dict[str, Tensor])
             places.append(Place(row, column, (left / grid[1], top / grid[0], right / grid[1], bottom / grid[0])))
             if states is not None:
                 features.append(states[top:bottom, left:right].mean(dim=(0, 1)))
-    return EncodedImage(
-        tuple(regions),
-        numbers.ravel(),
-        lambda: places,
-        tokens,
-        features=torch.stack(features) if features else None,
-        whole=None if states is None else states.mean(dim=(0, 1)),
-    )
+    means = None if states is None else torch.stack(features)
+    whole = None if states is None else states.mean(dim=(0, 1))
+    return EncodedImage(tuple(regions), numbers.ravel(), lambda: places, tokens, means, whole, preview)
 
 
 def _cuts(length: int, window: int | None) -> Sequence[int]:

@@ -13,23 +13,18 @@ from accelerate.utils import broadcast_object_list
 
 from ptprune.asking.loaded import LoadedModel
 from ptprune.bench.candidates import NO_PRUNING, PTP, Candidate, key
-from ptprune.errors import UserError
 from ptprune.lmms import harness, table
 from ptprune.lmms.processes import processes
 from ptprune.lmms.suites import PAPER, Benchmark, missing_key
-from ptprune.results.file import resume, save, write
-from ptprune.results.rows import SuiteResults, SuiteRow
+from ptprune.results.file import go_on, save, write, writing
+from ptprune.results.rows import Run, SuiteResults, SuiteRow
 
 RESULTS, TABLE, ANSWERS = "results.json", "results.md", "answers"
 EXPECTED = "as the paper lists its method; for which model is not known, the scores fit InternVL2-8B"
 
 
 def compare(methods: Sequence[str], ratios: Sequence[float], given: dict[str, Any]) -> list[Candidate]:
-    """The candidates; at keep ratio 1 all methods are the unpruned model.
-
-    Args:
-        given: settings of PTP.
-    """
+    """The candidates; at keep ratio 1 all methods are the unpruned model. ``given`` are settings of PTP."""
     return [
         Candidate(method, ratio, given if method == PTP else {})
         for ratio in ratios
@@ -47,40 +42,31 @@ def expected(benchmarks: Sequence[Benchmark]) -> dict[str, Any]:
 class Comparison:
     """A run of a suite. Its folder keeps the rows of all runs, also of other models and options.
 
-    Attributes:
-        results: the file as it will be, without rows; its last run is this one.
-        folder: of the results; made if it is missing.
-        include: folder of local tasks.
-        on_skip: called in the main process for every benchmark that is left out, with the reason.
-
     Raises:
         UserError: where the folder cannot be written, or holds a file that is not ours.
     """
 
-    results: SuiteResults
+    results: SuiteResults  # the file as it will be, without rows; its last run is this one
     benchmarks: Sequence[Benchmark]
     candidates: Sequence[Candidate]
-    folder: Path
-    include: Path | None = None
-    on_skip: Callable[[str, str], None] = lambda name, reason: None
-    _rows: list[SuiteRow] = field(default_factory=list)
+    folder: Path  # of the results; made if it is missing
+    include: Path | None = None  # folder of local tasks
+    on_skip: Callable[[str, str], None] = lambda name, reason: None  # in the main process, with the reason
+    _rows: dict[str, SuiteRow] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        try:
+        with writing(f"--out {self.folder}"):
             (self.folder / ANSWERS).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out {self.folder}: cannot be written ({error.strerror or error})") from None
-        [run] = self.results.runs
-        if (earlier := resume(self.folder / RESULTS, SuiteResults)) is not None:
-            self._rows = earlier.rows
-            self.results.runs = [*earlier.runs, *([] if run in earlier.runs else [run])]
-        self._run, self._identity = self.results.runs.index(run), run.identity
+        [self._run] = self.results.runs
+        if (earlier := go_on(self.folder / RESULTS, self.results)) is not None:
+            for row in earlier.rows:  # of two alike the first counts
+                self._rows.setdefault(_name(earlier.runs[row.run], row.benchmark, key(row)), row)
 
     def missing(self) -> list[tuple[Benchmark, list[Candidate]]]:
         """Candidates to measure, the same in every process. Skips benchmarks whose judge has no key."""
         wanted = []
         for benchmark in self.benchmarks:
-            candidates = [one for one in self.candidates if self._find(benchmark, one) is None]
+            candidates = [one for one in self.candidates if self._name(benchmark, one) not in self._rows]
             variable = missing_key() if benchmark.judge else None
             if candidates and variable:
                 self._skip(benchmark, f"a judge model reads {benchmark.judge}; set {variable}")
@@ -93,12 +79,12 @@ class Comparison:
         self,
         wanted: Sequence[tuple[Benchmark, list[Candidate]]],
         loaded: LoadedModel,
-        on_batch: Callable[[Benchmark, Candidate, int], None] = lambda benchmark, one, questions: None,
+        on_batch: Callable[[str, int], None] = lambda what, questions: None,
     ) -> None:
         """Measure what is missing. Skips a benchmark whose data cannot be loaded; any other error ends the run.
 
         Args:
-            on_batch: called with how many questions a finished batch of this process had.
+            on_batch: called with what is measured, and how many questions a finished batch of this process had.
         """
         main, limit = processes().is_main_process, self.results.limit
         for benchmark, candidates in wanted:
@@ -109,11 +95,11 @@ class Comparison:
                 self._skip(benchmark, f"its data cannot be loaded: {error}")
                 continue
             for one in candidates:
-                told = partial(on_batch, benchmark, one)
+                told = partial(on_batch, f"{benchmark.name}, {one.method} {one.keep_ratio:g}")
                 outcome = harness.run(benchmark, loaded, one.pruner, limit, self.folder, include, told)
                 if main:
                     assert outcome is not None
-                    self._rows.append(self._row(benchmark, one, outcome))
+                    self._rows[self._name(benchmark, one)] = self._row(benchmark, one, outcome)
                     name = f"{benchmark.name}-{one.method}-{one.keep_ratio:g}.jsonl".replace("*", "star")
                     answers = "".join(json.dumps(answer, default=str) + "\n" for answer in outcome.answers)
                     write(self.folder / ANSWERS / name, answers)
@@ -121,42 +107,42 @@ class Comparison:
 
     def document(self) -> SuiteResults:
         """The rows that were asked for, as far as they are finished."""
-        found = [self._find(benchmark, one) for benchmark in self.benchmarks for one in self.candidates]
-        rows = table.finish([row for row in found if row is not None])
+        rows = table.finish([self._rows[name] for name in self._asked if name in self._rows])
         return self.results.model_copy(update={"rows": rows, "means": table.means(rows)})
 
     def publish(self) -> None:
         """Write the results and the table."""
-        asked = self.document()
-        mine = [row.model_copy(update={"retention": None}) for row in asked.rows]
-        others = [row for row in self._rows if row.model_copy(update={"retention": None}) not in mine]
+        asked, names = self.document(), set(self._asked)
+        others = [row for name, row in self._rows.items() if name not in names]
         save(self.folder / RESULTS, asked.model_copy(update={"rows": asked.rows + others}))
         write(self.folder / TABLE, table.page(asked))
 
-    def _find(self, benchmark: Benchmark, one: Candidate) -> SuiteRow | None:
-        for row in self._rows:
-            same = self.results.runs[row.run].identity == self._identity
-            if same and row.benchmark == benchmark.name and key(row) == one.key:
-                return row
-        return None
+    @property
+    def _asked(self) -> list[str]:
+        return [self._name(benchmark, one) for benchmark in self.benchmarks for one in self.candidates]
+
+    def _name(self, benchmark: Benchmark, one: Candidate) -> str:
+        return _name(self._run, benchmark.name, one.key)
 
     def _row(self, benchmark: Benchmark, one: Candidate, outcome: harness.Outcome) -> SuiteRow:
         """A finished row: the score, and means a question."""
-        tally = outcome.tally
+        tally, questions = outcome.tally, outcome.tally.questions
         return SuiteRow(
-            run=self._run,
-            method=one.method,
-            keep_ratio=one.keep_ratio,
-            settings=one.settings,
+            **one.of_row(self.results.runs.index(self._run)),
             benchmark=benchmark.name,
             score=round(outcome.score, 4),
-            questions=tally.questions,
-            tokens=round(tally.visual_tokens / tally.questions, 2),
-            kept_tokens=round(tally.kept_tokens / tally.questions, 2),
-            seconds=round(tally.seconds / tally.questions, 5),
+            questions=questions,
+            tokens=round(tally.visual_tokens / questions, 2),
+            kept_tokens=round(tally.kept_tokens / questions, 2),
+            seconds=round(tally.seconds / questions, 5),
         )
 
     def _skip(self, benchmark: Benchmark, reason: str) -> None:
         self.results.skipped.append({"benchmark": benchmark.name, "reason": reason})
         if processes().is_main_process:
             self.on_skip(benchmark.name, reason)
+
+
+def _name(run: Run, benchmark: str, candidate: str) -> str:
+    """The same for rows that measure the same."""
+    return json.dumps([run.identity, benchmark, candidate], sort_keys=True)

@@ -27,17 +27,11 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one run, on the main process.
+    """The outcome of one run, on the main process."""
 
-    Attributes:
-        score: the benchmark's.
-        tally: over all processes.
-        answers: of all questions, ``{"doc_id", "target", "answer"}``, by ``doc_id``.
-    """
-
-    score: float
-    tally: Tally
-    answers: list[dict[str, Any]]
+    score: float  # the benchmark's
+    tally: Tally  # over all processes
+    answers: list[dict[str, Any]]  # of all questions, ``{"doc_id", "target", "answer"}``, by ``doc_id``
 
 
 def check(benchmark: Benchmark, include: Path | None) -> None:
@@ -129,8 +123,6 @@ def run(
         for sample in sorted(samples, key=lambda sample: sample["doc_id"])
     ]
     if not len({answer["doc_id"] for answer in answers}) == len(answers) == tally.questions:
-        raise RuntimeError(
-            f"{benchmark.name}: {tally.questions} questions answered and {len(answers)} answers scored; "
-            "each has to be once"
-        )
+        found = f"{tally.questions} questions answered and {len(answers)} answers scored"
+        raise RuntimeError(f"{benchmark.name}: {found}; each has to be once")
     return Outcome(benchmark.score(results["results"][benchmark.task]), tally, answers)

@@ -13,8 +13,7 @@ from loguru import logger
 
 from ptprune.asking.loaded import LoadedModel
 from ptprune.bench.candidates import NO_PRUNING
-from ptprune.checkpoints import Checkpoint
-from ptprune.checkpoints.checkpoint import choose_dtype
+from ptprune.checkpoints import Checkpoint, choose_dtype
 from ptprune.errors import PtpruneError, SettingError
 from ptprune.lmms.processes import own_device, processes
 from ptprune.lmms.respondent import Respondent
@@ -32,31 +31,22 @@ class Failed(BaseException):
 class LmmsModel(Respondent):
     """The model that lmms-eval builds from ``--model_args``.
 
-    Args:
-        pretrained: checkpoint directory or Hub name; None for the small one that ships.
-        method: a name of ``METHODS``, or "none".
-        keep_ratio: share of visual tokens that stay; None for the method's default.
-        dtype: "auto", "float32", "bfloat16" or "float16".
-        attn_implementation: of the model; None for its own choice.
-        max_tiles: most tiles a picture, thumbnail not counted; None for the checkpoint's own choice.
-        settings: any other field of the method.
-
     Raises:
         SystemExit: status 2 after one line on standard error, where something is wrong with these.
     """
 
     def __init__(
         self,
-        pretrained: str | None = None,
-        method: str = "ptp",
-        keep_ratio: float | None = None,
+        pretrained: str | None = None,  # checkpoint directory or Hub name; None for the small one that ships
+        method: str = "ptp",  # a name of ``METHODS``, or "none"
+        keep_ratio: float | None = None,  # share of visual tokens that stay; None for the method's default
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         device: str | None = None,
-        dtype: str = "auto",
-        attn_implementation: str | None = None,
-        max_tiles: int | None = None,
-        **settings: Any,
+        dtype: str = "auto",  # or "float32", "bfloat16", "float16"
+        attn_implementation: str | None = None,  # None for the model's own choice
+        max_tiles: int | None = None,  # most a picture, thumbnail not counted; None for the checkpoint's own choice
+        **settings: Any,  # any other field of the method
     ) -> None:
         with loudly():
             for name, value in (("batch_size", batch_size), ("max_tiles", max_tiles)):
@@ -86,11 +76,7 @@ class LmmsModel(Respondent):
 
 
 def choose_pruner(method: str, settings: dict[str, Any]) -> TokenPruner | None:
-    """The method with its settings; None for "none".
-
-    Raises:
-        SettingError: for an unknown method, or a setting that it does not have or that is out of range.
-    """
+    """The method with its settings; None for "none". Raises SettingError for what is unknown or out of range."""
     if method != NO_PRUNING:
         return make_pruner(method, settings)
     given = [name for name, value in settings.items() if value is not None and (name, value) != ("keep_ratio", 1)]

@@ -10,8 +10,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-from ptprune.checkpoints.checkpoint import choose_device
-from ptprune.errors import UserError
+from ptprune.checkpoints import choose_device
+from ptprune.results.file import writing
 
 
 def processes() -> PartialState:
@@ -22,8 +22,7 @@ def processes() -> PartialState:
 def own_device(name: str) -> torch.device:
     """The device of this process: each of several has its own, a single one takes ``name`` as ``ptprune run`` does.
 
-    Raises:
-        SettingError: for a device that is not available.
+    Raises SettingError for a device that is not available.
     """
     state = processes()
     return choose_device(name) if state.num_processes == 1 else torch.device(state.device)
@@ -33,15 +32,12 @@ def own_device(name: str) -> torch.device:
 def logged(path: Path) -> Iterator[None]:
     """Send all output of lmms-eval and the libraries behind it to a file, one a process. Enter before importing it.
 
-    Raises:
-        UserError: where the file cannot be written.
+    Raises UserError where the file cannot be written.
     """
     index = processes().process_index
     own = path.with_name(f"{path.stem}-{index}{path.suffix}") if index else path
-    try:
+    with writing(f"--out {path.parent}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         log = own.open("a", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {path.parent}: cannot be written ({error.strerror or error})") from None
     with log, redirect_stdout(log), redirect_stderr(log):
         yield

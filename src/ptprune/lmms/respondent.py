@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +15,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.protocol import ChatMessages
 from PIL import Image
 
-from ptprune.asking.chat import Conversation, chat_inputs, check_length, check_text
+from ptprune.asking.chat import Conversation, chat_inputs, check_text
 from ptprune.asking.loaded import LoadedModel
 from ptprune.errors import PtpruneError, UserError
 from ptprune.pictures import open_picture, to_rgb
@@ -49,15 +48,12 @@ def conversation_of(request: Instance, documents: Any) -> tuple[Conversation, li
                 content.append({"type": "text", "text": part.text})
             elif part.type == "image":
                 content.append({"type": "image"})
-                pictures.append(_picture(part.url))
+                given: Any = part.url
+                pictures.append(open_picture(Path(given)) if isinstance(given, str) else to_rgb(given))
             else:
                 raise UserError(f"{task}, question {number}: shows {part.type}; model ptprune reads pictures only")
         turns.append({"role": message.role, "content": content})
     return turns, pictures
-
-
-def _picture(given: Any) -> Image.Image:
-    return open_picture(Path(given)) if isinstance(given, str) else to_rgb(given)
 
 
 def generation_options(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -89,30 +85,21 @@ PADDING = "__padding_only__"  # lmms-eval's mark on requests that only make all 
 
 @dataclass
 class Tally:
-    """Counts of everything answered so far.
-
-    Attributes:
-        questions: answered.
-        visual_tokens, kept_tokens: over all questions.
-        seconds: inside ``generate()``: vision, prefill, decoding and choosing tokens, not the preparation of pictures.
-    """
+    """Counts of everything answered so far."""
 
     questions: int = 0
-    visual_tokens: int = 0
+    visual_tokens: int = 0  # over all questions
     kept_tokens: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # inside ``generate()``: vision, prefill, decoding, choosing tokens; no picture is prepared
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(*(getattr(self, name) + getattr(other, name) for name in vars(self)))
 
 
 class Respondent(lmms):
-    """Answers with a model that is loaded already.
+    """Answers with a model that is loaded already; no pruner: the unpruned model.
 
-    Args:
-        loaded: the model, its processor, and how many questions make a batch.
-        pruner: None for the unpruned model.
-        on_batch: told how many questions a finished batch had.
+    ``on_batch`` is told how many questions a finished batch had.
     """
 
     is_simple = False
@@ -124,34 +111,21 @@ class Respondent(lmms):
         self.loaded: LoadedModel | None = loaded
         self.device: torch.device = loaded.model.device
         self.batch_size = loaded.batch
-        self.pruner = pruner
-        self.on_batch = on_batch
-        self.tally = Tally()
+        self.pruner, self.on_batch, self.tally = pruner, on_batch, Tally()
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Answers in the order of the requests.
+        """Answers in the order of the requests. Raises UserError, naming the question, where one cannot be answered."""
+        assert self.loaded is not None
 
-        Raises:
-            UserError: where a question cannot be asked, or the pruner refuses the model or a prompt.
-        """
-        answers = [""] * len(requests)
-        for numbers in self._batches(requests):
-            for number, text in zip(numbers, self._answer([requests[n] for n in numbers]), strict=True):
-                answers[number] = text
-            self.on_batch(len(numbers))
-        return answers
-
-    def _batches(self, requests: Sequence[Instance]) -> Iterator[list[int]]:
-        """Numbers of requests with the same generation options; those that only pad are left without an answer."""
-
-        def written(number: int) -> str:
+        def options(number: int) -> str:
             return json.dumps(requests[number].args[2], sort_keys=True)
 
+        def answer(numbers: list[int]) -> list[str]:
+            return self._answer([requests[number] for number in numbers])
+
         real = [number for number, request in enumerate(requests) if not (request.metadata or {}).get(PADDING)]
-        for _, group in groupby(sorted(real, key=written), key=written):
-            alike = list(group)
-            for start in range(0, len(alike), self.batch_size):
-                yield alike[start : start + self.batch_size]
+        answers = self.loaded.in_batches(sorted(real, key=options), options, answer, self.on_batch)
+        return [answers.get(number, "") for number in range(len(requests))]  # those that only pad have none
 
     def _answer(self, requests: list[Instance]) -> list[str]:
         asked = [conversation_of(request, self.task_dict) for request in requests]
@@ -160,10 +134,8 @@ class Respondent(lmms):
         for shown in (True, False):  # processors take pictures for all prompts of a batch, or for none
             numbers = [number for number, (_, pictures) in enumerate(asked) if bool(pictures) == shown]
             if numbers:
-                rows = [asked[number] for number in numbers]
-                texts = self._generate(
-                    rows, options, f"{requests[0].task_name}, question {requests[numbers[0]].doc_id}"
-                )
+                where = f"{requests[0].task_name}, question {requests[numbers[0]].doc_id}"
+                texts = self._generate([asked[number] for number in numbers], options, where)
                 for number, text in zip(numbers, texts, strict=True):
                     answers[number] = cut(text, stops)
         return answers
@@ -178,7 +150,6 @@ class Respondent(lmms):
                         check_text(loaded.model, loaded.processor, part.get("text", ""))
             conversations, pictures = zip(*rows, strict=True)
             inputs = chat_inputs(loaded.processor, conversations, pictures, loaded.image_options)
-            check_length(loaded.model, inputs, options["max_new_tokens"])
             started = time.perf_counter()
             written = loaded.generate(inputs, self.pruner, **options)
         except PtpruneError as error:

@@ -14,10 +14,7 @@ Column = tuple[str, float]
 
 
 def finish(rows: Sequence[SuiteRow]) -> list[SuiteRow]:
-    """Rows with ``retention``: percent of the unpruned model's score on the same benchmark.
-
-    It is None where that score is 0 or was not measured.
-    """
+    """Rows with their ``retention`` on the same benchmark."""
     unpruned = {row.benchmark: row.score for row in rows if row.method == NO_PRUNING}
 
     def retention(row: SuiteRow) -> float | None:
@@ -28,25 +25,23 @@ def finish(rows: Sequence[SuiteRow]) -> list[SuiteRow]:
 
 
 def means(rows: Sequence[SuiteRow]) -> list[Mean]:
-    """Each column's mean over the benchmarks that all columns have.
-
-    Args:
-        rows: of ``finish``.
-    """
+    """Each column's mean over the benchmarks that all columns have, of rows that ``finish`` returned."""
     columns, benchmarks = _arranged(rows)
     common = [found for found in benchmarks.values() if len(found) == len(columns)]
     means = []
-    for column in columns if common else []:
-        mine = [found[column] for found in common]
+    for method, ratio in columns if common else []:
+        mine = [found[method, ratio] for found in common]
         kept = [row.retention for row in mine if row.retention is not None]
+        retention = mean(kept) if len(kept) == len(mine) else None
+        tokens, seconds = mean(row.kept_tokens for row in mine), mean(row.seconds for row in mine)
         means.append(
             Mean(
-                method=column[0],
-                keep_ratio=column[1],
+                method=method,
+                keep_ratio=ratio,
                 benchmarks=len(common),
-                retention=mean(kept) if len(kept) == len(mine) else None,
-                kept_tokens=mean(row.kept_tokens for row in mine),
-                seconds=mean(row.seconds for row in mine),
+                retention=retention,
+                kept_tokens=tokens,
+                seconds=seconds,
             )
         )
     return means

@@ -51,22 +51,3 @@ def make_pruner(method: str, settings: Mapping[str, Any]) -> TokenPruner:
         if name not in known:
             raise SettingError(f"{name}: method {method} has no such setting; leave it out")
     return METHODS[method](**given)
-
-
-__all__ = [
-    "DART",
-    "METHODS",
-    "DivPrune",
-    "FastV",
-    "FasterVLM",
-    "GlobalCom2",
-    "HiRED",
-    "PyramidDrop",
-    "PyramidTokenPruning",
-    "RandomPruning",
-    "SparseVLM",
-    "UniformGrid",
-    "VisPruner",
-    "VisionZip",
-    "make_pruner",
-]

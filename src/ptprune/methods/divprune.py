@@ -33,23 +33,18 @@ class DivPrune(TokenPruner):
 
     def select(self, image: ImageEvidence) -> Selection:
         vectors = F.normalize(image.finite("embeddings"), dim=-1)
-        return Selection(furthest_apart(vectors, self.num_kept(len(vectors))))
-
-
-def furthest_apart(vectors: Tensor, number: int) -> Tensor:
-    """Greedily choose ``number`` of the unit vectors [num_tokens, d]. Returns sorted indices, a LongTensor."""
-    chosen = [_loneliest(vectors)]
-    # similarity of each token to the nearest chosen one; infinity keeps chosen tokens from being chosen again
-    nearest = torch.full((len(vectors),), -2.0, device=vectors.device)
-    while len(chosen) < number:
-        last = chosen[-1]
-        nearest = torch.maximum(nearest, (vectors @ vectors[last].T)[:, 0]).index_fill_(0, last, torch.inf)
-        chosen.append(nearest.argmin(dim=0, keepdim=True))
-    return torch.cat(chosen).sort().values
+        chosen, number = [_loneliest(vectors)], self.num_kept(len(vectors))
+        # similarity of each token to the nearest chosen one; infinity keeps chosen tokens from being chosen again
+        nearest = torch.full((len(vectors),), -2.0, device=vectors.device)
+        while len(chosen) < number:
+            last = chosen[-1]
+            nearest = torch.maximum(nearest, (vectors @ vectors[last].T)[:, 0]).index_fill_(0, last, torch.inf)
+            chosen.append(nearest.argmin(dim=0, keepdim=True))
+        return Selection(torch.cat(chosen).sort().values)
 
 
 def _loneliest(vectors: Tensor) -> Tensor:
-    """Index of the vector that is furthest from its nearest neighbour: LongTensor [1]."""
+    """Index of the unit vector, of [num_tokens, d], that is furthest from its nearest neighbour: LongTensor [1]."""
     most = []
     for start in range(0, len(vectors), ROWS_AT_A_TIME):
         rows = vectors[start : start + ROWS_AT_A_TIME] @ vectors.T

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch.nn.functional as F
-from torch import Tensor
 
 from ptprune.budget import allocate
 from ptprune.pruner import TokenPruner
@@ -49,18 +48,12 @@ class GlobalCom2(TokenPruner):
         weights = np.ones(len(sizes))
         weights[tiles] += guided / guided.sum() - 1 / len(tiles)
         budgets = allocate(weights.tolist(), sizes, self.num_kept(layout.num_tokens))
-        scores = self.scores(image, attention)
+        scores = attention.clone()
+        seen = None if layout.thumbnail is None else seen_from_thumbnail(image, attention)
+        for number, tokens in enumerate(layout.members()):
+            scores[tokens] = F.normalize(attention[tokens], dim=0)
+            if seen is not None and number != layout.thumbnail:
+                scores[tokens] += F.normalize(seen[tokens], dim=0)
         kept = keep_top(scores, layout.region_of.to(image.device), budgets, sizes)
         saliency = [None if number == layout.thumbnail else share for number, share in enumerate(shares)]
         return Selection(kept, saliency if len(sizes) > 1 else None, {"token": scores})
-
-    @staticmethod
-    def scores(image: ImageEvidence, attention: Tensor) -> Tensor:
-        """Local plus global attention, each scaled to length one over a region: FloatTensor [num_tokens]."""
-        scores, thumbnail = attention.clone(), image.layout.thumbnail
-        seen = None if thumbnail is None else seen_from_thumbnail(image, attention)
-        for number, tokens in enumerate(image.layout.members()):
-            scores[tokens] = F.normalize(attention[tokens], dim=0)
-            if seen is not None and number != thumbnail:
-                scores[tokens] += F.normalize(seen[tokens], dim=0)
-        return scores

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ptprune.budget import allocate
+from ptprune.budget import allocate_beside
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.thumbnail import attention_shares
@@ -36,25 +36,12 @@ class HiRED(TokenPruner):
 
     def select(self, image: ImageEvidence) -> Selection:
         layout, attention = image.layout, image.finite("encoder_attention")
-        shares = attention_shares(image, attention)
-        kept = keep_top(attention, layout.region_of.to(image.device), self.budgets(image, shares), layout.sizes())
-        saliency = [
-            None if region.is_thumbnail else share for region, share in zip(layout.regions, shares, strict=True)
-        ]
-        return Selection(kept, saliency if len(shares) > 1 else None, {"token": attention})
-
-    def budgets(self, image: ImageEvidence, shares: list[float]) -> list[int]:
-        """Tokens to keep in each region."""
-        layout = image.layout
-        sizes = layout.sizes()
-        total, thumbnail = self.num_kept(layout.num_tokens), layout.thumbnail
-        own = 0
+        sizes, thumbnail, total = layout.sizes(), layout.thumbnail, self.num_kept(layout.num_tokens)
+        shares: list[float | None] = [*attention_shares(image, attention)]
         if thumbnail is not None:
-            # capped at its size, but no less than the excess that does not fit into the tiles
-            own = min(max(int(total * self.alpha), total - (sum(sizes) - sizes[thumbnail])), sizes[thumbnail])
-        tiles = [index for index in range(len(sizes)) if index != thumbnail]
-        weights = [shares[i] / sizes[i] for i in tiles]  # ``allocate`` multiplies by the size
-        budgets = allocate(weights, [sizes[i] for i in tiles], total - own)
-        if thumbnail is not None:
-            budgets.insert(thumbnail, own)
-        return budgets
+            shares[thumbnail] = None
+        # ``allocate`` multiplies by the size
+        weights = [share / size for share, size in zip(shares, sizes, strict=True) if share is not None]
+        budgets = allocate_beside(int(total * self.alpha), thumbnail, weights, sizes, total)
+        kept = keep_top(attention, layout.region_of.to(image.device), budgets, sizes)
+        return Selection(kept, shares if len(shares) > 1 else None, {"token": attention})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ptprune.budget import allocate
+from ptprune.budget import allocate, allocate_beside
 from ptprune.pruner import Steps, TokenPruner, finish
 from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES, ImageEvidence
 from ptprune.scores.region import region_weights
@@ -108,10 +108,9 @@ class PyramidTokenPruning(TokenPruner):
         return Selection(kept, salient, {**named, "fused": fused})
 
     def _weighted(self, image: ImageEvidence, fused: Tensor, saliency: Sequence[float]) -> Tensor:
-        """FloatTensor [num_tokens]: fused scores times weights of mean 1 over the tiles; the thumbnail weighs 1."""
+        """Fused scores times tile weights of mean 1; the thumbnail's weight is 1. FloatTensor [num_tokens]."""
         region_of, thumbnail = image.layout.region_of.to(image.device), image.layout.thumbnail
-        whole = thumbnail is not None and self.thumbnail != "region"
-        tiles = [index for index in range(len(saliency)) if not (whole and index == thumbnail)]
+        tiles = [index for index in range(len(saliency)) if index != thumbnail or self.thumbnail == "region"]
         weights = torch.ones(len(saliency), dtype=torch.float64)
         weights[tiles] = torch.tensor(self._weights(saliency, tiles), dtype=torch.float64) * len(tiles)
         weighted = fused * weights.to(fused)[region_of]
@@ -123,25 +122,16 @@ class PyramidTokenPruning(TokenPruner):
         return region_weights([saliency[index] for index in tiles], self.temperature)
 
     def budgets(self, image: ImageEvidence, saliency: Sequence[float] | None, total: int) -> list[int]:
-        """Tokens to keep in each region, ``total`` in all.
-
-        Args:
-            saliency: one number a region; None for an image of one region, which has no region stage.
-        """
+        """Tokens to keep in each region, ``total`` in all; saliency: a number a region, or None for an image of one
+        region, which has no region stage."""
         sizes, thumbnail = image.layout.sizes(), image.layout.thumbnail
         if saliency is None:
             return image.layout.even_budgets(total)
         if thumbnail is None or self.thumbnail == "region":
             return allocate(self._weights(saliency, range(len(sizes))), sizes, total)
         tiles = [index for index in range(len(sizes)) if index != thumbnail]
-        share = sizes[thumbnail]
-        if self.thumbnail == "ratio":
-            share = round(total * share / sum(sizes))
-        # what the tiles cannot take falls to the thumbnail, and the other way round
-        share = min(max(share, total - sum(sizes[i] for i in tiles)), total, sizes[thumbnail])
-        budgets = allocate(self._weights(saliency, tiles), [sizes[i] for i in tiles], total - share)
-        budgets.insert(thumbnail, share)
-        return budgets
+        own = sizes[thumbnail] if self.thumbnail == "whole" else round(total * sizes[thumbnail] / sum(sizes))
+        return allocate_beside(own, thumbnail, self._weights(saliency, tiles), sizes, total)
 
 
 def covering(importance: Tensor, coverage: float) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -11,11 +10,6 @@ from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
 from ptprune.settings import Rule, is_whole, setting
-
-
-def _is_seed(value: Any) -> bool:
-    """What torch's generators take."""
-    return is_whole(value) and -(2**63) <= value < 2**64
 
 
 @dataclass(kw_only=True)
@@ -26,7 +20,9 @@ class RandomPruning(TokenPruner):
         seed: of the generator. Every image starts from it again.
     """
 
-    seed: int = setting(0, Rule("a whole number of 64 bits", _is_seed))
+    seed: int = setting(
+        0, Rule("a whole number of 64 bits", lambda value: is_whole(value) and -(2**63) <= value < 2**64)
+    )
 
     def select(self, image: ImageEvidence) -> Selection:
         number = image.layout.num_tokens

@@ -38,11 +38,8 @@ def even_cells(rows: int, columns: int, number: int) -> list[int]:
         return []
     lines = min(max(round(math.sqrt(number * rows / columns)), math.ceil(number / columns)), rows, number)
     counts = [(i + 1) * number // lines - i * number // lines for i in range(lines)]
-    return [
-        row * columns + column
-        for row, count in zip(_spread(rows, lines), counts, strict=True)
-        for column in _spread(columns, count)
-    ]
+    used = zip(_spread(rows, lines), counts, strict=True)
+    return [row * columns + column for row, count in used for column in _spread(columns, count)]
 
 
 def _spread(length: int, number: int) -> list[int]:

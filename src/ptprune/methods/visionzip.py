@@ -13,8 +13,6 @@ from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection, keep_best
 from ptprune.settings import SHARE, Rule, is_whole, setting
 
-BEFORE_ALL = Rule("0 (tokens are merged before the language model)", lambda layer: is_whole(layer) and layer == 0)
-
 
 @dataclass(kw_only=True)
 class VisionZip(TokenPruner):
@@ -35,7 +33,9 @@ class VisionZip(TokenPruner):
     """
 
     needs = frozenset({"encoder_attention", "token_features", "embeddings"})
-    layer: int = setting(0, BEFORE_ALL)
+    layer: int = setting(
+        0, Rule("0 (tokens are merged before the language model)", lambda layer: is_whole(layer) and layer == 0)
+    )
     contextual_ratio: float = setting(10 / 64, SHARE)
 
     def select(self, image: ImageEvidence) -> Selection:

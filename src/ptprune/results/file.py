@@ -8,6 +8,8 @@ import os
 import platform
 import re
 from codecs import BOM_UTF8
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +48,14 @@ def read(path: Path) -> Results:
     return results
 
 
+def go_on(path: Path, results: R) -> R | None:
+    """``resume``, and the runs of that file before the one of ``results``, unless it is one of them."""
+    earlier = resume(path, type(results))
+    if earlier is not None:
+        results.runs = [*earlier.runs, *(run for run in results.runs if run not in earlier.runs)]
+    return earlier
+
+
 def resume(path: Path, kind: type[R]) -> R | None:
     """Read the file of an earlier run; None where there is no file yet.
 
@@ -68,42 +78,33 @@ def as_json(results: Results) -> dict[str, Any]:
 
 
 def save(path: Path, results: Results) -> None:
-    """Write a file in one step.
-
-    Raises:
-        UserError: where that cannot be.
-    """
+    """Write a file in one step. Raises UserError where that cannot be."""
     write(path, json.dumps(as_json(results), indent=1) + "\n")
 
 
 def check_writable(path: Path, option: str) -> None:
-    """Refuse, before anything is computed, a file that could not be written.
-
-    Raises:
-        UserError: naming the option.
-    """
+    """Raises UserError, naming the option, for a file that could not be written, before anything is computed."""
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"{option} {path}: cannot be written there; give a file in a directory that exists")
 
 
-def write(path: Path, text: str) -> None:
-    """Write a text with ``write_whole``.
-
-    Raises:
-        UserError: where that cannot be.
-    """
+@contextmanager
+def writing(what: object) -> Iterator[None]:
+    """Raises UserError, naming what it is, where something cannot be written inside."""
     try:
-        write_whole(path, text)
+        yield
     except OSError as error:
-        raise UserError(f"--out {path}: cannot be written ({error.strerror or error})") from None
+        raise UserError(f"{what}: cannot be written ({error.strerror or error})") from None
+
+
+def write(path: Path, text: str) -> None:
+    """``write_whole`` for the file of ``--out``: raises UserError where it cannot be written."""
+    with writing(f"--out {path}"):
+        write_whole(path, text)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file in one step: a reader sees the old one or the new one, never a part.
-
-    Raises:
-        OSError: where it cannot be written.
-    """
+    """Write a file in one step: a reader never sees a part of it. Raises OSError where it cannot be written."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.write_text(text, encoding="utf-8")

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 VERSION: Literal[1] = 1
 """Version of the format; a reader refuses every other one."""
 Percent = float
-Positive = Annotated[int, Field(ge=1)]
 
 
 class Strict(BaseModel):
@@ -24,17 +23,11 @@ class Strict(BaseModel):
 
 
 class Run(Strict):
-    """One run of a benchmark.
+    """One run of a benchmark. Rows are comparable where ``identity`` agrees: fingerprints of the model and of the
+    questions, precision, limits."""
 
-    Attributes:
-        machine: name of its processor or GPU.
-        versions: package -> version.
-        identity: values that must agree for rows to be comparable: fingerprints of the model and of the questions,
-            precision, limits.
-    """
-
-    machine: str
-    versions: dict[str, str]
+    machine: str  # name of its processor or GPU
+    versions: dict[str, str]  # package -> version
     identity: dict[str, Any]
 
 
@@ -55,88 +48,56 @@ class Gain(Strict):
 
 
 class Row(Strict):
-    """A measurement of one method at one keep ratio.
+    """A measurement of one method at one keep ratio."""
 
-    Attributes:
-        run: index into the file's ``runs``.
-        method: a name of ``METHODS``, or of a baseline without a pruner.
-        keep_ratio: 1 for the unpruned model, None where there is nothing to choose.
-        settings: of the method, without how much it keeps.
-    """
-
-    run: Annotated[int, Field(ge=0)] = 0
-    method: str
-    keep_ratio: float | None
-    settings: dict[str, Any] = {}
+    run: Annotated[int, Field(ge=0)] = 0  # index into the file's ``runs``
+    method: str  # a name of ``METHODS``, or of a baseline without a pruner
+    keep_ratio: float | None  # 1 for the unpruned model, None where there is nothing to choose
+    settings: dict[str, Any] = {}  # of the method, without how much it keeps
 
 
 class AccuracyRow(Row):
-    """Right and wrong answers to all questions.
+    """Right and wrong answers to all questions."""
 
-    Attributes:
-        variants: names in the ablation that the settings have; empty outside an ablation.
-        kept_tokens: mean of the visual tokens that a picture kept.
-        right: a digit a question, 1 for right.
-        accuracy, low, high: percent of right answers, and the bootstrap interval.
-        retention: percent of the unpruned accuracy; None where that is 0 or was not measured.
-        by_kind: kind of question -> accuracy.
-        vs_ptp: compared with ptp in the run that wrote the row last.
-    """
-
-    variants: list[str] = []
-    kept_tokens: Annotated[float, Field(gt=0)]
-    right: str
-    accuracy: Percent
+    variants: list[str] = []  # names in the ablation that the settings have; empty outside an ablation
+    kept_tokens: Annotated[float, Field(gt=0)]  # mean of the visual tokens that a picture kept
+    right: str  # a digit a question, 1 for right
+    accuracy: Percent  # right answers, with the bootstrap interval
     low: Percent
     high: Percent
-    retention: Percent | None
-    by_kind: dict[str, Percent]
-    vs_ptp: Gain | None
+    retention: Percent | None  # of the unpruned accuracy; None where that is 0 or was not measured
+    by_kind: dict[str, Percent]  # kind of question -> accuracy
+    vs_ptp: Gain | None  # compared with ptp in the run that wrote the row last
 
 
 class SuiteRow(Row):
-    """One benchmark of a suite.
-
-    Attributes:
-        score: the benchmark's own.
-        tokens, kept_tokens: visual tokens a question.
-        seconds: inside generate(), a question.
-        retention: percent of the unpruned score; None where that is 0 or was not measured.
-    """
+    """One benchmark of a suite."""
 
     benchmark: str
-    score: float
+    score: float  # the benchmark's own
     questions: int
-    tokens: float
+    tokens: float  # visual ones, a question
     kept_tokens: float
-    seconds: float
-    retention: Percent | None = None
+    seconds: float  # inside generate(), a question
+    retention: Percent | None = None  # of the unpruned score; None where that is 0 or was not measured
 
 
 class SpeedRow(Strict):
-    """The times of one arm.
-
-    Attributes:
-        arm: "unpruned", "pruned", or "ideal": the unpruned model on a prompt of the same length as the pruned one.
-        method, keep_ratio, layer: of a pruned arm.
-        tokens: of the prompt behind the cut.
-        peak_bytes: None where the system does not tell.
-        macs: phase -> multiply-accumulates; None where they cannot be counted.
-    """
+    """The times of one arm; "ideal" is the unpruned model on a prompt of the same length as the pruned one."""
 
     arm: Literal["unpruned", "pruned", "ideal"]
-    method: str | None
+    method: str | None  # this and the next two: of a pruned arm
     keep_ratio: float | None
     layer: int | None
-    tokens: int
+    tokens: int  # of the prompt behind the cut
     vision_s: Spread
     select_s: Spread
     prefill_s: Spread
     decode_s_per_token: Spread
     ttft_s: Spread
-    peak_bytes: int | None
+    peak_bytes: int | None  # None where the system does not tell
     kv_bytes: int
-    macs: dict[str, int] | None
+    macs: dict[str, int] | None  # by phase; None where they cannot be counted
 
 
 class SpeedRatios(Strict):
@@ -228,19 +189,13 @@ class Results(Strict):
 
 
 class AccuracyResults(Results):
-    """Results of ``ptprune bench accuracy``.
-
-    Attributes:
-        items: number of questions.
-        split: of the scenes; None for a folder of questions.
-    """
+    """Results of ``ptprune bench accuracy``."""
 
     WRITTEN_BY = "ptprune bench accuracy --out"
-
     kind: Literal["accuracy"] = "accuracy"
     model: str
-    items: Positive
-    split: str | None
+    items: Annotated[int, Field(ge=1)]  # number of questions
+    split: str | None  # of the scenes; None for a folder of questions
     results: list[AccuracyRow] = []
 
     @model_validator(mode="after")
@@ -265,7 +220,6 @@ class SpeedResults(Results):
     """Results of ``ptprune bench speed``; see docs/benchmarks-speed.md."""
 
     WRITTEN_BY = "ptprune bench speed --out"
-
     kind: Literal["speed"] = "speed"
     shape: str
     device: str
@@ -289,32 +243,25 @@ class SpeedResults(Results):
     def _complete(self) -> SpeedResults:
         if [row.arm for row in self.rows].count("unpruned") != 1:
             raise ValueError("rows must hold one unpruned arm")
-        if {row.method for row in self.rows if row.arm == "pruned"} != set(self.ratios):
-            raise ValueError("ratios must be about the pruned arms of rows")
-        if set(self.tokens.after) != set(self.ratios):
-            raise ValueError("tokens.after must be about the pruned arms of rows")
+        pruned = {row.method for row in self.rows if row.arm == "pruned"}
+        for name, methods in (("ratios", self.ratios), ("tokens.after", self.tokens.after)):
+            if set(methods) != pruned:
+                raise ValueError(f"{name} must be about the pruned arms of rows")
         return self
 
 
 class SuiteResults(Results):
-    """Results of ``ptprune eval``.
-
-    Attributes:
-        limit: only so many questions of each benchmark.
-        skipped: benchmarks that were left out, ``{benchmark, reason}``.
-        expected: scores of a paper, ``{about, scores}``.
-    """
+    """Results of ``ptprune eval``."""
 
     WRITTEN_BY = "ptprune eval"
-
     kind: Literal["suite"] = "suite"
     model: str
     suite: str
-    limit: int | None
+    limit: int | None  # only so many questions of each benchmark
     rows: list[SuiteRow] = []
     means: list[Mean] = []
-    skipped: list[dict[str, str]] = []
-    expected: dict[str, Any] | None = None
+    skipped: list[dict[str, str]] = []  # benchmarks that were left out, ``{benchmark, reason}``
+    expected: dict[str, Any] | None = None  # scores of a paper, ``{about, scores}``
 
     @model_validator(mode="after")
     def _complete(self) -> SuiteResults:
@@ -346,7 +293,6 @@ class ServingResults(Results):
     """Results of ``benchmarks/serving.py``."""
 
     WRITTEN_BY = "benchmarks/serving.py --out"
-
     kind: Literal["serving"] = "serving"
     dtype: str
     threads: int
@@ -357,7 +303,6 @@ class PublishedResults(Results):
     """Numbers of papers, collected by hand."""
 
     WRITTEN_BY = "hand"
-
     kind: Literal["published"] = "published"
     tables: list[PublishedTable]
 
@@ -366,11 +311,4 @@ AnyResults = Annotated[
     AccuracyResults | SpeedResults | SuiteResults | ServingResults | OverheadResults | PublishedResults,
     Field(discriminator="kind"),
 ]
-KINDS: dict[str, type[Results]] = {
-    "accuracy": AccuracyResults,
-    "speed": SpeedResults,
-    "suite": SuiteResults,
-    "serving": ServingResults,
-    "overhead": OverheadResults,
-    "published": PublishedResults,
-}
+KINDS: dict[str, type[Results]] = {kind.model_fields["kind"].default: kind for kind in Results.__subclasses__()}

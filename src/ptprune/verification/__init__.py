@@ -12,9 +12,8 @@ from PIL import Image
 
 from ptprune.families.base import Model
 from ptprune.methods import PyramidTokenPruning
-from ptprune.verification import noise
-from ptprune.verification.checks import Examination
-from ptprune.verification.outcome import Check, Verification
+from ptprune.verification import stock
+from ptprune.verification.checks import Check, Examination, Verification
 from ptprune.verification.prompts import drawn_pictures, inputs_of
 
 
@@ -55,7 +54,7 @@ def verify(
         two = inputs_of(model, processor, [shown[0], other], image_options)
     except Exception as error:  # a processor or tokenizer without padding
         why_not = f"the processor makes no batch: {' '.join(str(error).split())}"
-    measured = noise.measure(model, one, two)
+    measured = stock.measure(model, one, two)
     examination = Examination(model, processor, measured, new_tokens, keep_ratio)
     return Verification(
         model=type(model).__name__,
@@ -67,7 +66,7 @@ def verify(
         },
         device=str(next(model.parameters()).device),
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-        attention=noise.implementation(model),
+        attention=stock.implementation(model),
         noise=measured,
         checks=examination.checks(one, two, why_not),
     )

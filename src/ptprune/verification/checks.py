@@ -6,10 +6,9 @@ tokens must be the one that the stock model would have written there.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,22 +17,63 @@ from ptprune.conventions import MASK, cache_of, keep_cache
 from ptprune.families.base import Model
 from ptprune.methods import PyramidTokenPruning
 from ptprune.report import PruningReport
-from ptprune.verification.noise import bound, implementation, logits
-from ptprune.verification.outcome import Check
-from ptprune.verification.prompts import IDS, follow_up, grown, real
-from ptprune.verification.stock import blocked
+from ptprune.verification.prompts import FOLLOW_UP, IDS, grown, real
+from ptprune.verification.stock import apart, blocked, bound, implementation, logits
 
 Inputs = dict[str, Tensor]
 
 
-@dataclass
-class Examination:
-    """What all checks of a model share.
+@dataclass(frozen=True)
+class Check:
+    """One check.
 
     Attributes:
-        noise: of the stock model, see ``noise``.
-        new_tokens: length of answers.
+        name: what was compared.
+        result: "inconclusive" where the oracle would not notice if nothing were dropped.
+        deviation: the largest difference of two logits, where logits are compared.
+        bound: the largest one that passes.
+        reason: why it is not "ok", or what else is worth knowing.
     """
+
+    name: str
+    result: Literal["ok", "FAIL", "not supported", "inconclusive"]
+    deviation: float | None = None
+    bound: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All checks of a model, in plain types.
+
+    Attributes:
+        model: its class.
+        versions: of python, torch, transformers and this package.
+        noise: differences between logits of the stock model itself, by what was varied; see ``stock``.
+    """
+
+    model: str
+    versions: dict[str, str]
+    device: str
+    dtype: str
+    attention: str
+    noise: dict[str, float]
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed or was inconclusive, and at least one was ok."""
+        results = {check.result for check in self.checks}
+        return "ok" in results and not results & {"FAIL", "inconclusive"}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**asdict(self), "passed": self.passed}
+
+
+@dataclass
+class Examination:
+    """What all checks of a model share; ``noise`` is the stock model's own, ``new_tokens`` the length of answers."""
 
     model: Model
     processor: Any
@@ -63,24 +103,28 @@ class Examination:
                 if inputs is None:
                     found.append(Check(title, "not supported", reason=why_no_two))
                 else:
-                    found.append(_run(title, functools.partial(check, inputs, layer)))
-        found.append(_run("the model is left as it was", functools.partial(self._untouched, one, before, stock)))
-        return found
+                    found.append(_run(title, check, inputs, layer))
+        return [*found, _run("the model is left as it was", self._untouched, one, before, stock)]
 
     def _generate(self, inputs: Inputs, **more: Any) -> Any:
         options = {"max_new_tokens": self.new_tokens, "do_sample": False, "num_beams": 1}
         with torch.no_grad():
             return self.model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True, **more)
 
-    def _pruner(self, layer: int, keep_ratio: float | None = None) -> PyramidTokenPruning:
-        return PyramidTokenPruning(keep_ratio=self.keep_ratio if keep_ratio is None else keep_ratio, layer=layer)
+    def _pruned(self, layer: int, compute: Callable[[], Any]) -> tuple[Any, PruningReport]:
+        """What is computed while the model is pruned, and the report of its prefill."""
+        pruner = PyramidTokenPruning(keep_ratio=self.keep_ratio, layer=layer)
+        with pruner(self.model):
+            result = compute()
+        if pruner.report is None:
+            raise ValueError("the prompt was not pruned: no picture was recognised in it")
+        return result, pruner.report
 
     def _identity(self, inputs: Inputs, layer: int) -> Check:
         stock, answer = logits(self.model, inputs), self._generate(inputs)
-        limit = (logits(self.model, inputs) - stock).abs().max().item()  # 0, but for kernels that do not repeat
-        with self._pruner(layer, 1.0)(self.model):
-            pruned, same = logits(self.model, inputs), self._generate(inputs)
-        deviation = (pruned - stock).abs().max().item()
+        limit = apart(logits(self.model, inputs), stock)  # 0, but for kernels that do not repeat
+        with PyramidTokenPruning(keep_ratio=1.0, layer=layer)(self.model):
+            deviation, same = apart(logits(self.model, inputs), stock), self._generate(inputs)
         if not deviation <= limit:
             return Check("", "FAIL", deviation, limit, "the logits differ")
         if limit > 0:
@@ -90,48 +134,41 @@ class Examination:
         return Check("", "ok", 0.0, 0.0)
 
     def _sizes(self, inputs: Inputs, layer: int) -> Check:
-        pruner = self._pruner(layer)
-        with pruner(self.model):
-            cache = cache_of(self._generate(inputs))
-        report = _report_of(pruner)
+        answer, report = self._pruned(layer, lambda: self._generate(inputs))
         for number, image in enumerate(report.images):
             wanted = max(1, round(self.keep_ratio * image.num_tokens))
             if len(image.kept) != wanted:
                 reason = f"{len(image.kept)} of {image.num_tokens} tokens of picture {number + 1} stay, not {wanted}"
                 return Check("", "FAIL", reason=reason)
-        held = [part.keys.shape[2] for part in cache.layers]
-        seen, before = cache.get_seq_length(), inputs[IDS].shape[1]
-        right = int(report.kept_mask.sum()) + seen - before
-        if {*held} != {right}:
-            return Check("", "FAIL", reason=f"layers of the cache hold {sorted({*held})} tokens, not {right}")
+        cache = cache_of(answer)
+        held = {part.keys.shape[2] for part in cache.layers}
+        right = int(report.kept_mask.sum()) + cache.get_seq_length() - inputs[IDS].shape[1]
+        if held != {right}:
+            return Check("", "FAIL", reason=f"layers of the cache hold {sorted(held)} tokens, not {right}")
         return Check("", "ok", reason=str(report))
 
     def _prefill(self, inputs: Inputs, layer: int) -> Check:
-        pruner = self._pruner(layer)
-        with pruner(self.model):
-            pruned = logits(self.model, inputs)
-        report = _report_of(pruner)
+        pruned, report = self._pruned(layer, lambda: logits(self.model, inputs))
         kept = report.kept_mask[:, -pruned.shape[1] :].to(pruned.device)
         stock = self._stock(inputs, report, layer)
         return self._compare(pruned[kept], stock[kept], logits(self.model, inputs)[kept])
 
     def _answer(self, inputs: Inputs, layer: int) -> Check:
-        pruner = self._pruner(layer)
-        with pruner(self.model):
-            answer = self._generate(inputs)
-        whole = grown(inputs, answer.sequences)
-        return self._follow(whole, _report_of(pruner), layer, inputs[IDS].shape[1], answer)
+        answer, report = self._pruned(layer, lambda: self._generate(inputs))
+        return self._follow(inputs, answer, report, layer)
 
     def _second_turn(self, inputs: Inputs, layer: int) -> Check:
-        pruner = self._pruner(layer)
-        with pruner(self.model):
+        question = self.processor.tokenizer(FOLLOW_UP, add_special_tokens=False, return_tensors="pt")[IDS]
+
+        def two_turns() -> tuple[Inputs, Any]:
             first = self._generate(inputs)
-            report = _report_of(pruner)
-            turn = grown(inputs, follow_up(self.processor, first.sequences))
+            asked = question.to(first.sequences).expand(len(first.sequences), -1)
+            turn = grown(inputs, torch.cat([first.sequences, asked], dim=1))
             text = {name: value for name, value in turn.items() if name in (IDS, MASK) or name.endswith("type_ids")}
-            second = self._generate(text, **keep_cache(self.model, cache_of(first)))
-        whole = grown(inputs, second.sequences)
-        return self._follow(whole, report, layer, turn[IDS].shape[1], second)
+            return turn, self._generate(text, **keep_cache(self.model, cache_of(first)))
+
+        (turn, second), report = self._pruned(layer, two_turns)
+        return self._follow(turn, second, report, layer)
 
     def _stock(self, inputs: Inputs, report: PruningReport, layer: int) -> Tensor:
         """Logits of the stock model that ignores what was dropped."""
@@ -143,33 +180,28 @@ class Examination:
         with blocked(self.model, dropped, real(inputs), layer):
             return logits(self.model, inputs)
 
-    def _follow(self, whole: Inputs, report: PruningReport, layer: int, start: int, answer: Any) -> Check:
-        """Compare the steps of an answer with the stock model that reads prompt and answer at once.
-
-        Args:
-            start: the column of the answer's first token.
-            answer: what generate() returned.
-        """
+    def _follow(self, inputs: Inputs, answer: Any, report: PruningReport, layer: int) -> Check:
+        """Compare the steps of what generate() returned for a prompt, with all its earlier turns, with the stock model
+        that reads prompt and answer at once."""
+        whole = grown(inputs, answer.sequences)
         stock, free = self._stock(whole, report, layer), logits(self.model, whole)
-        first = start - 1 - (whole[IDS].shape[1] - stock.shape[1])  # where the first token was foretold
-        pairs = [(step, stock[:, at], free[:, at]) for at, step in enumerate(answer.logits, start=first)]
-        pruned, expected, unpruned = (torch.stack([pair[place].float() for pair in pairs]) for place in range(3))
+        pruned = torch.stack([step.float() for step in answer.logits], dim=1)
+        # the last step's logits foretell the last column, which the stock model's do for the one after it
+        expected, unpruned = (seen[:, -1 - pruned.shape[1] : -1] for seen in (stock, free))
         found = self._compare(pruned, expected, unpruned)
-        if found.result != "ok":
-            return found
         other = pruned.argmax(-1) != expected.argmax(-1)
-        if not bool(other.any()):
+        if found.result != "ok" or not bool(other.any()):
             return found
         top = expected.topk(2, dim=-1).values
         margin = (top[..., 0] - top[..., 1])[other].max().item()
         if found.bound is not None and margin > 2 * found.bound:
-            return Check("", "FAIL", found.deviation, found.bound, "another token is the likeliest")
-        return Check("", "ok", found.deviation, found.bound, "two tokens tie within the noise")
+            return replace(found, result="FAIL", reason="another token is the likeliest")
+        return replace(found, reason="two tokens tie within the noise")
 
     def _compare(self, pruned: Tensor, stock: Tensor, free: Tensor) -> Check:
         """Logits against the stock model's that ignores tokens; ``free`` are those of the one that does not."""
         limit = bound(self.noise, stock, next(self.model.parameters()).dtype)
-        deviation, effect = (pruned - stock).abs().max().item(), (stock - free).abs().max().item()
+        deviation, effect = apart(pruned, stock), apart(stock, free)
         if not deviation <= limit:  # NaN fails too
             return Check("", "FAIL", deviation, limit, "the pruned model computes something else")
         if effect <= 2 * limit:
@@ -181,7 +213,7 @@ class Examination:
         if traces(self.model) != before:
             return Check("", "FAIL", reason="attributes or hooks were left behind")
         now = logits(self.model, inputs)
-        deviation, limit = (now - stock).abs().max().item(), (logits(self.model, inputs) - now).abs().max().item()
+        deviation, limit = apart(now, stock), apart(logits(self.model, inputs), now)
         return Check("", "ok" if deviation <= limit else "FAIL", deviation, limit)
 
 
@@ -189,10 +221,10 @@ class _NotSupported(Exception):
     """This model, or what it runs on, has no way to do what a check needs."""
 
 
-def _run(name: str, check: Callable[[], Check]) -> Check:
+def _run(name: str, check: Callable[..., Check], *what: Any) -> Check:
     """The check's row, whatever happens in it. What the pruner refuses fails: these calls it has to take."""
     try:
-        return replace(check(), name=name)
+        return replace(check(*what), name=name)
     except _NotSupported as error:
         return Check(name, "not supported", reason=str(error))
     except Exception as error:  # it is what the user would meet
@@ -210,10 +242,3 @@ def traces(model: nn.Module) -> dict[str, Any]:
         )
         for name, module in model.named_modules()
     }
-
-
-def _report_of(pruner: PyramidTokenPruning) -> PruningReport:
-    report = pruner.report
-    if report is None:
-        raise ValueError("the prompt was not pruned: no picture was recognised in it")
-    return report

@@ -10,8 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ptprune.asking.chat import ask_about, chat_inputs
-from ptprune.conventions import MASK, POSITIONS
-from ptprune.families import family_of
+from ptprune.conventions import MASK
 from ptprune.families.base import Model
 
 QUESTIONS = ("What is in this picture?", "Which colours does the picture show, and where?")
@@ -60,27 +59,10 @@ def real(inputs: dict[str, Tensor]) -> Tensor:
 
 
 def grown(inputs: dict[str, Tensor], sequences: Tensor) -> dict[str, Tensor]:
-    """The inputs with more text behind the prompt.
-
-    Args:
-        sequences: LongTensor [batch, length], prompt and what follows.
-    """
+    """The inputs with more text behind the prompt; sequences: LongTensor [batch, length], prompt and what follows."""
     more = sequences.shape[1] - inputs[IDS].shape[1]
     longer = {**inputs, IDS: sequences, MASK: torch.nn.functional.pad(real(inputs).long(), (0, more), value=1)}
     for name in PER_TOKEN_TYPES:
         if name in inputs:
             longer[name] = torch.nn.functional.pad(inputs[name], (0, more))
     return longer
-
-
-def with_positions(model: Model, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs with the position ids that generate() counts past the padding; models of grids count by themselves."""
-    if family_of(model).grid_positions:
-        return inputs
-    return {**inputs, POSITIONS: (real(inputs).long().cumsum(1) - 1).clamp(min=0)}
-
-
-def follow_up(processor: Any, sequences: Tensor) -> Tensor:
-    """Prompt, answer and a second question: [batch, length] -> [batch, longer]."""
-    ids = processor.tokenizer(FOLLOW_UP, add_special_tokens=False, return_tensors="pt")[IDS].to(sequences.device)
-    return torch.cat([sequences, ids.expand(len(sequences), -1)], dim=1)

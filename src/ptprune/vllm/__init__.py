@@ -2,5 +2,5 @@
 
 ``plugin`` chooses the pruned class of a model whose configuration holds "ptprune"; ``settings`` and ``turn`` say what
 to prune by, ``processor`` (where requests come in) makes prompts shorter, ``model`` (where tensors are) chooses the
-tokens. One file a served model class says what is where, nothing else knows them.
+tokens. ``internvl`` says what is where in the served model classes, nothing else knows them.
 """

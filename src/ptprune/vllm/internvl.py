@@ -1,9 +1,15 @@
-"""InternVL in OpenGVLab's own format (``InternVLChatModel``: InternVL2 and its successors), served by vLLM's
-``internvl.py``."""
+"""InternVL in the native "-hf" format, served by vLLM's ``interns1.py``, and in OpenGVLab's own (``InternVLChatModel``:
+InternVL2 and its successors), served by vLLM's ``internvl.py``."""
 
 from __future__ import annotations
 
 from torch import nn
+from vllm.model_executor.models.interns1 import (
+    InternS1DummyInputsBuilder,
+    InternS1ForConditionalGeneration,
+    InternS1MultiModalProcessor,
+    InternS1ProcessingInfo,
+)
 from vllm.model_executor.models.internvl import (
     InternVLChatModel,
     InternVLDummyInputsBuilder,
@@ -16,22 +22,31 @@ from ptprune.vllm.model import PrunedModel
 from ptprune.vllm.processor import PrunedProcessor
 
 
-class PrunedInternVLChatModelProcessor(PrunedProcessor, InternVLMultiModalProcessor):
-    def _single_token(self) -> list[int]:
-        processor = self.info.get_hf_processor()
-        return [processor.start_image_token_id, processor.ctx_image_token_id, processor.end_image_token_id]
+class PrunedInternVLForConditionalGenerationProcessor(PrunedProcessor, InternS1MultiModalProcessor):
+    visual_token = "image_token_id"
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    PrunedInternVLChatModelProcessor,
-    info=InternVLProcessingInfo,
-    dummy_inputs=InternVLDummyInputsBuilder,
+    PrunedInternVLForConditionalGenerationProcessor,
+    info=InternS1ProcessingInfo,
+    dummy_inputs=InternS1DummyInputsBuilder,
+)
+class PrunedInternVLForConditionalGeneration(PrunedModel, InternS1ForConditionalGeneration):
+    pixels, tower = "pixel_values", "vision_tower"
+
+    def _vision_attention(self) -> tuple[nn.Module, int]:
+        return self.vision_tower.encoder.layer[-1].attention.attn, 1  # every rank has all heads
+
+
+class PrunedInternVLChatModelProcessor(PrunedProcessor, InternVLMultiModalProcessor):
+    visual_token = "ctx_image_token_id"
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    PrunedInternVLChatModelProcessor, info=InternVLProcessingInfo, dummy_inputs=InternVLDummyInputsBuilder
 )
 class PrunedInternVLChatModel(PrunedModel, InternVLChatModel):
-    pixels = "pixel_values_flat"
-
-    def _tower(self) -> nn.Module:
-        return self.vision_model
+    pixels, tower = "pixel_values_flat", "vision_model"
 
     def _vision_attention(self) -> tuple[nn.Module, int]:
         attention = self.vision_model.encoder.layers[-1].attn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +26,7 @@ from ptprune.scores.attention import QueriesAndKeys, patch_scores
 from ptprune.scores.evidence import EMBEDDINGS, INSTRUCTION_ROWS
 from ptprune.scores.instruction import attention_rows, summarise
 from ptprune.vllm.processor import PLAN, TEXT
-from ptprune.vllm.refusals import check_server
-from ptprune.vllm.settings import SETTING, pruner_of
+from ptprune.vllm.settings import SETTING, check_server, pruner_of
 
 logger = init_logger("vllm.ptprune")
 
@@ -59,8 +58,9 @@ class PlannedImages:
 class PrunedModel:
     """Mixin in front of a stock InternVL model."""
 
-    #: Name of the tiles' pixels in the stock model's image input.
+    #: Name of the tiles' pixels in the stock model's image input, and of its vision encoder.
     pixels: str
+    tower: str
 
     config: Any
     language_model: Any
@@ -74,10 +74,6 @@ class PrunedModel:
         self.wanted = EvidenceRequest(pruner.needs, None)
         if INSTRUCTION_ROWS & pruner.needs:
             self.window = layer_windows(vllm_config.model_config.hf_text_config)[0]
-
-    @abstractmethod
-    def _tower(self) -> nn.Module:
-        """The vision encoder."""
 
     @abstractmethod
     def _vision_attention(self) -> tuple[nn.Module, int]:
@@ -99,14 +95,7 @@ class PrunedModel:
         return tuple(self._pruned(*image) for image in zip(tiles, image_input.plans, texts, strict=True))
 
     def _pruned(self, pixels: Tensor, plan: list[int], text: Tensor | None) -> Tensor:
-        """The features of an image's kept tokens.
-
-        Args:
-            pixels: [tiles, 3, height, width], the thumbnail last.
-
-        Returns:
-            [kept, D].
-        """
+        """The features of an image's kept tokens: [tiles, 3, height, width], the thumbnail last -> [kept, D]."""
         number, num_before, num_instruction = plan
         with self._watched() as seen:
             features = self.extract_feature(pixels).flatten(0, 1)
@@ -131,8 +120,6 @@ class PrunedModel:
         # Ranks may differ in the last bit of a score, and must not differ in what they keep.
         return get_tp_group().broadcast(kept)
 
-    # --- the vision encoder -----------------------------------------------------------------------------------------
-
     @contextmanager
     def _watched(self) -> Iterator[dict[str, Any]]:
         """Read on the way, inside this block, what the vision encoder computes."""
@@ -148,23 +135,15 @@ class PrunedModel:
         def receive_states(module: Any, args: Any, output: Tensor) -> None:
             seen["hidden_states"] = output
 
-        hooks = [self._tower().register_forward_hook(receive_states)]
-        if self.needs & {"encoder_attention", "received_attention"}:
-            hooks.append(attention.register_forward_pre_hook(receive_attention))
-        try:
+        with ExitStack() as hooks:
+            hooks.callback(getattr(self, self.tower).register_forward_hook(receive_states).remove)
+            if self.needs & {"encoder_attention", "received_attention"}:
+                hooks.callback(attention.register_forward_pre_hook(receive_attention).remove)
             yield seen
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    # --- the language model -----------------------------------------------------------------------------------------
 
     def _language(self, layout: ImageLayout, features: Tensor, text: Tensor, num_instruction: int) -> dict[str, Tensor]:
-        """Name in ``ImageEvidence`` -> what the language model's embeddings or its first layer say of an image.
-
-        Args:
-            text: LongTensor, token ids before and after the image; the instruction comes last.
-        """
+        """Name in ``ImageEvidence`` -> what the language model's embeddings or its first layer say of an image; text:
+        LongTensor, token ids before and after the image, the instruction last."""
         words = self.language_model.embed_input_ids(text)
         before, after = words.tensor_split([int(layout.tokens[0])])
         if EMBEDDINGS & self.needs:
@@ -180,15 +159,9 @@ class PrunedModel:
         return {name: values[0][..., layout.tokens] for name, values in summary.items()}
 
     def _first_layer(self, states: Tensor) -> tuple[Tensor, Tensor, float, int]:
-        """Run the language model's first layer up to its queries and keys, which no cache gets to know.
-
-        Args:
-            states: [length, D].
-
-        Returns:
-            Query [heads, length, d] and key [key_value_heads, length, d] of this rank, the scaling, and how many ranks
-            share the heads.
-        """
+        """Run the language model's first layer on states [length, D] up to its queries and keys, which no cache gets to
+        know: query [heads, length, d] and key [key_value_heads, length, d] of this rank, the scaling, and how many
+        ranks share the heads."""
         layer = self.language_model.model.layers[0]
         attention = next(module for module in layer.modules() if isinstance(module, Attention))
         shown = []
@@ -200,10 +173,8 @@ class PrunedModel:
 
         hook = attention.register_forward_pre_hook(receive_and_leave)
         try:
-            positions = torch.arange(len(states), device=states.device)
-            layer(positions=positions, hidden_states=states, residual=None)
-        except _AttentionReached:
-            pass
+            with suppress(_AttentionReached):
+                layer(positions=torch.arange(len(states), device=states.device), hidden_states=states, residual=None)
         finally:
             hook.remove()
         query, key = shown

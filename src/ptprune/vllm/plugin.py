@@ -7,11 +7,8 @@ from typing import Any
 
 from ptprune.vllm.settings import SETTING, pruner_of
 
-# The architecture that a checkpoint names -> the class that serves it pruned, imported where it is needed.
-SERVED = {
-    "InternVLForConditionalGeneration": "ptprune.vllm.interns1:PrunedInternVLForConditionalGeneration",
-    "InternVLChatModel": "ptprune.vllm.internvl:PrunedInternVLChatModel",
-}
+# The architectures that a checkpoint may name; "Pruned" and the name is the class that serves it pruned.
+SERVED = ("InternVLForConditionalGeneration", "InternVLChatModel")
 
 
 def register() -> None:
@@ -24,8 +21,8 @@ def register() -> None:
     inspect = ModelRegistry.inspect_model_cls
     if hasattr(inspect, "ptprune"):
         return
-    for model_class in SERVED.values():
-        ModelRegistry.register_model(model_class.split(":")[1], model_class)
+    for architecture in SERVED:  # imported where it is needed
+        ModelRegistry.register_model(f"Pruned{architecture}", f"ptprune.vllm.internvl:Pruned{architecture}")
 
     # The first that vLLM asks of a configuration it has read, and the only place that it passes for every model: here
     # the architecture is replaced, or refused.
@@ -49,17 +46,16 @@ def pruned_class(settings: Any, model_config: Any) -> str:
         ValueError: on settings that cannot be served, or a model that cannot be pruned here.
     """
     pruner_of(settings)
-    names = {path.split(":")[1] for path in SERVED.values()}
     architectures = model_config.hf_config.architectures or []
     for architecture in architectures:
-        if architecture in names:
-            return str(architecture)
-        if architecture in SERVED:
+        if architecture.removeprefix("Pruned") in SERVED:
+            if architecture not in SERVED:
+                return str(architecture)
             if model_config.model_impl not in ("auto", "vllm"):
                 raise ValueError(
                     f"ptprune: --model-impl {model_config.model_impl} cannot be pruned, leave it at 'auto' or 'vllm'"
                 )
-            return SERVED[architecture].split(":")[1]
+            return f"Pruned{architecture}"
     raise ValueError(
         f"ptprune: {', '.join(architectures) or 'a model without architecture'} cannot be pruned in vLLM. "
         f"Supported: {', '.join(SERVED)}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -50,6 +49,9 @@ class PrunedProcessor:
     every method that is given them takes them out first.
     """
 
+    #: What the stock processor calls its visual token.
+    visual_token: str
+
     info: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -58,10 +60,6 @@ class PrunedProcessor:
         self.pruner = pruner_of(self.settings)
         if SETTING in (self.info.ctx.get_mm_config().mm_processor_kwargs or {}):
             raise ValueError("ptprune: the server's own settings belong in --hf-overrides '{\"ptprune\": {...}}'")
-
-    @abstractmethod
-    def _single_token(self) -> list[int]:
-        """Token ids that an image of a single visual token becomes; the middle one is that token."""
 
     @cached_property
     def _answer(self) -> list[int]:
@@ -72,8 +70,6 @@ class PrunedProcessor:
                 "counts as the question about it, so that a later question misses the picture's caches."
             )
         return answer
-
-    # --- plans ------------------------------------------------------------------------------------------------------
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         stock, request = _taken_out(inputs.hf_processor_mm_kwargs)
@@ -90,9 +86,7 @@ class PrunedProcessor:
         if not self.pruner.guided:
             return [None] * images
         prompt, placeholders = self._with_single_tokens(inputs)
-        spans = {
-            modality: [_embedded(placeholder) for placeholder in found] for modality, found in placeholders.items()
-        }
+        spans = {modality: [*map(_embedded, found)] for modality, found in placeholders.items()}
         visual = [span for found in spans.values() for span in found]
         texts = texts_around(prompt, visual, spans["image"], self._answer)
         return texts if self.pruner.instruction == "attention" else [text.instruction_alone for text in texts]
@@ -104,13 +98,12 @@ class PrunedProcessor:
             hf_processor_mm_kwargs=inputs.hf_processor_mm_kwargs,
             out_mm_kwargs=MultiModalKwargsItems({}),
         )
-        single = self._single_token()
+        names = ("start_image_token_id", self.visual_token, "end_image_token_id")
+        single = [getattr(self.info.get_hf_processor(), name) for name in names]
         details = PromptUpdateDetails.select_token_id(single, single[1])
         short = [PromptReplacement(update.modality, update.target, replacement=details) for update in updates]
         bound = self._bind_and_group_updates(short, inputs.mm_data_items.get_all_counts())  # type: ignore[attr-defined]
         return self._apply_prompt_updates(list(inputs.prompt), bound)  # type: ignore[attr-defined]
-
-    # --- caches -----------------------------------------------------------------------------------------------------
 
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
         """The stock hashes, and for each image that of its plan: another ratio or question is another image."""
@@ -129,8 +122,6 @@ class PrunedProcessor:
             return stock
         cached = mm_is_cached["image"]
         return {**stock, SETTING: [plan for plan, known in zip(plans, cached, strict=True) if not known]}
-
-    # --- what the model gets ----------------------------------------------------------------------------------------
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> Any:
         stock, plans = _taken_out(hf_kwargs)

@@ -1,4 +1,7 @@
-"""What users may set: ``--hf-overrides '{"ptprune": {...}}'`` for the server, a ratio for a request."""
+"""What users may set: ``--hf-overrides '{"ptprune": {...}}'`` for the server, a ratio for a request.
+
+Servers that a pruner does not fit are refused before any weight is loaded, one line each.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +46,38 @@ def pruner_of(settings: Any) -> PyramidTokenPruning:
         return PyramidTokenPruning(**settings, layer=0, positions="compact")
     except ValueError as error:
         raise ValueError(f"ptprune: {error}") from None
+
+
+def check_server(vllm_config: Any, guided: bool) -> None:
+    """Refuse a configuration in which pruning would not happen, or not right.
+
+    Args:
+        guided: whether the question counts.
+
+    Raises:
+        ValueError: naming the option and what to do instead.
+    """
+    multimodal, compilation = vllm_config.model_config.multimodal_config, vllm_config.compilation_config
+    graphs, compiled = compilation.cudagraph_mm_encoder, compilation.compile_mm_encoder
+    split, lora = multimodal.mm_encoder_tp_mode == "data", vllm_config.lora_config
+    question = "or leave the question out ('instruction': 'none')"
+    refused = {
+        "CUDA graphs of the vision encoder replay without looking at it: turn cudagraph_mm_encoder off": graphs,
+        "a compiled vision encoder hides its attention: turn compile_mm_encoder off": compiled,
+        "--mm-encoder-tp-mode data shares out an image's tiles, which are compared here: use 'weights'": split,
+        f"--mm-encoder-only has no language model to read the question: serve all of it, {question}": (
+            guided and multimodal.mm_encoder_only
+        ),
+        f"LoRA adapters change the layer that reads the question: serve without --enable-lora, {question}": (
+            guided and lora is not None
+        ),
+        "LoRA adapters of the vision encoder count unpruned tokens: turn enable_tower_connector_lora off": (
+            lora is not None and lora.enable_tower_connector_lora
+        ),
+    }
+    for reason, holds in refused.items():
+        if holds:
+            raise ValueError(f"ptprune: {reason}")
 
 
 def requested_ratio(pruner: PyramidTokenPruning, request: Any) -> float | None:

@@ -57,10 +57,8 @@ def texts_around(
 def _turn_end(prompt: Sequence[int], start: int, answer: Sequence[int]) -> int:
     """The index behind the first beginning of an answer, from ``start`` on, else the prompt's length."""
     size = len(answer)
-    for index in range(start, len(prompt) - size + 1) if size else ():
-        if list(prompt[index : index + size]) == list(answer):
-            return index + size
-    return len(prompt)
+    begins = (i for i in range(start, len(prompt) - size + 1) if size and [*prompt[i : i + size]] == [*answer])
+    return next((index + size for index in begins), len(prompt))
 
 
 def answer_start(tokenizer: object) -> list[int]:

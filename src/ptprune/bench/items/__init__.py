@@ -15,21 +15,14 @@ from ptprune.pictures import open_picture
 
 @dataclass(frozen=True)
 class Item:
-    """One question about one picture.
+    """One question about one picture."""
 
-    Attributes:
-        picture: the picture, or the file that holds it.
-        size: its (width, height).
-        digest: of the picture, hexadecimal.
-        kind: of the question; empty where nobody said.
-    """
-
-    picture: Image.Image | Path
-    size: tuple[int, int]
-    digest: str
+    picture: Image.Image | Path  # itself, or the file that holds it
+    size: tuple[int, int]  # its (width, height)
+    digest: str  # of the picture, hexadecimal
     question: str
     answer: str
-    kind: str = ""
+    kind: str = ""  # of the question; empty where nobody said
 
     def open(self) -> Image.Image:
         return open_picture(self.picture) if isinstance(self.picture, Path) else self.picture

@@ -46,11 +46,7 @@ class Material(NamedTuple):
 
 
 def easy_vqa_items(count: int, on_item: Callable[[int], None] = lambda done: None) -> list[Item]:
-    """The first ``count`` items: a colour and a shape in turn.
-
-    Raises:
-        UserError: where easy-VQA is not installed, or has fewer questions.
-    """
+    """The first items: a colour and a shape in turn. Raises UserError where easy-VQA is missing or has fewer."""
     material = load()
     kinds = list(material.questions)
     most = len(kinds) * min(map(len, material.questions.values()))
@@ -74,8 +70,7 @@ def load() -> Material:
         import easy_vqa
     except ImportError:
         raise UserError("easy-VQA is not installed; install the extra: pip install 'ptprune[eval]'") from None
-    answers = set(easy_vqa.get_answers()) - {"yes", "no"}
-    shapes = {"circle", "rectangle", "triangle"}
+    answers, shapes = set(easy_vqa.get_answers()) - {"yes", "no"}, {"circle", "rectangle", "triangle"}
     shape: dict[str, str] = {}
     colour: dict[str, str] = {}
     clear: dict[str, list[Asked]] = {"colour": [], "shape": []}
@@ -92,11 +87,10 @@ def load() -> Material:
                 (shape if named in shapes else colour)[picture] = named
                 if {answer, named} <= {*SHAPES, *COLOURS}:
                     clear["shape" if answer in shapes else "colour"].append(Asked(named, answer, picture))
-    order = np.random.default_rng(SEED)
-    shuffled = {
-        kind: [asked[number] for number in order.permutation(len(asked))]
-        for kind, asked in ((kind, list(dict.fromkeys(asked))) for kind, asked in clear.items())
-    }
+    order, shuffled = np.random.default_rng(SEED), {}
+    for kind, found in clear.items():
+        asked = list(dict.fromkeys(found))
+        shuffled[kind] = [asked[number] for number in order.permutation(len(asked))]
     return Material(shuffled, {picture: (shape[picture], colour[picture]) for picture in shape if picture in colour})
 
 

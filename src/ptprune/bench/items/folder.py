@@ -18,14 +18,12 @@ from ptprune.bench.items.easyvqa import easy_vqa_items
 from ptprune.bench.items.scenes import scene_items
 from ptprune.errors import UserError
 from ptprune.pictures import open_picture
-from ptprune.results.file import write_whole
+from ptprune.results.file import write_whole, writing
 
 LIST = "items.jsonl"
 EXAMPLE = '{"picture": "sign.png", "question": "What is written there?", "answer": "exit"}'
 
-Make = Callable[[int, Callable[[int], None]], list[Item]]
-
-SETS: dict[str, Make] = {"scenes": partial(scene_items, "test"), "easy-vqa": easy_vqa_items}
+SETS: dict[str, Callable[..., list[Item]]] = {"scenes": partial(scene_items, "test"), "easy-vqa": easy_vqa_items}
 """Name of a set that can be written -> function that makes so many items."""
 
 TASK = """\
@@ -78,7 +76,7 @@ def write(name: str, folder: Path, count: int, on_item: Callable[[int], None] = 
     Raises:
         UserError: where the folder holds anything else, cannot be written, or the set's libraries are not installed.
     """
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         task = folder / f"{task_name(name)}.yaml"
         if any(folder.iterdir()) and not task.is_file():
@@ -89,21 +87,14 @@ def write(name: str, folder: Path, count: int, on_item: Callable[[int], None] = 
         items = SETS[name](count, on_item)
         write_whole(task, TASK.format(name=name, task=task_name(name)))
         write_whole(folder / "pictures.py", PICTURES)
-        write_whole(folder / LIST, _save(items, folder))  # last: whoever finds it finds the rest
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from None
+        lines = []
+        for number, item in enumerate(items):
+            picture = f"{number:05}.png"
+            item.open().save(folder / picture)
+            told = {"picture": picture, "question": item.question, "answer": item.answer, "kind": item.kind}
+            lines.append(json.dumps(told) + "\n")
+        write_whole(folder / LIST, "".join(lines))  # last: whoever finds it finds the rest
     return len(items)
-
-
-def _save(items: Sequence[Item], folder: Path) -> str:
-    """The pictures; returns the list of items."""
-    lines = []
-    for number, item in enumerate(items):
-        picture = f"{number:05}.png"
-        item.open().save(folder / picture)
-        told = {"picture": picture, "question": item.question, "answer": item.answer, "kind": item.kind}
-        lines.append(json.dumps(told) + "\n")
-    return "".join(lines)
 
 
 def folder_items(
@@ -111,8 +102,7 @@ def folder_items(
 ) -> list[Item]:
     """The items that a folder's ``items.jsonl`` lists, one JSON object a line. Every picture is opened once.
 
-    Raises:
-        UserError: for a list or a picture that cannot be used, with the number of the line.
+    Raises UserError, with the number of the line, for a list or a picture that cannot be used.
     """
     if not folder.is_dir():
         raise UserError(f"--items {folder}: no such folder; give one that holds {LIST}")

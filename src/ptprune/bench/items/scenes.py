@@ -10,10 +10,9 @@ from ptprune.errors import UserError
 
 
 def scene_items(split: str, count: int, on_item: Callable[[int], None] = lambda done: None) -> list[Item]:
-    """One question about each of the first ``count`` scenes of a split; both follow from the scene's number alone.
+    """One question about each of the first scenes of a split; both follow from the scene's number alone.
 
-    Raises:
-        UserError: where the libraries that draw scenes are not installed.
+    Raises UserError where the libraries that draw scenes are not installed.
     """
     try:
         from ptprune.tiny.questions import ask

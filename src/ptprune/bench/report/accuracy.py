@@ -66,7 +66,8 @@ def variants_section(results: AccuracyResults) -> list[str]:
     lines = variants | {name: line for name, line in rows.with_defaults().items() if name in (RANDOM, DOWNSAMPLE)}
     compared = gains(lines, ptp)
     own = ["**ptp**, right answers in %", lambda ratio: score(ptp[ratio]) if ratio in ptp else None]
-    cells = [own, *([escape(name), partial(_gain, compared.get(name, {}))] for name in lines)]
+    words = {name: {r: gain_in_words(gain) for r, gain in line.items()} for name, line in compared.items()}
+    cells = [own, *([escape(name), words.get(name, {}).get] for name in lines)]
     blocks = [
         f"### {escape(title(results))}",
         _subject(results, rows),
@@ -100,9 +101,7 @@ def gain_in_words(gain: Gain) -> str:
 
 def _mark(gain: Gain | None) -> str:
     """On which side of 0 the whole interval lies; empty where it holds 0."""
-    if gain is None:
-        return ""
-    return BETTER if gain.low > 0 else WORSE if gain.high < 0 else ""
+    return "" if gain is None or gain.low <= 0 <= gain.high else BETTER if gain.low > 0 else WORSE
 
 
 def ratios_of(lines: Iterable[Line]) -> list[float]:
@@ -112,11 +111,10 @@ def ratios_of(lines: Iterable[Line]) -> list[float]:
 
 def _subject(results: AccuracyResults, rows: Lines) -> str:
     """The model, the questions, and what the unpruned model makes of them."""
-    identity = results.runs[0].identity
+    identity, split = results.runs[0].identity, SPLITS.get(results.split, results.split)
     pairs = {
         "model": f"{escape(model_name(results.model))} (fingerprint {identity['model'][:12]})",
-        "questions": f"{results.items}, {SPLITS.get(results.split, results.split)} "
-        f"(fingerprint {identity['items'][:12]})",
+        "questions": f"{results.items}, {split} (fingerprint {identity['items'][:12]})",
         "dtype": f"{identity['dtype']}, greedy, at most {identity['max_new_tokens']} new tokens",
         **origin(results.runs),
     }
@@ -152,27 +150,16 @@ def _by_ratio(headers: list[str], ratios: list[float], rows: list[list[Any]]) ->
     return markdown([*headers, *(f"{percent(ratio)} kept" for ratio in ratios)], cells)
 
 
-def _gain(line: Mapping[float, Gain], ratio: float) -> str | None:
-    return gain_in_words(line[ratio]) if ratio in line else None
-
-
 def _claims(compared: Gains, what: str) -> str:
-    """The names of the lines that are better and worse than ptp, in words.
-
-    Args:
-        what: one line, "method" or "variant".
-    """
+    """The names of the lines that are better and worse than ptp, in words; each line is a "method" or "variant"."""
     number = sum(map(len, compared.values()))
     if not number:
         return "There is nothing here to compare ptp with."
-    return "\n".join(
-        [
-            f"- {BETTER} Better than ptp: {_listed(compared, BETTER)}.",
-            f"- {WORSE} Worse than ptp: {_listed(compared, WORSE)}.",
-            f"- {number} comparisons, each with a 95% interval: about {0.05 * number:.1f} of them would be marked by "
-            f"chance if no {what} differed from ptp.",
-        ]
-    )
+    return f"""\
+- {BETTER} Better than ptp: {_listed(compared, BETTER)}.
+- {WORSE} Worse than ptp: {_listed(compared, WORSE)}.
+- {number} comparisons, each with a 95% interval: about {0.05 * number:.1f} of them would be marked by chance if no \
+{what} differed from ptp."""
 
 
 def _listed(compared: Gains, side: str) -> str:

@@ -39,12 +39,7 @@ def in_stages(method: str) -> bool:
 
 
 class Lines:
-    """The rows of one file, each once.
-
-    Attributes:
-        unpruned, thumbnail: rows without a choice of ratio; None where not measured.
-        others: all the rest.
-    """
+    """The rows of one file, each once: ``unpruned`` and ``thumbnail``, None where not measured, and the ``others``."""
 
     def __init__(self, results: AccuracyResults) -> None:
         rows = {key(row): row for row in reversed(results.results)}  # the first of two alike counts
@@ -64,9 +59,8 @@ class Lines:
     @property
     def layers(self) -> list[int]:
         """Layers that some method was told to drop before."""
-        return sorted(
-            {row.settings["layer"] for row in self.others if set(changed(row)) == {"layer"} and not row.variants}
-        )
+        told = (row for row in self.others if set(changed(row)) == {"layer"} and not row.variants)
+        return sorted({row.settings["layer"] for row in told})
 
     @property
     def is_ablation(self) -> bool:

@@ -95,17 +95,15 @@ def compose(files: Sequence[Results], figures: Figures) -> str:
     measured = [results for results in files if isinstance(results, AccuracyResults)]
     timed = [results for results in files if isinstance(results, SpeedResults)]
     papers = [results for results in files if isinstance(results, PublishedResults)]
-    lines = [Lines(results) for results in measured]
-    pairs = list(zip(measured, lines, strict=True))
+    pairs = [(results, Lines(results)) for results in measured]
     parts = {
         "Accuracy": [methods_section(results, figures) for results, of in pairs if of.compares_methods],
         "Ablation": [variants_section(results) for results, of in pairs if of.is_ablation],
         "Speed": [speed.section(results, figures) for results in timed],
     }
-    legend = {"Accuracy": ACCURACY, "Ablation": ABLATION, "Speed": SPEED}
     blocks = [HEAD]
-    for heading, sections in parts.items():
-        blocks += [f"## {heading}", legend[heading] if sections else "Not measured."]
+    for (heading, sections), legend in zip(parts.items(), (ACCURACY, ABLATION, SPEED), strict=True):
+        blocks += [f"## {heading}", legend if sections else "Not measured."]
         blocks += [block for section in sections for block in section]
     missing = not_measured(measured, timed)
     blocks += ["## Not measured", "\n".join(f"- {what}: not measured" for what in missing) or "Nothing is missing."]

@@ -14,15 +14,10 @@ from ptprune.results.table import escape
 
 @dataclass
 class Figures:
-    """The plots of a page: sections announce them, and they are drawn once the whole page is composed.
+    """The plots of a page: sections announce them, and they are drawn once the whole page is composed."""
 
-    Attributes:
-        folder: name of the folder beside the page that holds them.
-        drawn: name of a file -> function that draws it into a path.
-    """
-
-    folder: str
-    drawn: dict[str, Callable[[Path], None]] = field(default_factory=dict)
+    folder: str  # name of the folder beside the page that holds them
+    drawn: dict[str, Callable[[Path], None]] = field(default_factory=dict)  # name of a file -> what draws it
 
     def add(self, kind: str, about: str, draw: Callable[[Path], None]) -> str:
         """Markdown that shows a new plot."""

@@ -14,6 +14,9 @@ from ptprune.results.table import count, duration, escape, markdown, size
 SELECT_SHARE, TO_IDEAL = 0.01, 1.03
 """Targets: the pruner's own work at most this share of the unpruned prefill; the prefill at most this much of the
 ideal one."""
+VISION_CUT = "the vision tower is cut, so that its time and that to the first token are not the full model's."
+DECODER_CUT = """a look, no numbers to quote. Most of the pruner's work is done once, not once a layer: its share is \
+larger than the full model's by about as much as the decoder is shallower."""
 STACKED = {"vision_s": "vision", "select_s": "select", "prefill_s": "prefill"}
 SPREADS = {
     "prefill_vs_unpruned": "prefill to unpruned",
@@ -24,23 +27,16 @@ SPREADS = {
 }
 
 
-def title(results: SpeedResults) -> str:
-    """Shape and device."""
+def _title(results: SpeedResults) -> str:
     return f"{model_name(results.shape)} on {results.device}"
 
 
 def section(results: SpeedResults, figures: Figures) -> list[str]:
     """The blocks about one document."""
-    blocks = [f"### {escape(title(results))}", facts(_subject(results))]
+    blocks = [f"### {escape(_title(results))}", facts(_subject(results))]
     if shallow(results):
-        if results.layers == results.layers_of_shape:
-            told = "the vision tower is cut, so that its time and that to the first token are not the full model's."
-        else:
-            told = (
-                "a look, no numbers to quote. Most of the pruner's work is done once, not once a layer: its share is "
-                "larger than the full model's by about as much as the decoder is shallower."
-            )
-        blocks.append(f"Only {depth(results)}: {told}")
+        whole = results.layers == results.layers_of_shape
+        blocks.append(f"Only {depth(results)}: {VISION_CUT if whole else DECODER_CUT}")
     blocks += [_markdown(arms_table(results)), f"Medians of {_rounds(results)}."]
     for method in results.ratios:
         blocks += [_markdown(table(results, method)) for table in (ratios_table, targets_table)]
@@ -55,11 +51,11 @@ def shallow(results: SpeedResults) -> bool:
 
 def _subject(results: SpeedResults) -> dict[str, str]:
     tokens, random = results.tokens, results.layers is not None
+    counts = f"{tokens.visual} visual and {tokens.other} other tokens"
     return {
         "model": f"{escape(model_name(results.shape))}, "
         + (f"random weights at its proportions, {depth(results)}" if random else "a checkpoint, all layers"),
-        "prompt": f"{results.tiles} tiles, {tokens.visual} visual and {tokens.other} other tokens, "
-        f"batch {results.batch}",
+        "prompt": f"{results.tiles} tiles, {counts}, batch {results.batch}",
         **origin(results.runs),
         "device": f"{results.device}, threads {results.threads}",
         "dtype": f"{results.dtype}, attention {results.attention}",
@@ -154,7 +150,7 @@ def _draw(results: SpeedResults, path: Path) -> None:
         ends = [end + part for end, part in zip(ends, parts, strict=True)]
     axes.set_yticks(places, [f"{_name(row)} ({row.tokens} tokens)".replace("$", r"\$") for row in rows])
     axes.set_xlabel("time to the first token, unpruned = 1")
-    axes.set_title(title(results).replace("$", r"\$"))
+    axes.set_title(_title(results).replace("$", r"\$"))
     axes.grid(axis="x", alpha=0.3)
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     plots.save(path, axes)
