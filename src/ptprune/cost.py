@@ -11,7 +11,8 @@ How it is counted:
 - ``prefill`` is the decoder's layers; ``lm_head`` is one position of the output head, since generation computes only
   the last. ``decode_per_token`` is one new token: layers over the cached context, plus the output head.
 - Dropping tokens before layer k: layers 0..k-1 run on all of them, the others on those that stay.
-- ``select`` is what the scores themselves cost: a [CLS] row of ViT attention a tile, and the attention rows of the
+- ``select`` is what the scores themselves cost: a [CLS] row of ViT attention a tile (computed for all heads in one
+  product with a block-diagonal matrix, heads times the multiplications that it needs), and the attention rows of the
   instruction (at most all text tokens) over all keys of one decoder layer. With k = 0 that layer's queries, keys and
   values are computed for it, once more than they would be (values are of no use: the layer computes them on the way);
   with k > 0 queries and keys are there already. What a method does with the scores is not counted.
@@ -88,6 +89,8 @@ def select_macs(shape: ModelShape, encoded: int, before: int, instruction: int, 
     """
     text, vision = shape.text, shape.vision
     patch_scores = encoded * patch_rows * (vision.patches + 1) * vision.width
+    if patch_rows == 1:  # one product with a block-diagonal matrix: every head over the widths of all
+        patch_scores *= vision.heads
     if not instruction:
         return patch_scores
     rows = instruction * before * text.heads * text.head_dim

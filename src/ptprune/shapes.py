@@ -15,9 +15,13 @@ FAMILIES = ("internvl", "llava_next")
 """Families whose vision tower and projector are what ``cost`` counts, by transformers' model type."""
 
 
-VISION_FIELDS = {"layers": "num_hidden_layers", "width": "hidden_size", "ffn": "intermediate_size"}
-TEXT_FIELDS = VISION_FIELDS | {
+VISION_FIELDS = {
+    "layers": "num_hidden_layers",
+    "width": "hidden_size",
+    "ffn": "intermediate_size",
     "heads": "num_attention_heads",
+}
+TEXT_FIELDS = VISION_FIELDS | {
     "kv_heads": "num_key_value_heads",
     "head_dim": "head_dim",
     "vocabulary": "vocab_size",
@@ -33,6 +37,7 @@ class VisionShape:
     layers: int
     width: int
     ffn: int  # inner size of the MLP (two matrices)
+    heads: int
     patches: int  # of one tile; a [CLS] token comes on top
     patch_values: int  # numbers in one patch (channels x height x width)
 
@@ -126,9 +131,9 @@ def _check_llava(config: Any) -> None:
 
 
 # 448-pixel tiles, 14-pixel patches, 2x2 pixel shuffle: 1024 patches, 256 LLM tokens a tile.
-_INTERNVIT_300M = VisionShape(layers=24, width=1024, ffn=4096, patches=1024, patch_values=3 * 14 * 14)
+_INTERNVIT_300M = VisionShape(layers=24, width=1024, ffn=4096, heads=16, patches=1024, patch_values=3 * 14 * 14)
 # 336-pixel tiles, 14-pixel patches, each an LLM token.
-_CLIP_L = VisionShape(layers=24, width=1024, ffn=4096, patches=576, patch_values=3 * 14 * 14)
+_CLIP_L = VisionShape(layers=24, width=1024, ffn=4096, heads=16, patches=576, patch_values=3 * 14 * 14)
 
 SHAPES: dict[str, ModelShape] = {
     name: ModelShape(name, _INTERNVIT_300M, text, tile_tokens=256)

@@ -23,9 +23,9 @@ checkpoint = command_line.checkpoint
 TILES, TEXT = 4, 9
 TEXT_SHAPE = TextShape(4, 32, 56, 4, 2, 8, 200, decoder="qwen2")
 TINY = {
-    "tiny-internvl": ModelShape("tiny-internvl", VisionShape(4, 64, 96, 16, 3 * 64), TEXT_SHAPE, tile_tokens=4),
+    "tiny-internvl": ModelShape("tiny-internvl", VisionShape(4, 64, 96, 1, 16, 3 * 64), TEXT_SHAPE, tile_tokens=4),
     "tiny-llava": ModelShape(
-        "tiny-llava", VisionShape(4, 64, 96, 16, 3 * 64), TEXT_SHAPE, tile_tokens=16, family="llava_next"
+        "tiny-llava", VisionShape(4, 64, 96, 1, 16, 3 * 64), TEXT_SHAPE, tile_tokens=16, family="llava_next"
     ),
 }
 SMALL = ("--shape", "tiny-internvl", "--tiles", TILES, "--text-tokens", TEXT, "--device", "cpu")

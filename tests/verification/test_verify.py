@@ -103,13 +103,13 @@ def left_hook(monkeypatch):
 
 def never_exact(monkeypatch):
     """Ratio 1 drops a token all the same."""
-    real = PyramidTokenPruning.select
+    real = PyramidTokenPruning.steps
 
     def wrong(self, image):
-        found = real(self, image)
+        found = yield from real(self, image)
         return Selection(found.kept[1:], scores=found.scores) if self.keep_ratio == 1 else found
 
-    monkeypatch.setattr(PyramidTokenPruning, "select", wrong)
+    monkeypatch.setattr(PyramidTokenPruning, "steps", wrong)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_method_that_refuses_everything_does_not_pass(monkeypatch):
     def refuse(self, image):
         raise Refused("not today")
 
-    monkeypatch.setattr(PyramidTokenPruning, "select", refuse)
+    monkeypatch.setattr(PyramidTokenPruning, "steps", refuse)
     found = verified()
     assert not found.passed
     assert {"ratio 1: bit-identical", "logits", "greedy answer"} <= failed(found)

@@ -123,7 +123,7 @@ def measure(
     if setup.shape is not None:
         text, vision = setup.shape.text, setup.shape.vision
         text = replace(text, width=NARROW, ffn=NARROW, heads=4, kv_heads=2, head_dim=16, vocabulary=1000)
-        vision = replace(vision, width=NARROW, ffn=NARROW)
+        vision = replace(vision, width=NARROW, ffn=NARROW, heads=2)
         setup = replace(setup, shape=replace(setup.shape, text=text, vision=vision))
     subject = prepare(setup)
     say("counting: unpruned")

@@ -127,7 +127,7 @@ def random_model(setup: Setup) -> Any:
     patch = round((vision.patch_values / 3) ** 0.5)
     side = round(vision.patches**0.5) * patch
     text_config = text.to_config() | {"max_position_embeddings": 32768}
-    vision_config = vision.to_config() | {"num_attention_heads": max(1, vision.width // 64)}
+    vision_config = vision.to_config()
     config: Any
     if shape.family == "llava_next":
         rows, columns = grid_of(setup.tiles)
