@@ -49,8 +49,9 @@ demo: $(INSTALLED)
 	@mkdir -p demo
 	$(BIN)/ptprune run examples/scene.png -q "$(QUESTION)" --compare --overlay demo/overlay.png
 
+# One process: two would each import torch and transformers, which takes longer than the tests.
 smoke: $(INSTALLED)
-	$(BIN)/python -m pytest -m smoke -n auto --maxprocesses 8 $(SMOKE_TESTS)
+	$(BIN)/python -m pytest -m smoke $(SMOKE_TESTS)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8

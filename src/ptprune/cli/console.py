@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,8 @@ def working(doing: str) -> Iterator[Work]:
     console = Console(file=sys.stderr)
     hidden = not console.is_terminal or os.environ.get("RANK", "0") != "0"
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn()
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+    progress = Progress(*columns, console=console, transient=True, disable=hidden)
+    with nullcontext() if hidden else progress:  # a disabled one of rich 13.0 ends with an empty line
         yield Work(progress, progress.add_task(doing, total=None))
 
 

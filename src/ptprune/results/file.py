@@ -18,7 +18,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from ptprune.errors import UserError
-from ptprune.results.rows import KINDS, AnyResults, Results, Run
+from ptprune.results.rows import KINDS, VERSION, AnyResults, Results, Run
 
 R = TypeVar("R", bound=Results)
 KNOWN: TypeAdapter[Results] = TypeAdapter(AnyResults)
@@ -40,7 +40,11 @@ def read(path: Path) -> Results:
         first = min(error.errors(include_url=False), key=lambda one: one["loc"][1:] != ("version",))
         kind, *place = first["loc"] or [""]
         where = f"{'.'.join(map(str, place))}: " if place else ""
-        told = first["msg"].removeprefix("Value error, ") + (f", not {first['input']}" if place == ["version"] else "")
+        told = first["msg"].removeprefix("Value error, ")
+        if first["type"].startswith("union_tag"):
+            told = f'does not say of which "kind" it is, one of {", ".join(KINDS)}'
+        elif place == ["version"]:
+            told = f"the format of this file is {first['input']}, but this ptprune reads version {VERSION}"
         writer = f"the file as {KINDS[str(kind)].WRITTEN_BY} writes it" if kind in KINDS else "a file of results"
         raise UserError(f"{path}: {where}{told}; give {writer}") from None
     if "version" not in results.model_fields_set:
