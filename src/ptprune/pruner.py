@@ -85,6 +85,21 @@ class TokenPruner(Settings):
         return self.select(image)
         yield  # makes this a generator
 
+    def keeps_all(self, num_tokens: int | None = None) -> bool:
+        """Whether every token of an image stays, whatever the evidence: none is gathered then, and nothing is scored.
+
+        Methods of this package keep exactly ``num_kept`` tokens. A class that defines ``select`` or ``steps`` itself
+        answers False, until it overrides this too; one that wants scores at ``keep_ratio=1`` overrides it with False.
+
+        Args:
+            num_tokens: of the image; None: of any image.
+        """
+        if not self._trusted:
+            return False
+        if num_tokens is None:
+            return self.keep_tokens is None and self.keep_ratio == 1 and type(self).num_kept is TokenPruner.num_kept
+        return self.num_kept(num_tokens) == num_tokens
+
     def check_needs(self) -> None:
         """Check that ``needs`` names fields of ``ImageEvidence``.
 
@@ -152,15 +167,22 @@ class TokenPruner(Settings):
         Raises:
             MethodError: if an answer is not a choice of its image's tokens; names the method and what is wrong.
         """
-        kind = type(self)
-        # whichever of the two the most derived class defines
-        decides = next(each for each in kind.__mro__ if {"steps", "select"} & each.__dict__.keys())
-        steps = self.steps if "steps" in decides.__dict__ else functools.partial(TokenPruner.steps, self)
-        trusted = decides.__module__.partition(".")[0] == __name__.partition(".")[0]
+        kind, trusted = type(self), self._trusted
+        steps = self.steps if "steps" in self._decides.__dict__ else functools.partial(TokenPruner.steps, self)
         with torch.no_grad():
             selections = finish([steps(image) for image in images])
         pairs = zip(selections, images, strict=True)
         return [check_selection(kind.__name__, selection, image, trusted) for selection, image in pairs]
+
+    @property
+    def _decides(self) -> type:
+        """The most derived class that defines ``select`` or ``steps``."""
+        return next(each for each in type(self).__mro__ if {"steps", "select"} & each.__dict__.keys())
+
+    @property
+    def _trusted(self) -> bool:
+        """Whether that class is this package's."""
+        return self._decides.__module__.partition(".")[0] == __name__.partition(".")[0]
 
     def hold(self, models: int) -> None:
         """Count models that use these settings. Settings cannot change while there are any."""
@@ -170,14 +192,20 @@ class TokenPruner(Settings):
         """Forget the last report, because a new call with pictures begins."""
         self._last = ReportLog()
 
-    def record(self, write: Callable[[], PruningReport]) -> None:
-        """Remember a prefill. Its report is written when it is first read, not while the model waits."""
+    def record(self, write: Callable[[], PruningReport], heavy: bool = False) -> None:
+        """Remember a prefill. Its report is written when it is first read, not while the model waits.
+
+        Args:
+            heavy: ``write`` holds pictures. Where reports are collected, they would pile up: it is called at once.
+        """
         log = ReportLog()
         log.add(write)
         self._last = log
         for pruner, collected in _collecting.get():
             if pruner is self:
                 collected.add(lambda: log[0])
+                if heavy:
+                    collected[-1]
 
     @property
     def report(self) -> PruningReport | None:

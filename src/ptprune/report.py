@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -123,7 +122,7 @@ class ReportLog(Sequence[PruningReport]):
 
     def add(self, write: Callable[[], PruningReport]) -> None:
         """Add a prefill; ``write`` is called once at most."""
-        self._writers.append(functools.cache(write))
+        self._writers.append(_Once(write))
 
     def __len__(self) -> int:
         return len(self._writers)
@@ -138,6 +137,21 @@ class ReportLog(Sequence[PruningReport]):
         if isinstance(index, slice):
             return [write() for write in self._writers[index]]
         return self._writers[index]()
+
+
+class _Once:
+    """Calls ``write`` once, and lets go of it and of what it holds."""
+
+    def __init__(self, write: Callable[[], PruningReport]) -> None:
+        self._write: Callable[[], PruningReport] | None = write
+        self._report: PruningReport | None = None
+
+    def __call__(self) -> PruningReport:
+        if (write := self._write) is not None:
+            self._report = write()
+            self._write = None
+        assert self._report is not None
+        return self._report
 
 
 def write_report(layouts: Sequence[ImageLayout], selections: Sequence[Selection], valid: np.ndarray) -> PruningReport:

@@ -35,6 +35,21 @@ def test_ptp_adds_so_many_operations(layer, batch, operations):
     assert sum(row.reads_by_phase.values()) == row.reads
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_added_where_everything_stays(method):
+    row = counted(method, layers=8, keep_ratio=1, layer=METHODS[method]().layer)
+    assert (row.operations, row.reads, row.decode_operations, row.decode_reads) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("method", ["ptp", "fastv", "sparsevlm", "pyramiddrop"])
+def test_a_number_of_tokens_that_is_not_reached_is_noticed_before_anything_is_scored(method):
+    pruner = METHODS[method](keep_tokens=10**6)
+    [row] = measure(setup_of(pruner, layers=8), {method: pruner}).rows
+    assert row.reads == 1, "the prompt's ids"
+    assert {*row.operations_by_phase} == {"watch the encoder", "find the images", "cut"}
+    assert row.operations_by_phase["cut"] == 1, "the list of the tokens, for the report"
+
+
 def test_neither_layers_nor_tiles_add_to_it():
     assert counted(layers=4).operations == counted(layers=7).operations == counted(tiles=8).operations
 

@@ -16,11 +16,13 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 from torch import nn
 
 from ptprune.attach import refusals
+from ptprune.attach.cache import pruned
 from ptprune.attach.compiled import check_not_compiling
 from ptprune.attach.forward import Pass
 from ptprune.attach.generation import Generation
 from ptprune.attach.setup import Method, Setup
 from ptprune.attach.vision import VisionWatch
+from ptprune.attach.whole import WholePass
 from ptprune.attach.wrapping import wrap
 from ptprune.clock import Clock
 from ptprune.conventions import IMAGE_FEATURES, VIDEO_FEATURES, ModelCall
@@ -54,10 +56,12 @@ class Attachment:
         self.entries = 1
         self._multimodal = self.setup.family.multimodal(model)
         wanted = EvidenceRequest(self.setup.needs, pruner.window)
-        self._vision = VisionWatch(self.setup.family, model, wanted, self.setup.lap, self._receive_images)
+        self._vision = VisionWatch(
+            self.setup.family, model, wanted, self.setup.keeps_all, self.setup.lap, self._receive_images
+        )
         self._lock = threading.RLock()
         self._depth = 0  # nested calls in progress, all in the thread that holds the lock
-        self._pass: Pass | None = None
+        self._pass: Pass | WholePass | None = None
         self._generation: Generation | None = None
         with _placing:
             if attachment_of(model) is not None:
@@ -136,7 +140,8 @@ class Attachment:
                 return original(*args, **kwargs)
             if call.has_images and self._generation is None:
                 self.pruner.forget()
-            outer, self._pass = self._pass, Pass(self.setup, self._generation)
+            whole = self.setup.keeps_all and not pruned(call.cache)  # such a cache needs its masks and positions
+            outer, self._pass = self._pass, (WholePass if whole else Pass)(self.setup, self._generation)
             try:
                 self._pass.begin(call, self.model.training)
                 return original(**call.arguments)

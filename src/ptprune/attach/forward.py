@@ -66,8 +66,7 @@ class Pass:
         refusals.check_mask(call.mask)
         refusals.check_attention(self.setup.implementation)
         if call.has_images:
-            refusals.check_forward(call, self.setup.model, training)
-            refusals.check_cache(call.cache)
+            refusals.check_images(call, self.setup.model, training)
         slid = self._unslide(call) if call.has_images else []
         cache, device = call.cache, given.device
         batch, new = given.shape[:2]
@@ -149,6 +148,9 @@ class Pass:
                 # generate() without a cache repeats the prefill at each step: the same prompt keeps the same choice
                 stage.keep(self.generation.selections)
             self.layers.stage = stage
+            sizes = [image.layout.num_tokens for image in stage.images]
+            if self.setup.keeps_all or all(map(self.setup.pruner.keeps_all, sizes)):
+                self.layers.keep_all()
 
     def _hook(self, module: nn.Module, before: Callable[..., Any]) -> None:
         self._undo.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)

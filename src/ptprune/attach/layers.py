@@ -7,7 +7,6 @@ before get masks and positions that fit it.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -26,7 +25,7 @@ from ptprune.attach.stage import Stage
 from ptprune.attach.windows import restrict, slide
 from ptprune.conventions import LayerCall, cache_of
 from ptprune.errors import BrokenPass
-from ptprune.report import PruningReport, write_report
+from ptprune.report import PruningReport
 
 
 class Layers:
@@ -58,6 +57,7 @@ class Layers:
         self._next_layer = setup.cut_layers[0]  # of those from the first cut on
         self._once = Memo()
         self._write_report: Callable[[], PruningReport] | None = None
+        self._whole = False  # whether every token stays
 
     @property
     def stage(self) -> Stage:
@@ -74,6 +74,14 @@ class Layers:
     def stage(self, stage: Stage) -> None:
         self._stage = stage
 
+    def keep_all(self) -> None:
+        """Every token stays, so that nothing is scored and chosen."""
+        assert self.prompt is not None
+        self.stage.keep_all()
+        self._whole, self._write_report = True, self.stage.writer(self.prompt.valid)
+        if self.scores is not None:
+            self.scores.disarm()
+
     @property
     def waits_for_images(self) -> bool:
         return self.prompt is not None and self._stage is None
@@ -88,7 +96,8 @@ class Layers:
         return cache.layers[index].shifted or (self._sliding is not None and self.setup.windows[index] is not None)
 
     def before_first_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.stage.embeddings = LayerCall.read(module, args, kwargs).states
+        if not self._whole:
+            self.stage.embeddings = LayerCall.read(module, args, kwargs).states
 
     def before_layer(
         self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -97,7 +106,7 @@ class Layers:
         call = stock = LayerCall.read(module, args, kwargs)
         if self.prompt is not None and index >= self.setup.cut_layers[0]:
             self._passed(index, call)
-            if index in self.setup.cut_layers:
+            if index in self.setup.cut_layers and not self._whole:
                 with self.setup.lap("select"):
                     call = self._drop(index, module, call)
         cut = self.cut
@@ -160,13 +169,10 @@ class Layers:
         if "hidden_states" in setup.needs:
             stage.hidden_states = call.states
         stage.select(setup.pruner.select_all)
-        layouts, selections = stage.outcome()
         if self.generation is not None:
-            self.generation.selections = selections
+            self.generation.selections = stage.selections
         assert self.prompt is not None
-        copies = stage.copies
-        images = [replace(layout, sample=layout.sample // copies) for layout in layouts]
-        self._write_report = functools.partial(write_report, images, selections, self.prompt.valid[::copies])
+        self._write_report = stage.writer(self.prompt.valid)
 
     def _restrict(self, call: LayerCall, index: int, cut: Cut | None) -> LayerCall:
         """Sliding windows over a cache that was pruned before this pass."""

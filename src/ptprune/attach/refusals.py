@@ -87,6 +87,12 @@ def check_forward(call: ModelCall, model: Model, training: bool) -> None:
     _check_outputs(lambda name: call.option(name, model.config, model.config.get_text_config()))
 
 
+def check_images(call: ModelCall, model: Model, training: bool) -> None:
+    """Refuse a forward pass with images that cannot be pruned right, or whose cache cannot shrink."""
+    check_forward(call, model, training)
+    check_cache(call.cache)
+
+
 def _check_outputs(option: Callable[[str], Any]) -> None:
     for name in PER_LAYER_OUTPUTS:
         if option(name):

@@ -28,10 +28,11 @@ class Method(Protocol):
     @property
     def needs(self) -> frozenset[str]: ...
     def check_needs(self) -> None: ...
+    def keeps_all(self, num_tokens: int | None = None) -> bool: ...
     def hold(self, models: int) -> None: ...
     def select_all(self, images: Sequence[ImageEvidence]) -> list[Selection]: ...
     def forget(self) -> None: ...
-    def record(self, write: Callable[[], PruningReport]) -> None: ...
+    def record(self, write: Callable[[], PruningReport], heavy: bool = False) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,8 @@ class Setup:
     Attributes:
         layers: the language model's, in order.
         cut_layers: before which of them tokens are dropped, increasing.
-        needs: what the method and its scores want to know, names in ``ImageEvidence``.
+        needs: what the method and its scores want to know, names in ``ImageEvidence``; nothing where all is kept.
+        keeps_all: whether every token of any image stays.
         windows: how far back each layer sees, see ``layer_windows``.
     """
 
@@ -51,6 +53,7 @@ class Setup:
     layers: Any
     cut_layers: tuple[int, ...]
     needs: frozenset[str]
+    keeps_all: bool
     windows: list[int | None]
     clock: Clock | None
 
@@ -70,7 +73,9 @@ class Setup:
         refusals.check_model(model, family, cut_layers, pruner.positions)
         windows = layer_windows(model.config.get_text_config())
         check_contract(model, family, windows)
-        return cls(pruner, model, family, layers, cut_layers, pruner.needs, windows, clock)
+        whole = pruner.keeps_all()
+        needs = frozenset[str]() if whole else pruner.needs
+        return cls(pruner, model, family, layers, cut_layers, needs, whole, windows, clock)
 
     @property
     def implementation(self) -> str:

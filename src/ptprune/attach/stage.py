@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from ptprune.families.base import Family
 from ptprune.families.encoded import Encoded
 from ptprune.families.prompt_image import PromptImage
 from ptprune.layout import ImageLayout
+from ptprune.report import PruningReport, write_report
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
 
@@ -85,6 +87,11 @@ class Stage:
     def keep(self, selections: list[Selection]) -> None:
         """Take over what was chosen."""
         self._selections = selections
+
+    def keep_all(self) -> None:
+        """Every token of every image stays."""
+        layouts = [image.layout for image in self.images]
+        self.keep([Selection(torch.arange(each.num_tokens, device=each.tokens.device)) for each in layouts])
 
     def select(self, choose: Callable[[Sequence[ImageEvidence]], list[Selection]]) -> None:
         """Choose every image's tokens."""
@@ -183,11 +190,21 @@ class Stage:
             embeddings=None if self.embeddings is None else cut.states(self.embeddings),
         )
 
-    def outcome(self) -> tuple[list[ImageLayout], list[Selection]]:
+    def writer(self, valid: np.ndarray) -> Callable[[], PruningReport]:
+        """Writes the report of what was kept so far; holds no evidence.
+
+        Args:
+            valid: bool array [batch, prompt length], the columns that are not padding.
+        """
+        layouts, selections = self._outcome()
+        images = [replace(layout, sample=layout.sample // self.copies) for layout in layouts]
+        return functools.partial(write_report, images, selections, valid[:: self.copies])
+
+    def _outcome(self) -> tuple[list[ImageLayout], list[Selection]]:
         """The images before any token was dropped, and what is left of them; scores are those of the first stage."""
         if self.earlier is None:
             return [image.layout for image in self.images], self.selections
-        layouts, before = self.earlier.outcome()
+        layouts, before = self.earlier._outcome()
         pairs = zip(before, self.selections, strict=True)
         return layouts, [Selection(old.kept[new.kept], old.saliency, old.scores) for old, new in pairs]
 

@@ -74,6 +74,9 @@ class PyramidTokenPruning(TokenPruner):
         """Whether the question counts. With alpha 0 it does not, so its attention rows need not be computed."""
         return self.instruction != "none" and self.alpha > 0
 
+    def keeps_all(self, num_tokens: int | None = None) -> bool:
+        return self.coverage is None and super().keeps_all(num_tokens)
+
     def select(self, image: ImageEvidence) -> Selection:
         return finish([self.steps(image)])[0]
 
