@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 
 from ptprune.errors import Refused
 
@@ -37,9 +36,8 @@ def allocate(weights: Sequence[float], capacities: Sequence[int], total: int) ->
     if not 0 <= total <= sum(capacities):
         raise Refused(f"total must be between 0 and {sum(capacities)}, got {total}")
 
-    shares = _water_fill([Fraction(weight) for weight in weights], list(capacities), total)
-    budgets = [math.floor(share) for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda i: (budgets[i] - shares[i], i))
+    budgets, remainders = _water_fill(_whole(weights), capacities, total)
+    by_remainder = sorted(range(len(budgets)), key=lambda i: (-remainders[i], i))
     for index in by_remainder[: total - sum(budgets)]:
         budgets[index] += 1
     return budgets
@@ -63,22 +61,29 @@ def allocate_beside(
     return [*budgets[:place], own, *budgets[place:]]
 
 
-def _water_fill(weights: list[Fraction], capacities: list[int], total: int) -> list[Fraction]:
-    """Fractional shares: proportional to weight * capacity, capped, with the excess redistributed."""
-    shares = [Fraction(0)] * len(weights)
-    left = Fraction(total)
+def _whole(weights: Sequence[float]) -> list[int]:
+    """The weights times one power of two that makes them all whole: as exact as fractions, and many times faster."""
+    ratios = [float(weight).as_integer_ratio() for weight in weights]
+    common = max((below for _, below in ratios), default=1)
+    return [above * (common // below) for above, below in ratios]
+
+
+def _water_fill(weights: list[int], capacities: Sequence[int], total: int) -> tuple[list[int], list[int]]:
+    """Shares proportional to weight * capacity, capped, with the excess redistributed: rounded down, and what was lost
+    by that, all in the same fraction of a token."""
+    shares, lost, left = [0] * len(weights), [0] * len(weights), total
     active = [i for i, capacity in enumerate(capacities) if capacity]
     while active and left:
         if not any(weights[i] for i in active):
-            weights = [Fraction(1)] * len(weights)
+            weights = [1] * len(weights)
         mass = sum(weights[i] * capacities[i] for i in active)
-        full = [i for i in active if left * weights[i] >= mass]  # left * w * capacity / mass >= capacity
+        full = {i for i in active if left * weights[i] >= mass}  # left * w * capacity / mass >= capacity
         if not full:
             for i in active:
-                shares[i] = left * weights[i] * capacities[i] / mass
+                shares[i], lost[i] = divmod(left * weights[i] * capacities[i], mass)
             break
         for i in full:
-            shares[i] = Fraction(capacities[i])
-        left -= sum(capacities[i] for i in full)
+            shares[i] = capacities[i]
+            left -= capacities[i]
         active = [i for i in active if i not in full]
-    return shares
+    return shares, lost

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
+from ptprune.asking import first_token
 from ptprune.asking.chat import check_length, make_prompt
 from ptprune.asking.loaded import LoadedModel
 from ptprune.asking.meter import PhaseMeter, vision_lap
@@ -26,7 +27,8 @@ class Answer:
     """One call of generate().
 
     ``seconds`` are those of "vision" (ViT and projector), "select" (all of the pruner's own work), "prefill" (the first
-    pass of the language model, without the former two), "decode" (all later passes), "total" (the call, wall clock).
+    pass of the language model, without the former two), "decode" (all later passes), "rest" (what generate() does
+    besides), and "total" (the call, wall clock).
     """
 
     text: str
@@ -63,7 +65,7 @@ def ask(
         with arm, torch.no_grad(), clock.lap("rest"):
             output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
     new = output[0, length:]
-    seconds = {phase: clock.seconds[phase] for phase in PHASES} | {"total": sum(clock.seconds.values())}
+    seconds = {phase: clock.seconds[phase] for phase in (*PHASES, "rest")} | {"total": sum(clock.seconds.values())}
     text = processor.tokenizer.decode(new, skip_special_tokens=True).strip()
     return Answer(text, len(new), seconds, meter.kv_bytes, meter.full_kv_bytes)
 
@@ -80,7 +82,7 @@ def run_document(
     """Ask one question about pictures that stand in one prompt.
 
     Args:
-        compare: whether to ask the unpruned model too.
+        compare: whether to ask the unpruned model too, and to time the first token of both.
         say: told what is being done.
 
     Returns:
@@ -95,7 +97,14 @@ def run_document(
     check_length(loaded.model, inputs, max_new_tokens)
 
     def answer(arm: TokenPruner | None, limit: int, doing: str) -> Answer:
-        return ask(loaded.model, loaded.processor, inputs, arm, limit, lambda passes: say(f"{doing}: {passes} tokens"))
+        def show(passes: int) -> None:
+            if doing:
+                say(f"{doing}: {passes} tokens")
+
+        return ask(loaded.model, loaded.processor, inputs, arm, limit, show)
+
+    def reported(answer: Answer) -> dict[str, float]:
+        return {phase: answer.seconds[phase] for phase in (*PHASES, "total")}
 
     def change(before: int, after: int) -> dict[str, int]:
         return {"before": before, "after": after}
@@ -113,7 +122,7 @@ def run_document(
         "sequence_length": change(*report["sequence_length"][0]),
         "kv_bytes": change(unpruned.kv_bytes if unpruned else pruned.full_kv_bytes, pruned.kv_bytes),
         "new_tokens": pruned.new_tokens,
-        "seconds": pruned.seconds,
+        "seconds": reported(pruned),
         "regions": [
             {"image": number, "tokens": len(region["indices"]), **{name: region[name] for name in REGION}}
             for number, image in enumerate(report["images"])
@@ -121,6 +130,12 @@ def run_document(
         ],
     }
     if unpruned:
-        alone = {name: getattr(unpruned, name) for name in ("new_tokens", "seconds", "kv_bytes")}
+        alone = {"new_tokens": unpruned.new_tokens, "seconds": reported(unpruned), "kv_bytes": unpruned.kv_bytes}
         document["unpruned"] = {"answer": unpruned.text, **alone}
+        arms = {"unpruned": lambda: answer(None, 1, "").seconds, "pruned": lambda: answer(pruner, 1, "").seconds}
+        document["first_token"] = {
+            **first_token.compare(arms, say),
+            "parameters": loaded.model.num_parameters(),
+            "at_scale": first_token.at_scale(pruner),
+        }
     return document, pruner.report.images

@@ -143,7 +143,8 @@ class Attachment:
             whole = self.setup.keeps_all and not pruned(call.cache)  # such a cache needs its masks and positions
             outer, self._pass = self._pass, (WholePass if whole else Pass)(self.setup, self._generation)
             try:
-                self._pass.begin(call, self.model.training)
+                with self.setup.lap("select"):
+                    self._pass.begin(call, self.model.training)
                 return original(**call.arguments)
             finally:
                 self._pass.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ class Wrapped:
         self._original, self._own = getattr(owner, name), owner.__dict__.get(name)
         self._at_work = True
         functools.update_wrapper(self, self._original)
+        self.__signature__ = inspect.signature(self._original)  # worked out once: generate() asks in every call
         setattr(owner, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

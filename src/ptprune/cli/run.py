@@ -131,6 +131,8 @@ def show(document: dict[str, Any]) -> None:
     if "unpruned" in document:
         console.print()
         console.print(_comparison(document))
+        console.print()
+        _first_token(document["first_token"])
     else:
         phases = (f"{phase} {duration(seconds)}" for phase, seconds in document["seconds"].items())
         console.print(", ".join(phases), style="dim")
@@ -155,10 +157,29 @@ def _comparison(document: dict[str, Any]) -> Table:
     ):
         before, after = document[key]["before"], document[key]["after"]
         rows.append([name, unit(before), unit(after), ratio(after, before)])
-    first = ("vision", "select", "prefill")
-    times = {phase: [arm["seconds"][phase] for arm in arms] for phase in first}
-    times["first token"] = [sum(arm["seconds"][phase] for phase in first) for arm in arms]
-    times["decode, a token"] = [arm["seconds"]["decode"] / max(arm["new_tokens"] - 1, 1) for arm in arms]
-    times["total"] = [arm["seconds"]["total"] for arm in arms]
-    rows += [[name, duration(b), duration(a), ratio(a, b)] for name, (b, a) in times.items()]
+    before, after = (arm["seconds"]["decode"] / max(arm["new_tokens"] - 1, 1) for arm in arms)
+    rows.append(["decode, a token", duration(before), duration(after), ratio(after, before)])
     return terminal(("", "unpruned", "pruned", "ratio"), rows)
+
+
+def _first_token(times: dict[str, Any]) -> None:
+    """Medians of both arms, and the part that each phase has."""
+    from ptprune.results.table import count, duration, ratio, terminal
+
+    console, arms = out(), (times["unpruned"], times["pruned"])
+    names = {"vision": "vision", "prefill": "language model", "select": "choosing tokens", "rest": "generate() itself"}
+    rows = []
+    for phase, name in names.items():
+        parts = (f"{duration(arm[phase])} {arm[phase] / arm['total']:4.0%}" if arm[phase] else "-" for arm in arms)
+        rows.append([name, *parts, ratio(arms[1][phase], arms[0][phase])])
+    rows.append(["[bold]first token[/bold]", *(duration(arm["total"]) for arm in arms), f"{times['ratio']:.2f}"])
+    console.print(terminal(("", "unpruned", "pruned", "ratio"), rows))
+    console.print(
+        f"medians of {times['rounds']} rounds, of a model of {count(times['parameters'])} parameters", style="dim"
+    )
+    if (large := times["at_scale"]) is not None:
+        console.print(
+            f"{large['model']} with {large['tiles']} tiles: {large['ratio']:.2f} of the multiply-accumulates up to the "
+            "first token",
+            style="dim",
+        )
