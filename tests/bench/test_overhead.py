@@ -1,5 +1,7 @@
 """Operations and reads that pruning adds: pinned, so that no change raises them unseen."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -92,3 +94,15 @@ def test_the_command(capsys):
     assert [row["method"] for row in document["rows"]] == ["ptp", "random"]
     assert document["kind"] == "overhead"
     assert document["layers"] == 3
+    assert document["rows"][0]["synchronisations"] is document["rows"][0]["microseconds"] is None
+    assert "not measured: no CUDA device" in run("--layers", 3, "--tiles", 2).out
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: synchronisations are not measured")
+def test_synchronisations():
+    pruner = PyramidTokenPruning()
+    setup = replace(setup_of(pruner), device="cuda")
+    [row] = measure(setup, {"ptp": pruner}).rows
+    assert row.synchronisations <= row.reads == 2
+    [row] = measure(setup, {"ptp": PyramidTokenPruning(keep_ratio=1)}).rows
+    assert row.synchronisations == 0

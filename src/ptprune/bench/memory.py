@@ -1,75 +1,33 @@
-"""Peak memory of one run on the CPU, measured in a process of its own: ``python -m ptprune.bench.memory``.
+"""Peak memory of one run on the CPU, by the tensors' own accounting: every allocation and release that torch reports.
 
-The peak of the resident set can only be read per process, and what other arms left behind would count in it. The
-process reads its pickled arguments from standard input, and writes the bytes, or None, as its last line.
+The size of the process would not do: it counts the allocator's habits and whatever else runs. Here a peak is the same
+in every run, to the byte.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
-import re
-import subprocess
-import sys
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
-import torch
+from torch.profiler import ProfilerActivity, profile
 
-from ptprune.bench.arms import Arm, run_arm
-from ptprune.bench.subject import Setup, prepare
-from ptprune.errors import PtpruneError
-
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read at its first use, else it writes to the terminal
 
 
-def measured_apart(setup: Setup, arm: Arm, new_tokens: int, threads: int) -> int | None:
-    """By how many bytes the resident set of a fresh process grows at most during one run.
-
-    Returns:
-        None where the system does not tell (other than Linux).
-
-    Raises:
-        PtpruneError: where that process fails, with its last words.
-    """
-    if not RESET.exists():
-        return None
-    if arm.pruner is not None:
-        arm = replace(arm, pruner=replace(arm.pruner))  # its settings, without the report of its last pass
-    # Freed memory goes back to the system at once, so that what is resident is what is in use.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**17), "MALLOC_TRIM_THRESHOLD_": "0"}
-    child = subprocess.run(
-        [sys.executable, "-m", __name__],
-        input=pickle.dumps((setup, arm, new_tokens, threads)),
-        capture_output=True,
-        env=environment,
-    )
-    if child.returncode:
-        reason = (child.stderr.decode().strip().splitlines() or [f"exit status {child.returncode}"])[-1]
-        raise PtpruneError(f"the process that measures the memory of {arm.label} failed: {reason}")
-    grown = child.stdout.decode().splitlines()[-1]
-    return None if grown == "None" else int(grown)
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """By how many bytes tensors grow at most during a run. It is slow: measure no time in it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        run()
+    return highest(found)
 
 
-def _growth(setup: Setup, arm: Arm, new_tokens: int, threads: int) -> int | None:
-    torch.set_num_threads(threads)
-    subject = prepare(setup)
-    run_arm(subject, arm, new_tokens, setup.device)  # kernels and buffers that a first call sets up
-    try:
-        RESET.write_text("5")  # the peak starts again from here
-    except OSError:
-        return None
-    before = _resident("VmRSS")
-    run_arm(subject, arm, new_tokens, setup.device)
-    peak = _resident("VmHWM")
-    return None if before is None or peak is None else peak - before
-
-
-def _resident(name: str) -> int | None:
-    """A field of this process's status, in bytes."""
-    found = re.search(rf"^{name}:\s+(\d+) kB$", STATUS.read_text(), flags=re.MULTILINE)
-    return 1024 * int(found.group(1)) if found else None
-
-
-if __name__ == "__main__":
-    print(_growth(*pickle.load(sys.stdin.buffer)))
+def highest(found: Any) -> int:
+    """The largest sum of allocations less releases at any time of a profile."""
+    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    live = peak = 0
+    for event in events:
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak

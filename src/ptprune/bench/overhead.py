@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ptprune.bench import synchronisations
 from ptprune.bench.subject import Setup, Subject, prepare
 from ptprune.conventions import cache_of, keep_cache
 from ptprune.pruner import TokenPruner
@@ -106,13 +107,33 @@ def count(run: Callable[[], Any]) -> tuple[Counts, Any]:
 def added(subject: Subject, pruner: TokenPruner | None) -> tuple[Counts, Counts]:
     """Counts of a prefill and of the decoding step after it."""
     model = subject.model
-    around: AbstractContextManager[Any] = nullcontext() if pruner is None else pruner(model)
-    with around:
+    with _around(subject, pruner):
         prefill, output = count(lambda: model(**subject.inputs, **keep_cache(model), logits_to_keep=1))
         token = output.logits[:, -1:].argmax(-1)
         step = {"input_ids": token, **keep_cache(model, cache_of(output))}
         decode, _ = count(lambda: model(**step, logits_to_keep=1))
     return prefill, decode
+
+
+def _around(subject: Subject, pruner: TokenPruner | None) -> AbstractContextManager[Any]:
+    return nullcontext() if pruner is None else pruner(subject.model)
+
+
+@torch.no_grad()
+def _timed(subject: Subject, pruner: TokenPruner) -> dict[str, float]:
+    """What the pruner adds on a CUDA device; nothing on any other."""
+    if subject.model.device.type != "cuda":
+        return {}
+
+    def prefill() -> None:
+        subject.model(**subject.inputs, **keep_cache(subject.model), logits_to_keep=1)
+
+    def pruned() -> None:
+        with pruner(subject.model):
+            prefill()
+
+    more, microseconds = synchronisations.added(prefill, pruned)
+    return {"synchronisations": more, "microseconds": microseconds}
 
 
 def measure(
@@ -133,7 +154,8 @@ def measure(
     for method, pruner in pruners.items():
         say(f"counting: {method}")
         added(subject, pruner)
-        rows.append(_row(method, pruner, stock, added(subject, pruner)))
+        row = _row(method, pruner, stock, added(subject, pruner))
+        rows.append(row.model_copy(update=_timed(subject, pruner)))
     shape = setup.shape
     return OverheadResults(
         runs=[run_of({"model": setup.name}, setup.device)],

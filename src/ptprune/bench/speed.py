@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ptprune.bench.arms import IDEAL, PRUNED, UNPRUNED, Arm, Sample, check_kept, kept_length, rotated, run_arm, spread
-from ptprune.bench.memory import measured_apart
+from ptprune.bench.memory import peak_bytes
 from ptprune.bench.subject import Setup, Subject, prepare
 from ptprune.cost import Prompt, pruned_cost, unpruned_cost
 from ptprune.pruner import TokenPruner
@@ -59,13 +60,12 @@ def measure(
     visual = sum(image.num_tokens for image in report.images if image.sample == 0)
     tokens = Tokens(visual=visual, other=subject.length - visual, before=subject.length, after=kept)
     macs = {arm.label: _count(setup, subject, arm, tokens) for arm in arms}
-    del subject
 
     peaks: dict[str, int | None] = {}
     for arm in arms:
         if torch.device(setup.device).type == "cpu":
             say(f"measuring memory: {arm.label}")
-            peaks[arm.label] = measured_apart(setup, arm, new_tokens, threads)
+            peaks[arm.label] = peak_bytes(partial(run_arm, subject, arm, WARM_UP_TOKENS, setup.device))
         else:
             peaks[arm.label] = max((s.peak_bytes for s in samples[arm.label] if s.peak_bytes is not None), default=None)
     ratios = {}

@@ -89,3 +89,10 @@ def _show(results: OverheadResults) -> None:
         for row in results.rows
     ]
     console.print(terminal(["", "operations", "reads", *phases, "a decoding step"], rows))
+    if not results.device.startswith("cuda"):
+        console.print("\nsynchronisations and microseconds: not measured: no CUDA device", style="dim")
+        return
+    for row in results.rows:
+        console.print(
+            f"{row.method} adds {row.synchronisations} synchronisations and {row.microseconds:.0f} microseconds"
+        )

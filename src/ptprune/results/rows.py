@@ -124,6 +124,8 @@ class OverheadRow(Strict):
     reads_by_phase: dict[str, int]
     decode_operations: int
     decode_reads: int
+    synchronisations: int | None = None  # that torch finds on a CUDA device; None: not measured, as is the next
+    microseconds: float | None = None
 
 
 class ServingRow(Strict):
