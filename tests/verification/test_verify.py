@@ -102,12 +102,12 @@ def left_hook(monkeypatch):
 
 
 def never_exact(monkeypatch):
-    """Ratio 1 drops a token all the same."""
+    """What has to keep every token drops one all the same."""
     real = PyramidTokenPruning.steps
 
     def wrong(self, image):
         found = yield from real(self, image)
-        return Selection(found.kept[1:], scores=found.scores) if self.keep_ratio == 1 else found
+        return Selection(found.kept[1:], scores=found.scores) if self.coverage == 1 else found
 
     monkeypatch.setattr(PyramidTokenPruning, "steps", wrong)
 
