@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from ptprune.attach.cache import pruned
+from ptprune.attach.static import is_static, prepared
+from ptprune.conventions import CACHE, ENCODED, MASK, PIXELS
 from ptprune.errors import AttachError
+
+REFUSAL = "the model is compiled while a pruner is attached: detach it, or call the model uncompiled"
 
 
 def check_not_compiled(model: nn.Module) -> None:
@@ -43,8 +48,32 @@ def check_parts(modules: Iterable[tuple[str, nn.Module]]) -> None:
 
 
 def check_not_compiling() -> None:
-    """Refuse a call while a graph is traced, and inside a compiled model that fell back to eager mode."""
+    """Refuse a call inside a compiled model that fell back to eager mode."""
     frames: Any = getattr(getattr(torch._C, "_dynamo", None), "eval_frame", None)
     callback = getattr(frames, "get_eval_frame_callback", lambda: None)()  # set where new Python frames are intercepted
-    if torch.compiler.is_compiling() or callback not in (None, False):
-        raise AttachError("the model is compiled while a pruner is attached: detach it, or call the model uncompiled")
+    if callback not in (None, False):
+        raise AttachError(REFUSAL)
+
+
+def check_traced(arguments: Mapping[str, Any], windowed: bool) -> None:
+    """Refuse a call of the multimodal part in a graph that is traced, if it needs hooks. Plain enough to be traced.
+
+    Args:
+        windowed: whether the model has sliding windows.
+    """
+    if arguments.get(PIXELS) is not None or (arguments.get(ENCODED) or {}).get("image") is not None:
+        raise AttachError(REFUSAL)
+    cache: Any = None
+    for name in CACHE:
+        if arguments.get(name) is not None:
+            cache = arguments[name]
+    if not pruned(cache):
+        return
+    mask = arguments.get(MASK)
+    if not is_static(cache):
+        raise AttachError(REFUSAL)
+    if not prepared(mask) and (mask is not None or windowed or cache.layers[0].ragged):
+        raise AttachError(
+            "a compiled step over a pruned static cache takes the mask that prepare_inputs_for_generation() makes, or "
+            "none where prompts are not padded and the model has no sliding window"
+        )
