@@ -14,12 +14,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
-import torch
 from torch import nn
 
 from ptprune.attach import refusals
 from ptprune.attach.cache import pruned
-from ptprune.attach.compiled import check_not_compiling, check_traced
+from ptprune.attach.compiled import check_not_compiling, check_outer, check_traced
 from ptprune.attach.forward import Pass
 from ptprune.attach.generation import Generation
 from ptprune.attach.setup import Method, Setup
@@ -34,7 +33,6 @@ from ptprune.conventions import (
     PREPARE,
     VIDEO_FEATURES,
     ModelCall,
-    arguments_of,
     new_columns,
 )
 from ptprune.errors import AttachError
@@ -66,8 +64,6 @@ class Attachment:
         self.pruner, self.model = pruner, model
         self.entries = 1
         self._multimodal = self.setup.family.multimodal(model)
-        self._names = arguments_of(self._multimodal)
-        self._windowed = any(window is not None for window in self.setup.windows)
         wanted = EvidenceRequest(self.setup.needs, pruner.window)
         self._vision = VisionWatch(self.setup.family, model, wanted, self.setup.lap, self._receive_images)
         self._lock = threading.RLock()
@@ -78,16 +74,16 @@ class Attachment:
             if attachment_of(model) is not None:
                 raise AttachError(f"a pruner is attached to this {type(model).__name__} already: detach it first")
             with ExitStack() as undo:  # after an exception everything is taken off again
-                for owner, name, wrapper in (
-                    (self._multimodal, IMAGE_FEATURES, self._image_features),
-                    (self._multimodal, VIDEO_FEATURES, self._vision.video_features),
-                    (self._multimodal, "forward", self._forward_multimodal),
-                    (model, "forward", self._forward),
-                    (model, PREPARE, self._prepare),
-                    (model, "generate", self._generate),
+                for owner, name, wrapper, traced in (
+                    (self._multimodal, IMAGE_FEATURES, self._image_features, None),
+                    (self._multimodal, VIDEO_FEATURES, self._vision.video_features, None),
+                    (self._multimodal, "forward", self._forward_multimodal, check_traced),
+                    (model, "forward", self._forward, check_outer),
+                    (model, PREPARE, self._prepare, None),
+                    (model, "generate", self._generate, None),
                 ):
                     if name != VIDEO_FEATURES or hasattr(owner, name):
-                        undo.callback(wrap(owner, name, wrapper))
+                        undo.callback(wrap(owner, name, wrapper, traced))
                 self._undo = undo.pop_all()
             _attached[model] = ref(self)
             pruner.hold(1)
@@ -161,8 +157,6 @@ class Attachment:
             return original(*args, **kwargs)
 
     def _forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return original(*args, **kwargs)
         call = ModelCall.of(self.model, original, args, kwargs)
         if call.has_images:
             check_not_compiling()
@@ -171,9 +165,6 @@ class Attachment:
             return original(*args, **kwargs)
 
     def _forward_multimodal(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            check_traced({**dict(zip(self._names, args, strict=False)), **kwargs}, self._windowed)
-            return original(*args, **kwargs)
         call = ModelCall.of(self._multimodal, original, args, kwargs)
         with self._one_at_a_time():
             if self._generation is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -55,24 +55,24 @@ def check_not_compiling() -> None:
         raise AttachError(REFUSAL)
 
 
-def check_traced(arguments: Mapping[str, Any], windowed: bool) -> None:
-    """Refuse a call of the multimodal part in a graph that is traced, if it needs hooks. Plain enough to be traced.
+def check_outer(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Nothing: the multimodal part is called by the model, and checks more."""
 
-    Args:
-        windowed: whether the model has sliding windows.
-    """
-    if arguments.get(PIXELS) is not None or (arguments.get(ENCODED) or {}).get("image") is not None:
+
+def check_traced(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse a call of the multimodal part in a graph that is traced, if it needs hooks. Plain enough to be traced."""
+    if len(args) > 1 or kwargs.get(PIXELS) is not None or (kwargs.get(ENCODED) or {}).get("image") is not None:
         raise AttachError(REFUSAL)
     cache: Any = None
     for name in CACHE:
-        if arguments.get(name) is not None:
-            cache = arguments[name]
+        if kwargs.get(name) is not None:
+            cache = kwargs[name]
     if not pruned(cache):
         return
-    mask = arguments.get(MASK)
     if not is_static(cache):
         raise AttachError(REFUSAL)
-    if not prepared(mask) and (mask is not None or windowed or cache.layers[0].ragged):
+    mask, first = kwargs.get(MASK), cache.layers[0]
+    if not prepared(mask) and (mask is not None or first.windowed or first.ragged):
         raise AttachError(
             "a compiled step over a pruned static cache takes the mask that prepare_inputs_for_generation() makes, or "
             "none where prompts are not padded and the model has no sliding window"

@@ -29,10 +29,11 @@ class PrunedStaticLayer(Pruned, StaticLayer):
     removed ones, so that the slots of generated tokens hold the columns of these.
 
     Attributes:
+        windowed: whether the layer is one of a model with sliding windows.
         offset: ``removed`` on the device: a compiled graph reads it there, and is not compiled again for each picture.
     """
 
-    def __init__(self, buffers: StaticLayer, held: PrunedLayer, length: int) -> None:
+    def __init__(self, buffers: StaticLayer, held: PrunedLayer, length: int, windowed: bool) -> None:
         """Takes over the buffers of a layer that has some, else makes new ones of this length; what they hold is what
         the dynamic layer holds."""
         super().__init__(length)
@@ -45,6 +46,7 @@ class PrunedStaticLayer(Pruned, StaticLayer):
         else:
             self.lazy_initialization(keys, values)
             torch._dynamo.mark_static_address(self.offset)
+        self.windowed = windowed
         self.know(held)
         number = keys.shape[2]
         for own, new in ((self.keys, keys), (self.values, values)):
@@ -110,12 +112,15 @@ class StandIn:
     def settle(self, *_: Any) -> None:
         """Forward hook of the language model: static layers again, which hold what the dynamic ones hold now."""
         pairs = zip(self._layers, self.cache.layers, strict=True)
-        self._layers = self.cache.layers = [self._static(old, new) for old, new in pairs]
+        windowed = any(layer.is_sliding or getattr(layer, "windowed", False) for layer in self._layers)
+        self._layers = self.cache.layers = [self._static(old, new, windowed) for old, new in pairs]
 
-    def _static(self, old: StaticLayer, new: Any) -> StaticLayer:
+    def _static(self, old: StaticLayer, new: Any, windowed: bool) -> StaticLayer:
         length, lengths = old.max_cache_len, self._lengths
         if isinstance(new, PrunedLayer):
-            return PrunedStaticLayer(old, new, length if lengths is None else lengths.pruned(length, new.removed))
+            if lengths is not None:
+                length = lengths.pruned(length, new.removed)
+            return PrunedStaticLayer(old, new, length, windowed)
         if lengths is not None and not old.is_sliding:
             old.max_cache_len = lengths.whole(length)
         old.update(new.keys[:, :, self._held :], new.values[:, :, self._held :])
