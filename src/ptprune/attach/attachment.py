@@ -142,9 +142,10 @@ class Attachment:
     def _prepare(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What generate() calls before each forward pass. For a static cache it makes masks of attention there."""
         call = ModelCall(kwargs)
-        cache, new = call.cache, new_columns(args, kwargs)
+        cache = call.cache
         if not is_static(cache):
             return original(*args, **kwargs)
+        new = new_columns(args, kwargs)
         if self._generation is not None and call.has_images and call.get(FIRST):
             refusals.check_static(self.setup, cache, new)
             self._generation.begin_static(cache)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ptprune.attach.cache import pruned
-from ptprune.attach.static import is_static, prepared
+from ptprune.attach.static import is_static, needs_pass
 from ptprune.conventions import CACHE, ENCODED, MASK, PIXELS
 from ptprune.errors import AttachError
 
@@ -71,8 +71,7 @@ def check_traced(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         return
     if not is_static(cache):
         raise AttachError(REFUSAL)
-    mask, first = kwargs.get(MASK), cache.layers[0]
-    if not prepared(mask) and (mask is not None or first.windowed or first.ragged):
+    if needs_pass(cache, kwargs.get(MASK)):
         raise AttachError(
             "a compiled step over a pruned static cache takes the mask that prepare_inputs_for_generation() makes, or "
             "none where prompts are not padded and the model has no sliding window"

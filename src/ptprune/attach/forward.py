@@ -33,7 +33,7 @@ from ptprune.attach.layers import Layers
 from ptprune.attach.prompt import Past, Prompt
 from ptprune.attach.setup import Setup
 from ptprune.attach.stage import Stage
-from ptprune.attach.static import StandIn, check_windows, is_static, prepared
+from ptprune.attach.static import StandIn, check_windows, is_static, needs_pass
 from ptprune.attach.windows import unslide
 from ptprune.attach.wrapping import wrap
 from ptprune.conventions import ModelCall
@@ -55,9 +55,9 @@ class Pass:
     @staticmethod
     def is_needed(call: ModelCall) -> bool:
         """Whether a call needs a pass. All others run unchanged."""
-        if call.prompt is None or call.has_images:
-            return call.has_images and call.prompt is not None
-        return pruned(call.cache) and not (is_static(call.cache) and prepared(call.mask))
+        if call.prompt is None or call.has_images or not pruned(call.cache):
+            return call.prompt is not None and call.has_images
+        return not is_static(call.cache) or needs_pass(call.cache, call.mask)
 
     def begin(self, call: ModelCall, training: bool) -> None:
         """Check a call of the multimodal model, rewrite its mask and place hooks.
@@ -108,11 +108,11 @@ class Pass:
 
     def _begin_static(self, cache: Any, new: int) -> None:
         """Let dynamic layers stand in for static ones during this prefill."""
-        if self.generation is not None and self.generation.stand_in is not None:
-            self._stand_in = self.generation.stand_in
-        elif is_static(cache):
+        if is_static(cache):
             refusals.check_static(self.setup, cache, new)
             self._stand_in = StandIn(cache)
+        elif self.generation is not None:
+            self._stand_in = self.generation.stand_in
         if self._stand_in is not None:
             self._undo.callback(self._stand_in.put_back)
 

@@ -51,7 +51,7 @@ class Generation:
 
     def begin_static(self, cache: Any) -> None:
         """Let dynamic layers stand in for those of a static cache."""
-        if self.stand_in is None:
+        if self.stand_in is None or self.stand_in.settled:
             self.stand_in = StandIn(cache, self.lengths)
 
     def check_arrival(self, has_images: bool) -> None:

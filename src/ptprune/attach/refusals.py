@@ -127,15 +127,15 @@ def check_static(setup: Setup, cache: Any, new: int = 0) -> None:
         return
     if cache.offloading:
         raise Refused("an offloaded cache is not supported: pass a plain StaticCache, or use 'static'")
-    length, held = min(layer.max_cache_len for layer in cache.layers), held_by(cache)
+    length, held = min(layer.get_max_length() for layer in cache.layers), held_by(cache)
     if held + new > length:
         raise Refused(
             f"the static cache has room for {length} tokens and holds {held}: {new} more do not fit, make it longer"
         )
     for layer, window in zip(cache.layers, setup.windows, strict=False):
-        if window is not None and layer.max_cache_len >= window:
+        if window is not None and layer.get_max_length() >= window:
             raise Refused(
-                f"a static cache of {layer.max_cache_len} tokens or more reaches past a sliding window of {window}: "
+                f"a static cache of {layer.get_max_length()} tokens or more reaches past a sliding window of {window}: "
                 "use a dynamic cache, or one that is shorter than the window"
             )
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicLayer, StaticLayer, StaticSlidingWindowLayer
 
 from ptprune.attach.cache import Pruned, PrunedLayer, pruned, removed, seen_by
-from ptprune.conventions import LONGEST
+from ptprune.conventions import CACHE_LENGTH, LONGEST
 from ptprune.errors import Refused
 
 
@@ -61,7 +61,7 @@ class PrunedStaticLayer(Pruned, StaticLayer):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, Any]:
         self.check_armed()
-        return self.max_cache_len, self.offset if torch.compiler.is_compiling() else self.removed
+        return self.get_max_length(), self.offset if torch.compiler.is_compiling() else self.removed
 
     def crop(self, tokens_to_remove: int) -> None:
         if tokens_to_remove:
@@ -95,7 +95,7 @@ class StandIn:
 
     def __init__(self, cache: Any, lengths: Lengths | None = None) -> None:
         self.cache, self._layers, self._lengths = cache, cache.layers, lengths
-        self._held = held_by(cache)
+        self._held, self.settled = held_by(cache), False
         cache.layers = [self._dynamic(layer) for layer in self._layers]
 
     def _dynamic(self, layer: StaticLayer) -> DynamicLayer:
@@ -113,22 +113,23 @@ class StandIn:
         """Forward hook of the language model: static layers again, which hold what the dynamic ones hold now."""
         pairs = zip(self._layers, self.cache.layers, strict=True)
         windowed = any(layer.is_sliding or getattr(layer, "windowed", False) for layer in self._layers)
-        self._layers = self.cache.layers = [self._static(old, new, windowed) for old, new in pairs]
+        self.cache.layers, self.settled = [self._static(old, new, windowed) for old, new in pairs], True
 
     def _static(self, old: StaticLayer, new: Any, windowed: bool) -> StaticLayer:
-        length, lengths = old.max_cache_len, self._lengths
+        length, lengths = old.get_max_length(), self._lengths
         if isinstance(new, PrunedLayer):
             if lengths is not None:
                 length = lengths.pruned(length, new.removed)
             return PrunedStaticLayer(old, new, length, windowed)
         if lengths is not None and not old.is_sliding:
-            old.max_cache_len = lengths.whole(length)
+            setattr(old, CACHE_LENGTH, lengths.whole(length))
         old.update(new.keys[:, :, self._held :], new.values[:, :, self._held :])
         return old
 
     def put_back(self) -> None:
         """After an exception the cache is as it was before. Does nothing after ``settle``."""
-        self.cache.layers = self._layers
+        if not self.settled:
+            self.cache.layers, self.settled = self._layers, True
 
 
 def held_by(cache: Any) -> int:
@@ -139,6 +140,12 @@ def held_by(cache: Any) -> int:
 def prepared(mask: Any) -> bool:
     """Whether a mask is one that generate() made for static buffers: masks of attention, not of tokens."""
     return isinstance(mask, dict) or (isinstance(mask, Tensor) and mask.ndim == 4)
+
+
+def needs_pass(cache: Any, mask: Any) -> bool:
+    """Whether a pruner has to take part in a forward pass over a pruned static cache, without pictures."""
+    first = cache.layers[0]
+    return not prepared(mask) and (mask is not None or first.ragged or first.windowed)
 
 
 @contextmanager
@@ -162,7 +169,7 @@ def fitting(cache: Any, mask: Tensor | None) -> Tensor | None:
     columns = layer.columns
     valid = columns.new_ones(batch, held) if layer.valid is None else layer.valid.to(columns)
     if mask is None:  # what is not written yet is blocked by being later
-        new = columns.new_ones(batch, layer.max_cache_len - held)
+        new = columns.new_ones(batch, layer.get_max_length() - held)
     else:
         new = mask[:, layer.removed + held :].to(columns)
     # the columns of removed tokens may hold anything: they are never read
