@@ -21,7 +21,7 @@ from tests.oracle import blocked, language_model
 from tests.zoo import Inputs, Specimen
 from tests.zoo.pictures import Row
 
-CACHES = {"cache_implementation", "disable_compile"}  # how a cache is kept: the stock model has none
+CACHES = {"cache_implementation", "disable_compile", "max_cache_len"}  # how a cache is kept: the stock model has none
 SPECULATIVE = {"prompt_lookup_num_tokens", "assistant_model"}  # these change how tokens are found, not which
 
 
