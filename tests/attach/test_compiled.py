@@ -65,7 +65,7 @@ def test_generate_compiles_as_often_as_without_a_pruner(model, graphs):
     model = tiny_internvl(layers=2)
 
     def pruned(inputs):
-        with PyramidTokenPruning(keep_ratio=0.4)(model):  # a block for each call
+        with PyramidTokenPruning(keep_ratio=0.4, layer=1)(model):  # a block for each call
             dynamic = model.generate(**inputs, max_new_tokens=4)
             assert torch.equal(model.generate(**inputs, max_new_tokens=4, **graphs.options), dynamic)
 
@@ -76,7 +76,7 @@ def test_generate_compiles_as_often_as_without_a_pruner(model, graphs):
 @torch.no_grad()
 def test_families(name, graphs):
     model, inputs = ZOO[name].build(layers=2), inputs_of(name, "one picture")
-    with PyramidTokenPruning(keep_ratio=0.4)(model):
+    with PyramidTokenPruning(keep_ratio=0.4, layer=1)(model):
         dynamic = model.generate(**inputs, max_new_tokens=4)
         for _ in range(2):
             assert torch.equal(model.generate(**inputs, max_new_tokens=4, **graphs.options), dynamic)
@@ -87,7 +87,7 @@ def test_families(name, graphs):
 def test_attaching_to_a_model_that_generate_compiled(model, graphs):
     stock = model.generate(**TEXT, max_new_tokens=4, **graphs.options)
     before = len(graphs)
-    with PyramidTokenPruning(keep_ratio=0.4)(model):
+    with PyramidTokenPruning(keep_ratio=0.4, layer=1)(model):
         assert torch.equal(model.generate(**TEXT, max_new_tokens=4, **graphs.options), stock)
         expected = model.generate(**LARGE, max_new_tokens=4)
         assert torch.equal(model.generate(**LARGE, max_new_tokens=4, **graphs.options), expected)
@@ -115,7 +115,7 @@ def test_a_compiled_step_by_hand_is_compiled_once_for_all_pictures(model, graphs
         return model(**inputs).logits
 
     compiled = torch.compile(step, backend=graphs.backend, fullgraph=True)
-    with PyramidTokenPruning(keep_ratio=0.4)(model):
+    with PyramidTokenPruning(keep_ratio=0.4, layer=1)(model):
         for inputs in (LARGE, SMALL, LARGE):
             expected = loop(model, step, inputs, None)
             assert torch.equal(loop(model, compiled, inputs, static_cache(model)), expected)
@@ -131,7 +131,7 @@ def test_a_compiled_step_by_hand_is_compiled_once_for_all_pictures(model, graphs
 def test_what_needs_hooks_is_refused_in_a_graph(model, graphs, inputs, static, more):
     compiled = torch.compile(lambda **inputs: model(**inputs).logits, backend=graphs.backend, fullgraph=True)
     error = pytest.raises(torch._dynamo.exc.Unsupported, match="compiled while a pruner|a compiled step over a pruned")
-    with PyramidTokenPruning(keep_ratio=0.4)(model), error:
+    with PyramidTokenPruning(keep_ratio=0.4, layer=1)(model), error:
         loop(model, compiled, inputs, static_cache(model) if static else None, **more)
 
 
@@ -139,5 +139,5 @@ def test_what_needs_hooks_is_refused_in_a_graph(model, graphs, inputs, static, m
 def test_pictures_are_refused_by_a_graph_that_knew_them_before(model, graphs):
     compiled = torch.compile(lambda **inputs: model(**inputs).logits, backend=graphs.backend)
     compiled(**LARGE)
-    with PyramidTokenPruning()(model), pytest.raises(AttachError, match="compiled while a pruner is attached"):
+    with PyramidTokenPruning(layer=1)(model), pytest.raises(AttachError, match="compiled while a pruner is attached"):
         compiled(**LARGE)

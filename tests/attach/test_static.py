@@ -8,6 +8,7 @@ import weakref
 import pytest
 import torch
 from transformers import StaticCache
+from transformers.cache_utils import StaticLayer
 
 from ptprune import PyramidTokenPruning
 from ptprune.attach.static import PrunedStaticLayer
@@ -90,6 +91,7 @@ def test_beams_and_several_returns(model, options):
     assert_exact(model, RAGGED, recording(PyramidTokenPruning, keep_ratio=0.4), **STATIC, **options)
 
 
+@pytest.mark.skipif(not hasattr(StaticLayer, "crop"), reason="transformers: static caches cannot be cropped yet")
 @torch.no_grad()
 def test_drafts_are_taken_back(model):
     inputs = batch(prompt([5, 6, 7, 8, 5, 6, 7], 5, [5, 6, 7, 8, 5, 6]))

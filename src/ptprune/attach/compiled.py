@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptprune.attach.cache import pruned
-from ptprune.attach.static import is_static, needs_pass
+from ptprune.attach.cache import Pruned
+from ptprune.attach.static import PrunedStaticLayer, needs_pass
 from ptprune.conventions import CACHE, ENCODED, MASK, PIXELS
 from ptprune.errors import AttachError
 
@@ -67,9 +67,9 @@ def check_traced(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     for name in CACHE:
         if kwargs.get(name) is not None:
             cache = kwargs[name]
-    if not pruned(cache):
+    if cache is None or len(cache.layers) == 0 or not isinstance(cache.layers[0], Pruned):
         return
-    if not is_static(cache):
+    if not isinstance(cache.layers[0], PrunedStaticLayer):
         raise AttachError(REFUSAL)
     if needs_pass(cache, kwargs.get(MASK)):
         raise AttachError(
