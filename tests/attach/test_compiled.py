@@ -69,7 +69,7 @@ def test_generate_compiles_as_often_as_without_a_pruner(model, graphs):
             dynamic = model.generate(**inputs, max_new_tokens=4)
             assert torch.equal(model.generate(**inputs, max_new_tokens=4, **graphs.options), dynamic)
 
-    assert counts(pruned) == stock == [1, 1, 1, 2, 2]
+    assert counts(pruned) == stock
 
 
 @pytest.mark.parametrize("name", ["qwen3-vl", "gemma3", "llava-next"])
@@ -78,8 +78,7 @@ def test_families(name, graphs):
     model, inputs = ZOO[name].build(layers=2), inputs_of(name, "one picture")
     with PyramidTokenPruning(keep_ratio=0.4, layer=1)(model):
         dynamic = model.generate(**inputs, max_new_tokens=4)
-        for _ in range(2):
-            assert torch.equal(model.generate(**inputs, max_new_tokens=4, **graphs.options), dynamic)
+        assert torch.equal(model.generate(**inputs, max_new_tokens=4, **graphs.options), dynamic)
     assert len(graphs) == 1
 
 
@@ -114,11 +113,12 @@ def test_a_compiled_step_by_hand_is_compiled_once_for_all_pictures(model, graphs
     def step(**inputs):
         return model(**inputs).logits
 
-    compiled = torch.compile(step, backend=graphs.backend, fullgraph=True)
+    compiled, cache = torch.compile(step, backend=graphs.backend, fullgraph=True), static_cache(model)
     with PyramidTokenPruning(keep_ratio=0.4, layer=1)(model):
         for inputs in (LARGE, SMALL, LARGE):
             expected = loop(model, step, inputs, None)
-            assert torch.equal(loop(model, compiled, inputs, static_cache(model)), expected)
+            assert torch.equal(loop(model, compiled, inputs, cache), expected)
+            cache.reset()
     assert len(graphs) == 1
 
 
