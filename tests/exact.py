@@ -21,6 +21,7 @@ from tests.oracle import blocked, language_model
 from tests.zoo import Inputs, Specimen
 from tests.zoo.pictures import Row
 
+CACHES = {"cache_implementation", "disable_compile", "max_cache_len"}  # how a cache is kept: the stock model has none
 SPECULATIVE = {"prompt_lookup_num_tokens", "assistant_model"}  # these change how tokens are found, not which
 
 
@@ -224,9 +225,10 @@ def _assert_generation_exact(
         for name, scores in other.scores.items():
             torch.testing.assert_close(one.scores[name], scores, msg="neither copies nor drafts change a score")
     slow = {name: value for name, value in options.items() if name not in SPECULATIVE}
+    stock_options = {name: value for name, value in slow.items() if name not in CACHES}
     torch.manual_seed(0)
     with ignoring(model, choice, mask, compact=compact):
-        stock = model.generate(**inputs, **asked, **{**slow, "use_cache": False})
+        stock = model.generate(**inputs, **asked, **{**stock_options, "use_cache": False})
     assert torch.equal(pruned.sequences, stock.sequences)
     if slow == options and "num_beams" not in options:
         assert (torch.stack(pruned.logits) - torch.stack(stock.logits)).abs().max() <= 1e-4
@@ -237,7 +239,7 @@ def _assert_generation_exact(
 
 
 def assert_exact_in_a_second_turn(
-    specimen: Specimen, model: nn.Module, first: Inputs, pruner: TokenPruner, row: Row
+    specimen: Specimen, model: nn.Module, first: Inputs, pruner: TokenPruner, row: Row, **options: Any
 ) -> None:
     """What is generated for a second turn, on the cache that the first one returned, is what the blocked stock model
     generates for both turns at once.
@@ -246,11 +248,12 @@ def assert_exact_in_a_second_turn(
         first: the first turn, one prompt.
         pruner: a ``recording`` one.
         row: the second turn, with a picture or without.
+        options: of the first turn's generate().
     """
     mask = first["attention_mask"].bool()
     pruner.__dict__["seen"] = []
     with pruner(model):
-        answer = model.generate(**first, max_new_tokens=4, return_dict_in_generate=True)
+        answer = model.generate(**first, max_new_tokens=4, return_dict_in_generate=True, **options)
         choice = Choice.of(pruner, model, mask)
         pruner.__dict__["seen"], report = [], pruner.report
         turn, whole = follow_up(specimen, model, first, answer.sequences, row)

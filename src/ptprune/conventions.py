@@ -48,7 +48,17 @@ CACHE_LAYER_INHERITED = frozenset(
     | {"is_compileable", "is_croppable", "is_sliding", "supports_early_init"}
 )
 
+#: The same of ``PrunedStaticLayer``; ``crop`` is new in 5.2x, and works without.
+STATIC_LAYER_OVERRIDDEN = frozenset({"get_seq_length", "get_mask_sizes", "reset", "reorder_cache"})
+STATIC_LAYER_INHERITED = frozenset(
+    {"update", "crop", "get_max_length", "get_max_cache_shape", "lazy_initialization", "offload", "prefetch"}
+    | {"is_compileable", "is_croppable", "is_sliding", "supports_early_init"}
+)
+
 IMAGE_FEATURES, VIDEO_FEATURES = "get_image_features", "get_video_features"  # methods of the multimodal part
+
+PREPARE = "prepare_inputs_for_generation"  # method of the model: generate() makes the arguments of each forward with it
+FIRST = "is_first_iteration"  # its argument: whether this is the call that gets the pictures
 
 REPEATS = ("num_beams", "num_return_sequences")  # options of generate() by which it repeats prompts and pictures
 # Older versions repeat the tiles of a prompt as [t0, t0, t1, t1] where prompts are repeated as [p, p]: the stock model
@@ -59,9 +69,15 @@ REPEATS_TILES_WRONG = Version(transformers.__version__) < Version("5.19")
 USE_CACHE = "use_cache"
 PREFILL_CHUNK = "prefill_chunk_size"
 CACHE_KIND = "cache_implementation"
+CACHE_LENGTH = "max_cache_len"
 EARLY_EXIT = "assistant_early_exit"
 PER_LAYER_OUTPUTS = ("output_hidden_states", "output_attentions")
-GENERATE_OPTIONS = (USE_CACHE, PREFILL_CHUNK, CACHE_KIND, EARLY_EXIT, *PER_LAYER_OUTPUTS)
+GENERATE_OPTIONS = (USE_CACHE, PREFILL_CHUNK, CACHE_KIND, CACHE_LENGTH, EARLY_EXIT, *PER_LAYER_OUTPUTS)
+
+
+# Attribute of a model: the longest static cache that generate() made for it. Later ones are as long, so that the
+# decoding step is compiled once.
+LONGEST = "_previous_max_cache_length"
 
 
 def arguments_of(module: Any) -> tuple[str, ...]:
@@ -93,6 +109,15 @@ def named(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[s
     arguments = dict(inspect.signature(function).bind_partial(*args, **kwargs).arguments)
     more = arguments.pop("kwargs", {})
     return {**arguments, **more}
+
+
+def new_columns(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """How many new tokens a call of ``prepare_inputs_for_generation`` prepares."""
+    if (number := kwargs.get("next_sequence_length")) is not None:
+        return int(number)
+    embeds = kwargs.get("inputs_embeds") if kwargs.get(FIRST) else None
+    ids = args[0] if args else kwargs["input_ids"]
+    return int((ids if embeds is None else embeds).shape[1])
 
 
 def cache_name(module: Any) -> str | None:
@@ -152,7 +177,7 @@ class ModelCall:
         return self.get(MASK)
 
     @mask.setter
-    def mask(self, mask: Tensor) -> None:
+    def mask(self, mask: Tensor | None) -> None:
         self.arguments[MASK] = mask
 
     @property

@@ -1,8 +1,9 @@
 """Puts a pruner's wrappers on a model and removes them. What happens inside a call is in ``forward``.
 
-Four methods are wrapped on the instance: ``generate`` and the model's ``forward``, which refuse calls or admit them one
-at a time; the multimodal part's ``forward``, where a ``Pass`` begins and ends; and its ``get_image_features``, which
-generate() calls before any forward. A pass places all other hooks and removes them.
+Five methods are wrapped on the instance: ``generate`` and the model's ``forward``, which refuse calls or admit them one
+at a time; ``prepare_inputs_for_generation``, in which generate() makes masks for a static cache; the multimodal part's
+``forward``, where a ``Pass`` begins and ends; and its ``get_image_features``, which generate() calls before that.
+A pass places all other hooks and removes them. In a graph that is traced both ``forward`` only pass on.
 """
 
 from __future__ import annotations
@@ -17,15 +18,24 @@ from torch import nn
 
 from ptprune.attach import refusals
 from ptprune.attach.cache import pruned
-from ptprune.attach.compiled import check_not_compiling
+from ptprune.attach.compiled import check_not_compiling, check_outer, check_traced
 from ptprune.attach.forward import Pass
 from ptprune.attach.generation import Generation
 from ptprune.attach.setup import Method, Setup
+from ptprune.attach.static import Lengths, check_windows, fitting, is_static, making_masks
 from ptprune.attach.vision import VisionWatch
 from ptprune.attach.whole import WholePass
 from ptprune.attach.wrapping import wrap
 from ptprune.clock import Clock
-from ptprune.conventions import IMAGE_FEATURES, VIDEO_FEATURES, ModelCall
+from ptprune.conventions import (
+    CACHE_LENGTH,
+    FIRST,
+    IMAGE_FEATURES,
+    PREPARE,
+    VIDEO_FEATURES,
+    ModelCall,
+    new_columns,
+)
 from ptprune.errors import AttachError
 from ptprune.families.base import Model
 from ptprune.families.encoded import Encoded, EvidenceRequest
@@ -67,15 +77,16 @@ class Attachment:
             if attachment_of(model) is not None:
                 raise AttachError(f"a pruner is attached to this {type(model).__name__} already: detach it first")
             with ExitStack() as undo:  # after an exception everything is taken off again
-                for owner, name, wrapper in (
-                    (self._multimodal, IMAGE_FEATURES, self._image_features),
-                    (self._multimodal, VIDEO_FEATURES, self._vision.video_features),
-                    (self._multimodal, "forward", self._forward_multimodal),
-                    (model, "forward", self._forward),
-                    (model, "generate", self._generate),
+                for owner, name, wrapper, traced in (
+                    (self._multimodal, IMAGE_FEATURES, self._image_features, None),
+                    (self._multimodal, VIDEO_FEATURES, self._vision.video_features, None),
+                    (self._multimodal, "forward", self._forward_multimodal, check_traced),
+                    (model, "forward", self._forward, check_outer),
+                    (model, PREPARE, self._prepare, None),
+                    (model, "generate", self._generate, None),
                 ):
                     if name != VIDEO_FEATURES or hasattr(owner, name):
-                        undo.callback(wrap(owner, name, wrapper))
+                        undo.callback(wrap(owner, name, wrapper, traced))
                 self._undo = undo.pop_all()
             _attached[model] = ref(self)
             pruner.hold(1)
@@ -102,7 +113,6 @@ class Attachment:
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
-        check_not_compiling()
         with self._lock:
             self._depth += 1
             try:
@@ -113,20 +123,47 @@ class Attachment:
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         call = ModelCall.of(self.model, original, args, kwargs)
         if call.has_images:
-            refusals.check_generate(call, self.model, self.setup.family, self.setup.cut_layers[-1])
+            check_not_compiling()
+            refusals.check_generate(call, self.setup)
             refusals.check_mask(call.mask)
-        with self._one_at_a_time():
+        with self._one_at_a_time(), ExitStack() as undo:
+            outer, generation = self._generation, Generation.of(call)
             if call.has_images:
                 self.pruner.forget()
-            outer, self._generation = self._generation, Generation.of(call)
+                if generation is not None and call.cache is None:
+                    given = refusals.generate_option(call, self.model, CACHE_LENGTH) is not None
+                    generation.lengths = Lengths(self.model, given)
+                    undo.enter_context(generation.lengths.needed())
+            self._generation = generation
             try:
                 return original(*args, **kwargs)
             finally:
                 self._generation = outer
+                if generation is not None and generation.stand_in is not None:
+                    generation.stand_in.put_back()
+
+    def _prepare(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What generate() calls before each forward pass. For a static cache it makes masks of attention there."""
+        call = ModelCall(kwargs)
+        cache = call.cache
+        if not is_static(cache):
+            return original(*args, **kwargs)
+        new = new_columns(args, kwargs)
+        if self._generation is not None and call.has_images and call.get(FIRST):
+            refusals.check_static(self.setup, cache, new)
+            self._generation.begin_static(cache)
+            return original(*args, **kwargs)
+        if not pruned(cache):
+            return original(*args, **kwargs)
+        check_windows(cache, self.setup.windows, new)
+        with making_masks(cache):
+            call.mask = fitting(cache, call.mask)
+            return original(*args, **kwargs)
 
     def _forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         call = ModelCall.of(self.model, original, args, kwargs)
         if call.has_images:
+            check_not_compiling()
             refusals.check_forward(call, self.model, self.model.training)
         with self._one_at_a_time():
             return original(*args, **kwargs)
@@ -138,9 +175,12 @@ class Attachment:
                 self._generation.check_arrival(call.has_images)
             if not Pass.is_needed(call):
                 return original(*args, **kwargs)
+            check_not_compiling()
             if call.has_images and self._generation is None:
                 self.pruner.forget()
-            whole = self.setup.keeps_all and not pruned(call.cache)  # such a cache needs its masks and positions
+            # pruned caches need their masks and positions; for static ones dynamic layers stand in
+            static = is_static(call.cache) or (self._generation is not None and self._generation.stand_in is not None)
+            whole = self.setup.keeps_all and not static and not pruned(call.cache)
             outer, self._pass = self._pass, (WholePass if whole else Pass)(self.setup, self._generation)
             try:
                 with self.setup.lap("select"):
@@ -151,6 +191,7 @@ class Attachment:
                 self._pass = outer
 
     def _image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        check_not_compiling()
         with self._one_at_a_time():  # else a running call would take another thread's pictures for its own
             return self._vision.image_features(original, *args, **kwargs)
 

@@ -13,11 +13,8 @@ from ptprune.attach.cut import Cut
 from ptprune.errors import AttachError, Refused
 
 
-class PrunedLayer(DynamicLayer):
-    """A dynamic layer that holds fewer tokens than it has seen.
-
-    ``get_seq_length`` counts the tokens seen, so that generate(), hand-written loops and position ids continue as if
-    nothing had been dropped. ``get_mask_sizes`` counts the tokens held.
+class Pruned:
+    """What a layer of a cache knows of the tokens that were dropped from it.
 
     Attributes:
         removed: tokens seen but not held, the same for every row.
@@ -29,11 +26,70 @@ class PrunedLayer(DynamicLayer):
         armed: set by an attached pruner for one forward pass.
     """
 
+    removed: int
+    valid: Tensor | None
+    columns: Tensor
+    shift: Tensor
+    shifted: bool
+    ragged: bool
+    padded: bool
+    armed: bool
+    _cut: Cut | None
+
+    def know(self, other: Pruned) -> None:
+        """Know what another layer knows."""
+        self.removed, self.valid, self.columns, self._cut = other.removed, other.valid, other.columns, other._cut
+        self.shift, self.shifted, self.ragged, self.padded = other.shift, other.shifted, other.ragged, other.padded
+        self.armed = False
+
+    def forget(self) -> None:
+        """Nothing was dropped, and nothing was seen."""
+        self.removed, self._cut, self.ragged, self.shifted = 0, None, False, False
+        self.padded = False
+        self.valid, self.columns, self.shift = None, self.columns[:, :0], torch.zeros_like(self.shift)
+
+    @property
+    def floor(self) -> int:
+        """How many of the held tokens cannot be taken back, because tokens were dropped between them."""
+        return 0 if self._cut is None else self._cut.floor
+
+    def check_armed(self) -> None:
+        """Raise ``AttachError`` where a pruner has to take part in a call, and takes none."""
+        if (self.ragged or self.shifted) and not self.armed:
+            raise AttachError(
+                "this cache was pruned with padding or compact positions: continue it with the pruner attached "
+                "(inside the `with` block), and for compact positions with the same `layer`"
+            )
+
+    def left(self, held: int, number: int) -> int:
+        """How many of the held tokens are left after the last ``number`` were taken back.
+
+        Raises:
+            Refused: if the floor lies higher.
+        """
+        if held - number < self.floor:
+            raise Refused(f"cannot crop {number} tokens: only the last {held - self.floor} came after the dropped ones")
+        return held - number
+
+    def shorten(self, left: int) -> None:
+        """Know nothing of tokens that were taken back."""
+        self.each_row(lambda state: state[:, :left] if state.ndim > 1 else state)
+
+    def each_row(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.valid = None if self.valid is None else change(self.valid)
+        self.columns, self.shift = change(self.columns), change(self.shift)
+
+
+class PrunedLayer(Pruned, DynamicLayer):
+    """A dynamic layer that holds fewer tokens than it has seen.
+
+    ``get_seq_length`` counts the tokens seen, so that generate(), hand-written loops and position ids continue as if
+    nothing had been dropped. ``get_mask_sizes`` counts the tokens held.
+    """
+
     def __init__(self, layer: Any, removed: int, cut: Cut, shift: Tensor, shifted: bool) -> None:
         super().__init__()
-        # what lazy_initialization sets; it would make two empty tensors on the device
-        self.keys, self.values, self.is_initialized = layer.keys, layer.values, True
-        self.dtype, self.device = layer.keys.dtype, layer.keys.device
+        self._hold(layer.keys, layer.values)
         self.removed = removed
         self.valid = cut.key_valid
         self.columns = cut.key_columns
@@ -41,19 +97,24 @@ class PrunedLayer(DynamicLayer):
         self.ragged = cut.ragged
         self.padded = cut.ragged or cut.before.valid is not None or getattr(layer, "padded", False)
         self.armed = False
-        self._cut: Cut | None = cut
+        self._cut = cut
 
-    @property
-    def floor(self) -> int:
-        """How many of the held tokens cannot be taken back, because tokens were dropped between them."""
-        return 0 if self._cut is None else self._cut.floor
+    @classmethod
+    def holding(cls, keys: Tensor, values: Tensor, known: Pruned) -> PrunedLayer:
+        """A layer that holds what another one held, and knows what it knows."""
+        layer = cls.__new__(cls)
+        DynamicLayer.__init__(layer)
+        layer._hold(keys, values)
+        layer.know(known)
+        return layer
+
+    def _hold(self, keys: Tensor, values: Tensor) -> None:
+        # what lazy_initialization sets; it would make two empty tensors on the device
+        self.keys, self.values, self.is_initialized = keys, values, True
+        self.dtype, self.device = keys.dtype, keys.device
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if (self.ragged or self.shifted) and not self.armed:
-            raise AttachError(
-                "this cache was pruned with padding or compact positions: continue it with the pruner attached "
-                "(inside the `with` block), and for compact positions with the same `layer`"
-            )
+        self.check_armed()
         return super().update(key_states, value_states, *args, **kwargs)
 
     def get_seq_length(self) -> int:
@@ -63,35 +124,31 @@ class PrunedLayer(DynamicLayer):
         return super().get_seq_length() + query_length, self.removed
 
     def crop(self, tokens_to_remove: int) -> None:
-        left = super().get_seq_length() - abs(tokens_to_remove)
-        if left < self.floor:
-            number, possible = abs(tokens_to_remove), left + abs(tokens_to_remove) - self.floor
-            raise Refused(f"cannot crop {number} tokens: only the last {possible} came after the dropped ones")
+        left = self.left(super().get_seq_length(), abs(tokens_to_remove))
         super().crop(tokens_to_remove)
-        self._each_row(lambda state: state[:, :left] if state.ndim > 1 else state)
+        self.shorten(left)
 
     def reset(self) -> None:
         self.keys = self.values = None
         self.is_initialized = False
-        self.removed, self._cut, self.ragged, self.shifted = 0, None, False, False
-        self.padded = False
-        self.valid, self.columns, self.shift = None, self.columns[:, :0], torch.zeros_like(self.shift)
+        self.forget()
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
-        self._each_row(lambda state: state[beam_idx.to(state.device)])
+        self.each_row(lambda state: state[beam_idx.to(state.device)])
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self._each_row(lambda state: state[indices.to(state.device)])
+        self.each_row(lambda state: state[indices.to(state.device)])
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        self._each_row(lambda state: state.repeat_interleave(repeats, dim=0))
+        self.each_row(lambda state: state.repeat_interleave(repeats, dim=0))
 
-    def _each_row(self, change: Callable[[Tensor], Tensor]) -> None:
-        self.valid = None if self.valid is None else change(self.valid)
-        self.columns, self.shift = change(self.columns), change(self.shift)
+
+def seen_by(cache: Any) -> int:
+    """The number of tokens that the cache has seen. Of a static cache it is read from the device."""
+    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def removed(cache: Any) -> int:
@@ -101,7 +158,7 @@ def removed(cache: Any) -> int:
 
 def pruned(cache: Any) -> bool:
     """Whether tokens were dropped from this cache."""
-    return bool(cache is not None and cache.layers and isinstance(cache.layers[0], PrunedLayer))
+    return bool(cache is not None and cache.layers and isinstance(cache.layers[0], Pruned))
 
 
 def check_length(cache: Any, attention_mask: Tensor | None, new: int) -> None:
@@ -110,7 +167,7 @@ def check_length(cache: Any, attention_mask: Tensor | None, new: int) -> None:
     Raises:
         Refused: naming the lengths.
     """
-    seen = cache.get_seq_length() if cache is not None else 0
+    seen = seen_by(cache) if attention_mask is not None else 0
     if attention_mask is not None and attention_mask.shape[1] != seen + new:
         raise Refused(
             f"attention_mask has {attention_mask.shape[1]} columns, but {seen} tokens were seen before and {new} are "
@@ -126,7 +183,7 @@ def key_mask(cache: Any, attention_mask: Tensor | None, batch: int, new: int, de
 
     """
     if attention_mask is None:
-        seen = cache.get_seq_length() if cache is not None else 0
+        seen = seen_by(cache)
         attention_mask = torch.ones(batch, seen + new, dtype=torch.bool, device=device)
     mask = attention_mask.to(device=device, dtype=torch.bool)
     if not pruned(cache):
@@ -139,7 +196,7 @@ def key_mask(cache: Any, attention_mask: Tensor | None, batch: int, new: int, de
 
 def key_columns(cache: Any, batch: int, new: int, device: torch.device) -> Tensor:
     """LongTensor [batch, held + new]: columns of the coming forward pass's keys in the unpruned sequence."""
-    seen = cache.get_seq_length() if cache is not None else 0
+    seen = seen_by(cache)
     columns = torch.arange(seen + new, device=device).expand(batch, -1)
     if not pruned(cache):
         return columns

@@ -13,7 +13,7 @@ from typing import Any
 
 import transformers
 from transformers import Cache, GenerationConfig
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, StaticLayer
 
 from ptprune import conventions
 from ptprune.attach.tap import EAGER
@@ -52,7 +52,7 @@ def _lacking(module: Any, arguments: frozenset[str], *methods: str | None) -> It
 
 
 def _parts(model: Model, family: type[Family]) -> Iterator[str]:
-    yield from _lacking(model, conventions.MODEL_ARGUMENTS, "generate")
+    yield from _lacking(model, conventions.MODEL_ARGUMENTS, "generate", conventions.PREPARE)
     yield from _lacking(family.multimodal(model), conventions.MODEL_ARGUMENTS, conventions.IMAGE_FEATURES)
     yield from _lacking(family.decoder(model), conventions.DECODER_ARGUMENTS, "rotary_emb", family.deepstack)
 
@@ -99,12 +99,16 @@ def _vision(model: Model, family: type[Family]) -> Iterator[str]:
 
 
 def _library() -> Iterator[str]:
-    """Describe methods of cache layers that ``PrunedLayer`` does not know, or overrides in vain, and lost options."""
-    public = {name for name in dir(DynamicLayer) if not name.startswith("_")}
-    for name in sorted(conventions.CACHE_LAYER_OVERRIDDEN - public):
-        yield f"DynamicLayer has no method {name}"
-    for name in sorted(public - conventions.CACHE_LAYER_OVERRIDDEN - conventions.CACHE_LAYER_INHERITED):
-        yield f"DynamicLayer has an unknown method {name}"
+    """Describe methods of cache layers that ours do not know, or override in vain, and lost options."""
+    for layer, overridden, inherited in (
+        (DynamicLayer, conventions.CACHE_LAYER_OVERRIDDEN, conventions.CACHE_LAYER_INHERITED),
+        (StaticLayer, conventions.STATIC_LAYER_OVERRIDDEN, conventions.STATIC_LAYER_INHERITED),
+    ):
+        public = {name for name in dir(layer) if not name.startswith("_")}
+        for name in sorted(overridden - public):
+            yield f"{layer.__name__} has no method {name}"
+        for name in sorted(public - overridden - inherited):
+            yield f"{layer.__name__} has an unknown method {name}"
     if not hasattr(Cache(layers=[]), "layers"):
         yield "Cache has no layers"
     known = GenerationConfig()

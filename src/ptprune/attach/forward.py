@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ptprune.attach import refusals
-from ptprune.attach.cache import PrunedLayer, check_length, key_columns, key_mask, pruned, removed
+from ptprune.attach.cache import Pruned, check_length, key_columns, key_mask, pruned, removed, seen_by
 from ptprune.attach.compiled import check_parts
 from ptprune.attach.generation import Generation
 from ptprune.attach.instruction import InstructionScores
@@ -33,6 +33,7 @@ from ptprune.attach.layers import Layers
 from ptprune.attach.prompt import Past, Prompt
 from ptprune.attach.setup import Setup
 from ptprune.attach.stage import Stage
+from ptprune.attach.static import StandIn, check_windows, is_static, needs_pass
 from ptprune.attach.windows import unslide
 from ptprune.attach.wrapping import wrap
 from ptprune.conventions import ModelCall
@@ -48,12 +49,15 @@ class Pass:
         self.setup, self.generation = setup, generation
         self.prompt: Prompt | None = None
         self.layers: Layers | None = None
+        self._stand_in: StandIn | None = None
         self._undo = ExitStack()
 
     @staticmethod
     def is_needed(call: ModelCall) -> bool:
         """Whether a call needs a pass. All others run unchanged."""
-        return call.prompt is not None and (call.has_images or pruned(call.cache))
+        if call.prompt is None or call.has_images or not pruned(call.cache):
+            return call.prompt is not None and call.has_images
+        return not is_static(call.cache) or needs_pass(call.cache, call.mask)
 
     def begin(self, call: ModelCall, training: bool) -> None:
         """Check a call of the multimodal model, rewrite its mask and place hooks.
@@ -66,17 +70,21 @@ class Pass:
         refusals.check_mask(call.mask)
         refusals.check_attention(self.setup.implementation)
         if call.has_images:
-            refusals.check_images(call, self.setup.model, training)
+            refusals.check_forward(call, self.setup.model, training)
+            self._begin_static(call.cache, given.shape[1])
+            refusals.check_cache(call.cache)
+        elif is_static(call.cache):
+            check_windows(call.cache, self.setup.windows, given.shape[1])
         slid = self._unslide(call) if call.has_images else []
         cache, device = call.cache, given.device
         batch, new = given.shape[:2]
-        seen = cache.get_seq_length() if cache is not None else 0
+        seen = seen_by(cache)
         check_length(cache, call.mask, new)
         setup, generation = self.setup, self.generation
         sliding, past = None, Past(seen)
         if pruned(cache):
             first = cache.layers[0]
-            held = 0 if first.keys is None else first.keys.shape[2]
+            held = seen - first.removed
             far = any(window is not None and seen + new > window for window in setup.windows)
             keys = columns = None
             if call.has_images or far:
@@ -97,6 +105,16 @@ class Pass:
             if not encoded:
                 raise Refused("the image features were encoded before the pruner was attached")
             self.receive(encoded)
+
+    def _begin_static(self, cache: Any, new: int) -> None:
+        """Let dynamic layers stand in for static ones during this prefill."""
+        if is_static(cache):
+            refusals.check_static(self.setup, cache, new)
+            self._stand_in = StandIn(cache)
+        elif self.generation is not None:
+            self._stand_in = self.generation.stand_in
+        if self._stand_in is not None:
+            self._undo.callback(self._stand_in.put_back)
 
     def _unslide(self, call: ModelCall) -> list[Any]:
         """Let all layers of the cache hold everything during this prefill. Returns what ``slide`` needs to undo it."""
@@ -171,6 +189,8 @@ class Pass:
         self._hook_layers(index for index in earlier if layers.concerns(index, cache))
         self._hook_layers(range(first, len(setup.layers)))
         self._undo.callback(decoder.register_forward_hook(layers.after_decoder, with_kwargs=True).remove)
+        if self._stand_in is not None:
+            self._undo.callback(decoder.register_forward_hook(self._stand_in.settle).remove)
         if setup.family.deepstack is not None:
             self._undo.callback(wrap(decoder, setup.family.deepstack, layers.deepstack))
         repeated = self.generation is not None and self.generation.selections is not None
@@ -184,6 +204,6 @@ class Pass:
         self._undo.close()
 
 
-def _disarm(layers: list[PrunedLayer]) -> None:
+def _disarm(layers: list[Pruned]) -> None:
     for layer in layers:
         layer.armed = False

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from ptprune.attach.static import Lengths, StandIn
 from ptprune.conventions import ModelCall
 from ptprune.errors import BrokenPass
 from ptprune.families.encoded import Encoded
@@ -22,6 +24,8 @@ class Generation:
             attribute if it copies the output between devices.
         arrived: whether a forward pass got the images after they were encoded.
         selections: what the first forward pass chose.
+        lengths: of the static buffers that generate() makes; None where the caller brings a cache.
+        stand_in: of a static cache, from where generate() makes masks for it until the prefill is over.
     """
 
     prompt_length: int
@@ -29,6 +33,8 @@ class Generation:
     encoded: Sequence[Encoded] | None = None
     arrived: bool = False
     selections: list[Selection] | None = None
+    lengths: Lengths | None = None
+    stand_in: StandIn | None = None
 
     @classmethod
     def of(cls, call: ModelCall) -> Generation | None:
@@ -42,6 +48,11 @@ class Generation:
     def prompt_columns(self, length: int, seen: int) -> int:
         """How many of a forward pass's ``length`` new columns are prompt; assisted decoding appends drafts to it."""
         return min(length, self.prompt_length - (seen if self.sliced else 0))
+
+    def begin_static(self, cache: Any) -> None:
+        """Let dynamic layers stand in for those of a static cache."""
+        if self.stand_in is None or self.stand_in.settled:
+            self.stand_in = StandIn(cache, self.lengths)
 
     def check_arrival(self, has_images: bool) -> None:
         """Check that the first forward pass gets the images that were encoded for this call.

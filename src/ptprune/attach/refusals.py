@@ -5,19 +5,25 @@ Each check raises ``Refused``, which names the implementation, option, argument,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ptprune import conventions
-from ptprune.attach.cache import PrunedLayer
+from ptprune.attach.cache import PrunedLayer, seen_by
 from ptprune.attach.compiled import check_not_compiled
+from ptprune.attach.generation import Generation
+from ptprune.attach.static import held_by, is_static
 from ptprune.conventions import CACHE_KIND, EARLY_EXIT, PER_LAYER_OUTPUTS, PREFILL_CHUNK, USE_CACHE, ModelCall
 from ptprune.errors import Refused
 from ptprune.families.base import Family, Model
+
+if TYPE_CHECKING:
+    from ptprune.attach.setup import Setup
 
 
 def check_model(model: Model, family: type[Family], layers: Sequence[int], positions: str) -> None:
@@ -50,21 +56,19 @@ def check_attention(implementation: str) -> None:
         )
 
 
-def check_generate(call: ModelCall, model: Model, family: type[Family], last_layer: int) -> None:
+def check_generate(call: ModelCall, setup: Setup) -> None:
     """Refuse the options of generate() under which a pruned prefill cannot be right."""
+    family, option = setup.family, functools.partial(generate_option, call, setup.model)
 
-    def option(name: str) -> Any:
-        return call.option(name, call.get("generation_config"), getattr(model, "generation_config", None))
-
-    if option(USE_CACHE) is False and last_layer > 0:
+    if option(USE_CACHE) is False and setup.cut_layers[-1] > 0:
         raise Refused(
             "use_cache=False would let generated tokens see dropped tokens again in the layers before the cut: "
             "leave it on, or prune with layer=0"
         )
     if option(PREFILL_CHUNK) is not None:
         raise Refused("prefill_chunk_size splits the prompt, so its tokens cannot be ranked: leave it unset")
-    if (kind := option(CACHE_KIND)) not in (None, "dynamic", "dynamic_full"):
-        raise Refused(f"cache_implementation={kind!r} is not supported: only a dynamic cache can shrink")
+    if (kind := option(CACHE_KIND)) not in (None, "dynamic", "dynamic_full", "static"):
+        raise Refused(f"cache_implementation={kind!r} is not supported: use 'dynamic' or 'static'")
     if option(EARLY_EXIT) is not None:
         raise Refused("assistant_early_exit drafts with the pruned model's own first layers: use another assistant")
     if conventions.REPEATS_TILES_WRONG and not family.grid_positions:
@@ -75,7 +79,19 @@ def check_generate(call: ModelCall, model: Model, family: type[Family], last_lay
                     "order, pruned or not: install transformers 5.19 or newer"
                 )
     _check_outputs(option)
-    check_cache(call.cache)
+    if is_static(cache := call.cache):
+        generation, prompt = Generation.of(call), call.prompt
+        new = 0 if generation is None or prompt is None else generation.prompt_columns(prompt.shape[1], seen_by(cache))
+        check_static(setup, cache, new)
+        return
+    if option(CACHE_KIND) == "static":
+        check_static(setup, None)
+    check_cache(cache)
+
+
+def generate_option(call: ModelCall, model: Model, name: str) -> Any:
+    """An option of a call of generate(), by its argument, its configuration, or that of the model."""
+    return call.option(name, call.get("generation_config"), getattr(model, "generation_config", None))
 
 
 def check_forward(call: ModelCall, model: Model, training: bool) -> None:
@@ -102,6 +118,34 @@ def _check_outputs(option: Callable[[str], Any]) -> None:
             )
 
 
+def check_static(setup: Setup, cache: Any, new: int = 0) -> None:
+    """Refuse what is not right in static buffers.
+
+    Args:
+        cache: None: generate() has not made it yet.
+        new: how many tokens come.
+    """
+    if setup.compact:
+        raise Refused("positions='compact' needs a hook at every step, which a static cache has not: use 'original'")
+    if "flash" in setup.implementation:
+        raise Refused(f"{setup.implementation} does not take masks of static buffers: use 'sdpa', or a dynamic cache")
+    if cache is None:
+        return
+    if cache.offloading:
+        raise Refused("an offloaded cache is not supported: pass a plain StaticCache, or use 'static'")
+    length, held = min(layer.get_max_length() for layer in cache.layers), held_by(cache)
+    if held + new > length:
+        raise Refused(
+            f"the static cache has room for {length} tokens and holds {held}: {new} more do not fit, make it longer"
+        )
+    for layer, window in zip(cache.layers, setup.windows, strict=False):
+        if window is not None and layer.get_max_length() >= window:
+            raise Refused(
+                f"a static cache of {layer.get_max_length()} tokens or more reaches past a sliding window of {window}: "
+                "use a dynamic cache, or one that is shorter than the window"
+            )
+
+
 def check_cache(cache: Any) -> None:
     """Refuse caches that cannot shrink."""
     if cache is None:
@@ -109,7 +153,9 @@ def check_cache(cache: Any) -> None:
     layers, can_shrink = getattr(cache, "layers", None) or [], (DynamicLayer, DynamicSlidingWindowLayer, PrunedLayer)
     if not isinstance(cache, Cache) or any(type(layer) not in can_shrink for layer in layers):
         kinds = sorted({type(layer).__name__ for layer in layers} - {kind.__name__ for kind in can_shrink})
-        raise Refused(f"{type(cache).__name__} ({', '.join(kinds)}) cannot shrink: pass a DynamicCache or none")
+        raise Refused(
+            f"{type(cache).__name__} ({', '.join(kinds)}) cannot shrink: pass a DynamicCache, a StaticCache, or none"
+        )
     for layer in layers:
         sliding = isinstance(layer, DynamicSlidingWindowLayer) and layer.keys is not None
         if sliding and (held := layer.keys.shape[2]) < (seen := layer.get_seq_length()):

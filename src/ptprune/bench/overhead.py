@@ -31,7 +31,7 @@ PHASES = {
     "score": ("scores/", "attach/instruction", "attach/stage:_paid", "attach/stage:evidence"),
     "select": ("methods/", "pruner", "selection", "budget", "scores/registry"),
     "cut": ("attach/cut", "attach/stage", "attach/layers"),
-    "caches": ("attach/cache", "attach/windows", "attach/ending"),
+    "caches": ("attach/cache", "attach/static", "attach/windows", "attach/ending"),
     "restore": ("attach/cut:restore",),
 }
 """Phase -> whose operations it has: files of the package, or functions in them. The longest fit counts."""
