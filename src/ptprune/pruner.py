@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -73,7 +72,9 @@ class TokenPruner(Settings):
 
     def select(self, image: ImageEvidence) -> Selection:
         """Choose the tokens of one image to keep: evidence in, indices and scores out."""
-        raise NotImplementedError(f"{type(self).__name__} does not say which tokens to keep")
+        if type(self).steps is TokenPruner.steps:
+            raise NotImplementedError(f"{type(self).__name__} does not say which tokens to keep")
+        return finish([self.steps(image)])[0]
 
     def steps(self, image: ImageEvidence) -> Steps:
         """``select`` as a generator, for methods that need numbers on the host.
@@ -152,15 +153,7 @@ class TokenPruner(Settings):
         Raises:
             MethodError: if an answer is not a choice of its image's tokens; names the method and what is wrong.
         """
-        kind = type(self)
-        # whichever of the two the most derived class defines
-        decides = next(each for each in kind.__mro__ if {"steps", "select"} & each.__dict__.keys())
-        steps = self.steps if "steps" in decides.__dict__ else functools.partial(TokenPruner.steps, self)
-        trusted = decides.__module__.partition(".")[0] == __name__.partition(".")[0]
-        with torch.no_grad():
-            selections = finish([steps(image) for image in images])
-        pairs = zip(selections, images, strict=True)
-        return [check_selection(kind.__name__, selection, image, trusted) for selection, image in pairs]
+        return select_each([(self, image) for image in images])
 
     def hold(self, models: int) -> None:
         """Count models that use these settings. Settings cannot change while there are any."""
@@ -201,6 +194,22 @@ class TokenPruner(Settings):
             yield collected
         finally:
             _collecting.reset(token)
+
+
+def select_each(choices: Sequence[tuple[TokenPruner, ImageEvidence]]) -> list[Selection]:
+    """``select_all`` for images that are pruned by different settings."""
+    runs, trusted = [], []
+    for pruner, image in choices:
+        # whichever of the two the most derived class defines
+        decides = next(each for each in type(pruner).__mro__ if {"steps", "select"} & each.__dict__.keys())
+        runs.append(pruner.steps(image) if "steps" in decides.__dict__ else TokenPruner.steps(pruner, image))
+        trusted.append(decides.__module__.partition(".")[0] == __name__.partition(".")[0])
+    with torch.no_grad():
+        selections = finish(runs)
+    return [
+        check_selection(type(pruner).__name__, selection, image, known)
+        for (pruner, image), selection, known in zip(choices, selections, trusted, strict=True)
+    ]
 
 
 def finish(runs: Sequence[Steps]) -> list[Selection]:
