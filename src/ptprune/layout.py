@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ptprune.budget import allocate
 from ptprune.errors import Refused
+from ptprune.selection import padded_rows
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,8 @@ class ImageLayout:
 
     def slots(self) -> np.ndarray:
         """[num_regions, longest]: each region's tokens as in ``members``; ``num_tokens``, one too many, is padding."""
-        members, sizes = self.members_on_host(), self.sizes()
-        slots = np.full((len(sizes), max(sizes)), self.num_tokens)
-        for row, tokens in zip(slots, members, strict=True):
-            row[: len(tokens)] = tokens
-        return slots
+        members = self.members_on_host()
+        return padded_rows(members, [self.num_tokens] * len(members))
 
     def padded(self, values: Tensor) -> Tensor:
         """Values [num_tokens] region by region: [num_regions, longest], padded with zeros."""

@@ -29,9 +29,9 @@ class SparseVLM(TokenPruner):
     needs = frozenset({"embeddings", "instruction_embeddings", "instruction_map"})
 
     def steps(self, image: ImageEvidence) -> Steps:
-        evidence = {name: image.require(name).float() for name in sorted(self.needs)}
-        yield from read(evidence)
-        visual, text, attention = (evidence[name] for name in sorted(self.needs))
+        names = ("embeddings", "instruction_embeddings", "instruction_map")
+        visual, text, attention = found = [image.require(name).float() for name in names]
+        yield from read(dict(zip(names, found, strict=True)))
         relevance = torch.softmax(visual @ text.T, dim=1).mean(dim=0)
         raters = relevance > relevance.mean()
         raters = raters | ~raters.any()

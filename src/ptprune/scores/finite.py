@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ptprune.errors import Refused
 
-
 Reading = Generator[Sequence[Tensor], list[list[float]], list[list[float]]]
 
 

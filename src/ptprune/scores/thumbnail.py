@@ -63,7 +63,9 @@ def seen_from_thumbnail(image: ImageEvidence, attention: Tensor) -> Tensor:
         (height, width), (left, top, right, bottom) = region.grid, place.box
         down[number, :height] = _interpolation(rows, height, top, bottom)
         across[number, :, :width] = _interpolation(columns, width, left, right).T
-        slots[members[number]] = (np.arange(number * high, number * high + height)[:, None] * wide + np.arange(width)).flat
+        slots[members[number]] = (
+            np.arange(number * high, number * high + height)[:, None] * wide + np.arange(width)
+        ).flat
     seen = (layout.upload(down).to(small) @ small @ layout.upload(across).to(small)).flatten()
     return seen[layout.upload(slots)]
 
