@@ -62,7 +62,7 @@ class VisPruner(TokenPruner):
 def distinct(features: Tensor, tokens: Tensor, left: Sequence[int], wanted: Sequence[int]) -> Tensor:
     """Remove the tokens with the closest duplicates, a few at a time in all regions at once, until enough are gone.
 
-    The same dozen of operations for each round, whatever the number of regions.
+    The same eleven operations for each round, whatever the number of regions.
 
     Args:
         features: FloatTensor [num_tokens, d], unit vectors.
