@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ptprune.budget import allocate
 from ptprune.errors import Refused
+from ptprune.selection import padded_rows
 
 
 @dataclass(frozen=True)
@@ -90,17 +93,36 @@ class ImageLayout:
 
     def members(self) -> Sequence[Tensor]:
         """For each region a LongTensor: the indices of its tokens among the image's, row by row."""
-        if self.host is None:
-            region_of = self.region_of.to(self.tokens.device)
-            return [(region_of == number).nonzero()[:, 0] for number in range(len(self.regions))]
-        by_region = torch.from_numpy(np.argsort(self.host, kind="stable")).to(self.tokens.device)
+        by_region = self.upload(np.argsort(self.numbers, kind="stable"))
         return by_region.split(self.sizes()) if len(self.regions) > 1 else [by_region]
+
+    def members_on_host(self) -> list[np.ndarray]:
+        """``members`` as arrays on the host."""
+        return np.split(np.argsort(self.numbers, kind="stable"), np.cumsum(self.sizes())[:-1])
+
+    def slots(self) -> np.ndarray:
+        """[num_regions, longest]: each region's tokens as in ``members``; ``num_tokens``, one too many, is padding."""
+        members = self.members_on_host()
+        return padded_rows(members, [self.num_tokens] * len(members))
+
+    def padded(self, values: Tensor) -> Tensor:
+        """Values [num_tokens] region by region: [num_regions, longest], padded with zeros."""
+        return F.pad(values, (0, 1))[self.upload(self.slots())]
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """``region_of`` on the host. It is read from the device only if a method drops tokens in stages."""
+        return self.region_of.cpu().numpy() if self.host is None else self.host
+
+    def upload(self, values: np.ndarray) -> Tensor:
+        """An array as a tensor on the tokens' device."""
+        return torch.from_numpy(values).to(self.tokens.device)
 
     def sizes(self) -> list[int]:
         """Tokens of each region. They are read from the device only if a method drops tokens in stages."""
         if self.num_tokens == self.num_unpruned:
             return [region.num_tokens for region in self.regions]
-        return self.region_of.bincount(minlength=len(self.regions)).tolist()
+        return np.bincount(self.numbers, minlength=len(self.regions)).tolist()
 
     def even_budgets(self, total: int) -> list[int]:
         """Tokens to keep in each region, in proportion to its size, ``total`` in all."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -73,7 +72,9 @@ class TokenPruner(Settings):
 
     def select(self, image: ImageEvidence) -> Selection:
         """Choose the tokens of one image to keep: evidence in, indices and scores out."""
-        raise NotImplementedError(f"{type(self).__name__} does not say which tokens to keep")
+        if type(self).steps is TokenPruner.steps:
+            raise NotImplementedError(f"{type(self).__name__} does not say which tokens to keep")
+        return finish([self.steps(image)])[0]
 
     def steps(self, image: ImageEvidence) -> Steps:
         """``select`` as a generator, for methods that need numbers on the host.
@@ -167,12 +168,10 @@ class TokenPruner(Settings):
         Raises:
             MethodError: if an answer is not a choice of its image's tokens; names the method and what is wrong.
         """
-        kind, trusted = type(self), self._trusted
-        steps = self.steps if "steps" in self._decides.__dict__ else functools.partial(TokenPruner.steps, self)
-        with torch.no_grad():
-            selections = finish([steps(image) for image in images])
-        pairs = zip(selections, images, strict=True)
-        return [check_selection(kind.__name__, selection, image, trusted) for selection, image in pairs]
+        return select_each([(self, image) for image in images])
+
+    def _run(self, image: ImageEvidence) -> Steps:
+        return self.steps(image) if "steps" in self._decides.__dict__ else TokenPruner.steps(self, image)
 
     @property
     def _decides(self) -> type:
@@ -229,6 +228,16 @@ class TokenPruner(Settings):
             yield collected
         finally:
             _collecting.reset(token)
+
+
+def select_each(choices: Sequence[tuple[TokenPruner, ImageEvidence]]) -> list[Selection]:
+    """``select_all`` for images that are pruned by different settings."""
+    with torch.no_grad():
+        selections = finish([pruner._run(image) for pruner, image in choices])
+    return [
+        check_selection(type(pruner).__name__, selection, image, pruner._trusted)
+        for (pruner, image), selection in zip(choices, selections, strict=True)
+    ]
 
 
 def finish(runs: Sequence[Steps]) -> list[Selection]:

@@ -106,8 +106,36 @@ def keep_top(scores: Tensor, groups: Tensor, budgets: Sequence[int], sizes: Sequ
     """
     if sizes is None:
         sizes = torch.bincount(groups, minlength=len(budgets)).tolist()
+    slots = torch.from_numpy(stretches(starts_of(sizes), budgets)).to(scores.device)
+    return ranked(scores, groups)[slots].sort().values
+
+
+def ranked(scores: Tensor, groups: Tensor) -> Tensor:
+    """LongTensor [num_tokens]: the tokens by group, best first within a group; equal scores rank by index."""
     order = torch.sort(scores, descending=True, stable=True).indices
-    order = order[torch.sort(groups[order], stable=True).indices]  # by group, best first within a group
-    starts = np.cumsum([0, *sizes[:-1]])
-    slots = np.concatenate([np.arange(start, start + budget) for start, budget in zip(starts, budgets, strict=True)])
-    return order[torch.from_numpy(slots).to(scores.device)].sort().values
+    return order[torch.sort(groups[order], stable=True).indices]
+
+
+def starts_of(sizes: Sequence[int]) -> np.ndarray:
+    """Where groups of these sizes begin, one behind the other."""
+    return np.cumsum([0, *sizes[:-1]])
+
+
+def stretches(starts: Sequence[int] | np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+    """The whole numbers from each start on, so many of them, behind one another."""
+    return np.concatenate([np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)])
+
+
+def padded_rows(
+    rows: Sequence[np.ndarray], padding: Sequence[int] | np.ndarray, width: int | None = None
+) -> np.ndarray:
+    """Rows of different lengths as one array [rows, width], each with its own padding.
+
+    Args:
+        width: the longest row's by default.
+    """
+    padded = np.empty((len(rows), max(map(len, rows)) if width is None else width), np.int64)
+    padded[:] = np.asarray(padding)[:, None]
+    for row, values in zip(padded, rows, strict=True):
+        row[: len(values)] = values
+    return padded

@@ -12,7 +12,7 @@ from ptprune.layout import THUMBNAIL, ImageLayout, Place, Region
 from ptprune.methods import METHODS, DivPrune, HiRED, VisionZip
 from ptprune.methods.uniform_grid import even_cells
 from ptprune.scores import ImageEvidence
-from ptprune.scores.thumbnail import attention_shares, seen_from_thumbnail
+from ptprune.scores.thumbnail import attention_shares, guiding, seen_from_thumbnail
 from tests.methods.slow import SLOW, check, regions
 
 RIVALS = list(SLOW)
@@ -290,7 +290,9 @@ def test_thumbnail_is_seen_as_torch_interpolates(rows, columns):
 def test_attention_shares_of_one_bright_spot():
     image = image_of("tiles, thumbnail last", lambda *shape: torch.zeros(shape))
     image.encoder_attention[6 * 9 + 4 + 1] = 1.0  # row 1, column 1 of 4 x 4: two thirds of it belong to the middle tile
-    assert attention_shares(image, image.encoder_attention) == pytest.approx([1 / 3, 2 / 3, 0, 0, 0, 0, 0])
+    assert attention_shares(image, guiding(image, image.encoder_attention).tolist()) == pytest.approx(
+        [1 / 3, 2 / 3, 0, 0, 0, 0, 0]
+    )
     budgets = HiRED(keep_tokens=8).select(image).kept // 9
     assert budgets.bincount(minlength=7)[:6].tolist() == [1, 3, 0, 0, 0, 0]
 

@@ -39,7 +39,17 @@ PARTIAL = "layers run for their keys"
 """The phase of what the model's own modules do on top: the score before layer 0 runs parts of a layer."""
 
 READING_OPERATIONS = frozenset(
-    {"_local_scalar_dense", "nonzero", "masked_select", "bincount", "equal", "_unique2", "unique_dim", "is_nonzero"}
+    {
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "bincount",
+        "equal",
+        "_unique2",
+        "unique_dim",
+        "is_nonzero",
+        "item",
+    }
 )
 READING_METHODS = frozenset({"tolist", "cpu"})  # numpy() works on the host alone: its values were read before
 NARROW = 64  # width of models that are only counted on
@@ -62,9 +72,16 @@ class _Operations(TorchDispatchMode):
         phase, name = _phase(), func.overloadpacket.__name__
         self.counts.operations[phase] += 1
         unsized = name == "repeat_interleave" and isinstance(args[-1], Tensor) and not (kwargs or {}).get("output_size")
-        if name in READING_OPERATIONS or unsized:
+        if name in READING_OPERATIONS or unsized or _by_mask(name, args):
             self.counts.reads[phase] += 1
         return func(*args, **(kwargs or {}))
+
+
+def _by_mask(name: str, args: Sequence[Any]) -> bool:
+    """Whether an operation indexes by a boolean mask, which is turned into indices: how many there are is read."""
+    if name not in ("index", "index_put", "index_put_") or (name != "index" and args[2].numel() == 1):
+        return False  # one value is filled in where the mask says so
+    return any(isinstance(each, Tensor) and each.dtype == torch.bool for each in args[1])
 
 
 class _Methods(TorchFunctionMode):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -50,6 +51,11 @@ class EncodedTiles:
     tokens: dict[str, Tensor]
     features: Tensor | None
     previews: Tensor
+
+    @cached_property
+    def previews_on_host(self) -> np.ndarray:
+        """Read once for all images of the call."""
+        return self.previews.cpu().numpy()
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ptprune.pruner import TokenPruner
+from ptprune.pruner import Steps, TokenPruner
 from ptprune.scores.evidence import ImageEvidence
+from ptprune.scores.finite import read
 from ptprune.selection import Selection
 from ptprune.settings import setting, whole
 
@@ -33,17 +34,18 @@ class DART(TokenPruner):
     needs = frozenset({"hidden_states"})
     pivots: int = setting(8, whole(1))
 
-    def select(self, image: ImageEvidence) -> Selection:
-        states = image.finite("hidden_states")
+    def steps(self, image: ImageEvidence) -> Steps:
+        states = image.require("hidden_states").float()
+        yield from read({"hidden_states": states})
         number = self.num_kept(len(states))
         size = states.abs().sum(dim=1)
         pivots = size.sort(descending=True, stable=True).indices[: min(self.pivots, number)]
         vectors = F.normalize(states, dim=-1)
         each, more = divmod(number - len(pivots), len(pivots))
-        left = torch.ones_like(size, dtype=torch.bool)
-        left[pivots] = False
-        for turn, likeness in enumerate(vectors[pivots] @ vectors.T):
-            candidates = left.nonzero()[:, 0]
-            order = likeness[candidates].sort(stable=True).indices
-            left[candidates[order[: each + (turn < more)]]] = False
-        return Selection((~left).nonzero()[:, 0])
+        # infinity keeps chosen tokens from being chosen again
+        likeness = (vectors[pivots] @ vectors.T).index_fill_(1, pivots, torch.inf)
+        chosen = [pivots]
+        for turn, row in enumerate(likeness.unbind()):
+            chosen.append(row.sort(stable=True).indices[: each + (turn < more)])
+            likeness.index_fill_(1, chosen[-1], torch.inf)
+        return Selection(torch.cat(chosen).sort().values)

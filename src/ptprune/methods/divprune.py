@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptprune.pruner import TokenPruner
+from ptprune.pruner import Steps, TokenPruner
 from ptprune.scores.evidence import ImageEvidence
+from ptprune.scores.finite import read
 from ptprune.selection import Selection
 
 ROWS_AT_A_TIME = 256  # of the cosine matrix of all tokens, which is too large to hold whole
@@ -31,16 +33,30 @@ class DivPrune(TokenPruner):
     needs = frozenset({"embeddings"})
     layer: int = 0
 
-    def select(self, image: ImageEvidence) -> Selection:
-        vectors = F.normalize(image.finite("embeddings"), dim=-1)
-        chosen, number = [_loneliest(vectors)], self.num_kept(len(vectors))
-        # similarity of each token to the nearest chosen one; infinity keeps chosen tokens from being chosen again
-        nearest = torch.full((len(vectors),), -2.0, device=vectors.device)
-        while len(chosen) < number:
-            last = chosen[-1]
-            nearest = torch.maximum(nearest, (vectors @ vectors[last].T)[:, 0]).index_fill_(0, last, torch.inf)
-            chosen.append(nearest.argmin(dim=0, keepdim=True))
-        return Selection(torch.cat(chosen).sort().values)
+    def steps(self, image: ImageEvidence) -> Steps:
+        embeddings = image.require("embeddings").float()
+        yield from read({"embeddings": embeddings})
+        return Selection(_spread(F.normalize(embeddings, dim=-1), self.num_kept(len(embeddings))).sort().values)
+
+
+def _spread(vectors: Tensor, number: int) -> Tensor:
+    """Indices of ``number`` of the unit vectors [num_tokens, d] in the order of choice.
+
+    Five operations a choice, into the same memory, because a GPU launches each of them ``number`` times.
+    """
+    chosen = torch.empty(number, dtype=torch.long, device=vectors.device)
+    turns = chosen.split(1)
+    turns[0].copy_(_loneliest(vectors))
+    vector, likeness = vectors.new_empty(1, vectors.shape[1]), vectors.new_empty(len(vectors), 1)
+    column, row = vector.T, likeness[:, 0]
+    # similarity of each token to the nearest chosen one; infinity keeps chosen tokens from being chosen again
+    nearest = torch.full_like(row, -2.0)
+    for last, following in pairwise(turns):
+        torch.index_select(vectors, 0, last, out=vector)
+        torch.mm(vectors, column, out=likeness)
+        torch.maximum(nearest, row, out=nearest).index_fill_(0, last, torch.inf)
+        torch.argmin(nearest, dim=0, keepdim=True, out=following)
+    return chosen
 
 
 def _loneliest(vectors: Tensor) -> Tensor:

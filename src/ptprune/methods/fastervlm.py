@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ptprune.pruner import TokenPruner
+from ptprune.pruner import Steps, TokenPruner
 from ptprune.scores.evidence import ImageEvidence
+from ptprune.scores.finite import read
 from ptprune.selection import Selection, keep_top
 
 
@@ -24,8 +25,9 @@ class FasterVLM(TokenPruner):
     needs = frozenset({"encoder_attention"})
     layer: int = 0
 
-    def select(self, image: ImageEvidence) -> Selection:
-        attention = image.finite("encoder_attention")
+    def steps(self, image: ImageEvidence) -> Steps:
+        attention = image.require("encoder_attention").float()
+        yield from read({"encoder_attention": attention})
         budgets = image.layout.even_budgets(self.num_kept(len(attention)))
         kept = keep_top(attention, image.layout.region_of.to(attention.device), budgets, image.layout.sizes())
         return Selection(kept, scores={"token": attention})

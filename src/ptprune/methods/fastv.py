@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ptprune.pruner import TokenPruner
+from ptprune.pruner import Steps, TokenPruner
 from ptprune.scores.evidence import ImageEvidence
+from ptprune.scores.finite import read
 from ptprune.selection import Selection, keep_best
 
 
@@ -24,6 +25,7 @@ class FastV(TokenPruner):
 
     needs = frozenset({"last_attention"})
 
-    def select(self, image: ImageEvidence) -> Selection:
-        attention = image.finite("last_attention")
+    def steps(self, image: ImageEvidence) -> Steps:
+        attention = image.require("last_attention").float()
+        yield from read({"last_attention": attention})
         return Selection(keep_best(attention, self.num_kept(len(attention))), scores={"instruction": attention})

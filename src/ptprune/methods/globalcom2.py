@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch.nn.functional as F
+import torch
+from torch import Tensor
 
 from ptprune.budget import allocate
-from ptprune.pruner import TokenPruner
+from ptprune.layout import ImageLayout
+from ptprune.pruner import Steps, TokenPruner
 from ptprune.scores.evidence import ImageEvidence
-from ptprune.scores.thumbnail import attention_shares, seen_from_thumbnail
+from ptprune.scores.finite import read
+from ptprune.scores.thumbnail import attention_shares, guiding, seen_from_thumbnail
 from ptprune.selection import Selection, keep_top
 from ptprune.settings import POSITIVE, setting
 
@@ -40,20 +43,25 @@ class GlobalCom2(TokenPruner):
     layer: int = 0
     temperature: float = setting(10.0, POSITIVE)
 
-    def select(self, image: ImageEvidence) -> Selection:
-        layout, attention = image.layout, image.finite("encoder_attention")
-        shares, sizes = attention_shares(image, attention), layout.sizes()
+    def steps(self, image: ImageEvidence) -> Steps:
+        layout, attention = image.layout, image.require("encoder_attention").float()
+        [seen] = yield from read({"encoder_attention": attention}, guiding(image, attention))
+        shares, sizes = attention_shares(image, seen), layout.sizes()
         tiles = [number for number in range(len(sizes)) if number != layout.thumbnail]
         guided = np.exp(np.array([shares[number] for number in tiles]) / self.temperature)
         weights = np.ones(len(sizes))
         weights[tiles] += guided / guided.sum() - 1 / len(tiles)
         budgets = allocate(weights.tolist(), sizes, self.num_kept(layout.num_tokens))
-        scores = attention.clone()
-        seen = None if layout.thumbnail is None else seen_from_thumbnail(image, attention)
-        for number, tokens in enumerate(layout.members()):
-            scores[tokens] = F.normalize(attention[tokens], dim=0)
-            if seen is not None and number != layout.thumbnail:
-                scores[tokens] += F.normalize(seen[tokens], dim=0)
+        scores = of_length_one(attention, layout)
+        if layout.thumbnail is not None:
+            small = of_length_one(seen_from_thumbnail(image, attention), layout)
+            scores = scores + small.masked_fill(layout.region_of.to(image.device) == layout.thumbnail, 0.0)
         kept = keep_top(scores, layout.region_of.to(image.device), budgets, sizes)
         saliency = [None if number == layout.thumbnail else share for number, share in enumerate(shares)]
         return Selection(kept, saliency if len(sizes) > 1 else None, {"token": scores})
+
+
+def of_length_one(values: Tensor, layout: ImageLayout) -> Tensor:
+    """Scale values [num_tokens] to length one over each region."""
+    lengths = torch.linalg.vector_norm(layout.padded(values), dim=1).clamp(min=1e-12)
+    return values / lengths[layout.region_of.to(values.device)]

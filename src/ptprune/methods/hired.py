@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ptprune.budget import allocate_beside
-from ptprune.pruner import TokenPruner
+from ptprune.pruner import Steps, TokenPruner
 from ptprune.scores.evidence import ImageEvidence
-from ptprune.scores.thumbnail import attention_shares
+from ptprune.scores.finite import read
+from ptprune.scores.thumbnail import attention_shares, guiding
 from ptprune.selection import Selection, keep_top
 from ptprune.settings import SHARE, setting
 
@@ -34,10 +35,11 @@ class HiRED(TokenPruner):
     layer: int = 0
     alpha: float = setting(0.5, SHARE)
 
-    def select(self, image: ImageEvidence) -> Selection:
-        layout, attention = image.layout, image.finite("encoder_attention")
+    def steps(self, image: ImageEvidence) -> Steps:
+        layout, attention = image.layout, image.require("encoder_attention").float()
+        [seen] = yield from read({"encoder_attention": attention}, guiding(image, attention))
         sizes, thumbnail, total = layout.sizes(), layout.thumbnail, self.num_kept(layout.num_tokens)
-        shares: list[float | None] = [*attention_shares(image, attention)]
+        shares: list[float | None] = [*attention_shares(image, seen)]
         if thumbnail is not None:
             shares[thumbnail] = None
         # ``allocate`` multiplies by the size

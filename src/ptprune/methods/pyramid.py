@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ptprune.budget import allocate, allocate_beside
-from ptprune.pruner import Steps, TokenPruner, finish
+from ptprune.pruner import Steps, TokenPruner
 from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES, ImageEvidence
 from ptprune.scores.region import region_weights
 from ptprune.scores.registry import ScoreRegistry
@@ -76,9 +76,6 @@ class PyramidTokenPruning(TokenPruner):
 
     def keeps_all(self, num_tokens: int | None = None) -> bool:
         return self.coverage is None and super().keeps_all(num_tokens)
-
-    def select(self, image: ImageEvidence) -> Selection:
-        return finish([self.steps(image)])[0]
 
     def steps(self, image: ImageEvidence) -> Steps:
         layout, levels = image.layout, [TOKEN_SCORES[self.token]]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ptprune.errors import SettingError
-from ptprune.pruner import TokenPruner
+from ptprune.pruner import Steps, TokenPruner
 from ptprune.scores.evidence import ImageEvidence
+from ptprune.scores.finite import read
 from ptprune.selection import Selection, keep_best
 from ptprune.settings import setting, whole
 
@@ -38,8 +39,9 @@ class PyramidDrop(TokenPruner):
             raise SettingError(f"stages must be at most {left + 1} where {left} layers follow, got {self.stages}")
         return tuple(self.layer + left * cut // cuts for cut in range(cuts))
 
-    def select(self, image: ImageEvidence) -> Selection:
-        attention = image.finite("last_attention")
+    def steps(self, image: ImageEvidence) -> Steps:
+        attention = image.require("last_attention").float()
+        yield from read({"last_attention": attention})
         whole = image.layout.num_unpruned
         kept, cuts = self.num_kept(whole), self.stages - 1
         number = kept if image.stage == cuts - 1 else round(whole * (kept / whole) ** ((image.stage + 1) / cuts))

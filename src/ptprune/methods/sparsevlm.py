@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ptprune.pruner import TokenPruner
+from ptprune.pruner import Steps, TokenPruner
 from ptprune.scores.evidence import ImageEvidence
+from ptprune.scores.finite import read
 from ptprune.selection import Selection, keep_best
 
 
@@ -27,12 +28,16 @@ class SparseVLM(TokenPruner):
 
     needs = frozenset({"embeddings", "instruction_embeddings", "instruction_map"})
 
-    def select(self, image: ImageEvidence) -> Selection:
-        visual, text = image.finite("embeddings"), image.finite("instruction_embeddings")
+    def steps(self, image: ImageEvidence) -> Steps:
+        names = ("embeddings", "instruction_embeddings", "instruction_map")
+        visual, text, attention = found = [image.require(name).float() for name in names]
+        yield from read(dict(zip(names, found, strict=True)))
         relevance = torch.softmax(visual @ text.T, dim=1).mean(dim=0)
         raters = relevance > relevance.mean()
-        if not bool(raters.any()):
-            raters = torch.ones_like(raters)
-        attention = image.finite("instruction_map")
-        scores = attention[raters.to(attention.device)].sum(dim=0) / max(1, int(raters.sum()))
+        raters = raters | ~raters.any()
+        # the raters' rows first, the others as zeros: how many there are stays on the device
+        order = torch.sort(raters, descending=True, stable=True).indices
+        number = raters.sum()
+        paid = attention[order].mul_((torch.arange(len(order), device=order.device) < number)[:, None])
+        scores = paid.sum(dim=0) / number.clamp(min=1)
         return Selection(keep_best(scores, self.num_kept(len(visual))), scores={"instruction": scores})

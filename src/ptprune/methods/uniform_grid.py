@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
@@ -21,12 +21,14 @@ class UniformGrid(TokenPruner):
     """
 
     def select(self, image: ImageEvidence) -> Selection:
-        budgets = image.layout.even_budgets(self.num_kept(image.layout.num_tokens))
+        layout = image.layout
+        budgets = layout.even_budgets(self.num_kept(layout.num_tokens))
         kept = [
-            tokens[torch.tensor(even_cells(*region.grid, budget), dtype=torch.long, device=tokens.device)]
-            for region, tokens, budget in zip(image.layout.regions, image.layout.members(), budgets, strict=True)
+            tokens[even_cells(*region.grid, budget)]
+            for region, tokens, budget in zip(layout.regions, layout.members_on_host(), budgets, strict=True)
+            if budget
         ]
-        return Selection(torch.cat(kept).sort().values)
+        return Selection(layout.upload(np.sort(np.concatenate(kept))))
 
 
 def even_cells(rows: int, columns: int, number: int) -> list[int]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptprune.pruner import TokenPruner
+from ptprune.pruner import Steps, TokenPruner
 from ptprune.scores.evidence import ImageEvidence
-from ptprune.selection import Selection, keep_best
+from ptprune.scores.finite import read
+from ptprune.selection import Selection, padded_rows, ranked, starts_of, stretches
 from ptprune.settings import SHARE, Rule, is_whole, setting
 
 
@@ -38,37 +41,89 @@ class VisionZip(TokenPruner):
     )
     contextual_ratio: float = setting(10 / 64, SHARE)
 
-    def select(self, image: ImageEvidence) -> Selection:
-        attention, features = image.finite("encoder_attention"), F.normalize(image.finite("token_features"), dim=-1)
-        states, kept, merges = image.require("embeddings").clone(), [], False
-        budgets = image.layout.even_budgets(self.num_kept(image.layout.num_tokens))
-        for tokens, budget in zip(image.layout.members(), budgets, strict=True):
-            contextual = round(budget * self.contextual_ratio)
-            dominant = keep_best(attention[tokens], budget - contextual)
-            others = torch.ones_like(tokens, dtype=torch.bool)
-            others[dominant] = False
-            rest = tokens[others]
-            kept.append(tokens[dominant])
-            if contextual:
-                is_target = torch.zeros_like(rest, dtype=torch.bool)
-                is_target[:: len(rest) // contextual][:contextual] = True
-                targets, rest = rest[is_target], rest[~is_target]
-                kept.append(targets)
-                merges |= len(rest) > 0
-                states[targets] = merged(states, features, targets, rest)
-        indices = torch.cat(kept).sort().values
-        return Selection(indices, scores={"token": attention}, states=states[indices] if merges else None)
+    def steps(self, image: ImageEvidence) -> Steps:
+        attention, features = image.require("encoder_attention").float(), image.require("token_features").float()
+        yield from read({"encoder_attention": attention, "token_features": features})
+        layout, sizes = image.layout, image.layout.sizes()
+        budgets = layout.even_budgets(self.num_kept(layout.num_tokens))
+        contextual = [round(budget * self.contextual_ratio) for budget in budgets]
+        dominant = [budget - number for budget, number in zip(budgets, contextual, strict=True)]
+        region_of = layout.region_of.to(attention.device)
+        kept = ranked(attention, region_of)[layout.upload(stretches(starts_of(sizes), dominant))]
+        if not any(contextual):
+            return Selection(kept.sort().values, scores={"token": attention})
+        # the rest region by region, in its original order, the dominant tokens behind it
+        rest = region_of.index_fill(0, kept, len(sizes)).sort(stable=True).indices
+        left = [size - number for size, number in zip(sizes, dominant, strict=True)]
+        roles = roles_of(left, contextual)
+        targets, others = (rest[layout.upload(slots)] for slots in (roles.targets, roles.others))
+        real = layout.upload(roles.real_targets.ravel().nonzero()[0])
+        places = targets.flatten()[real]
+        kept = torch.cat([kept, places]).sort().values
+        if not roles.real_others.any():
+            return Selection(kept, scores={"token": attention})
+        means = merged(
+            image.require("embeddings"),
+            F.normalize(features, dim=-1),
+            (targets, layout.upload(roles.real_targets)),
+            (others, layout.upload(roles.real_others)),
+        )
+        states = image.require("embeddings").index_copy(0, places, means.flatten(0, 1)[real])
+        return Selection(kept, scores={"token": attention}, states=states[kept])
 
 
-def merged(states: Tensor, features: Tensor, targets: Tensor, rest: Tensor) -> Tensor:
-    """Average each target's embedding with those of the tokens of ``rest`` that are most similar to it: [targets, D].
+@dataclass(frozen=True)
+class Roles:
+    """Which of the tokens that are not dominant are targets, and which join them; a row for each region.
+
+    Attributes:
+        targets, others: int arrays [regions, longest], places among all those tokens.
+        real_targets, real_others: boolean, of the same shape, False on padding.
+    """
+
+    targets: np.ndarray
+    others: np.ndarray
+    real_targets: np.ndarray
+    real_others: np.ndarray
+
+
+def roles_of(left: Sequence[int], contextual: Sequence[int]) -> Roles:
+    """Every n-th token is a target, and regions without targets are left alone.
+
+    Args:
+        left: tokens of each region that are not dominant.
+        contextual: targets of each region.
+    """
+    targets = [np.arange(number) * (size // max(number, 1)) for size, number in zip(left, contextual, strict=True)]
+    others = [np.setdiff1d(np.arange(size if len(t) else 0), t) for size, t in zip(left, targets, strict=True)]
+    # padding is the region's own first target, so that what has overflown in another region stays there
+    starts = starts_of(left).clip(max=sum(left) - 1)
+    slots = [
+        padded_rows([start + row for start, row in zip(starts, rows, strict=True)], starts)
+        for rows in (targets, others)
+    ]
+    real = [
+        np.arange(max(map(len, rows))) < np.array([len(row) for row in rows])[:, None] for rows in (targets, others)
+    ]
+    return Roles(slots[0], slots[1], real[0], real[1])
+
+
+def merged(states: Tensor, features: Tensor, targets: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> Tensor:
+    """Average each target's state with those of the other tokens of its region that are most similar to it.
 
     Args:
         states: [num_tokens, D].
         features: FloatTensor [num_tokens, d], unit vectors.
+        targets, others: LongTensor [regions, longest] and BoolTensor, False on padding.
+
+    Returns:
+        [regions, targets, D].
     """
-    nearest = (features[rest] @ features[targets].T).argmax(dim=1)
+    (target, is_target), (other, is_other) = targets, others
+    likeness = (features[other] @ features[target].transpose(1, 2)).masked_fill_(~is_target[:, None], -torch.inf)
+    nearest = likeness.argmax(dim=2)
     # a matrix product, because adding by index has no fixed order on GPUs
-    joins = (nearest == torch.arange(len(targets), device=nearest.device)[:, None]).float()
-    total = states[targets].float() + joins @ states[rest].float()
-    return (total / (1 + joins.sum(dim=1, keepdim=True))).to(states.dtype)
+    joins = nearest[:, None] == torch.arange(target.shape[1], device=nearest.device)[:, None]
+    joins = (joins & is_other[:, None]).float()
+    total = states[target].float() + joins @ states[other].float()
+    return (total / (1 + joins.sum(dim=2, keepdim=True))).to(states.dtype)

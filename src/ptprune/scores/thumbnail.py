@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-import torch
 from torch import Tensor
 
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.region import inside
 
 
-def attention_shares(image: ImageEvidence, attention: Tensor) -> list[float]:
+def guiding(image: ImageEvidence, attention: Tensor) -> Tensor:
+    """What ``attention_shares`` needs on the host, of attention [num_tokens]: the thumbnail's, or all without one."""
+    thumbnail = image.layout.thumbnail
+    return attention if thumbnail is None else attention[image.layout.members()[thumbnail]]
+
+
+def attention_shares(image: ImageEvidence, attention: Sequence[float]) -> list[float]:
     """The share of attention that falls on each region's part of the picture.
 
     The thumbnail's attention is cut at the tiles' boxes; a token that a box cuts counts by area. Without a thumbnail,
     the attention on each region's own tokens counts.
 
     Args:
-        attention: FloatTensor [num_tokens].
+        attention: the values of ``guiding``.
 
     Returns:
-        A number a region, on the host: they sum to 1, to nine digits; 0 for the thumbnail itself.
+        A number a region: they sum to 1, to nine digits; 0 for the thumbnail itself.
     """
-    layout, tokens = image.layout, image.layout.members()
+    layout, seen = image.layout, np.array(attention)
     if layout.thumbnail is None:
-        values, masses = np.array(attention.double().tolist()), []
-        for number in range(len(layout.regions)):
-            masses.append(values[np.array(layout.region_of.tolist()) == number].sum())
-        found = np.array(masses)
+        found = np.array([seen[tokens].sum() for tokens in layout.members_on_host()])
     else:
-        seen = np.array(attention[tokens[layout.thumbnail]].double().tolist())
         seen = seen.reshape(layout.regions[layout.thumbnail].grid)
         down, across = inside(seen.shape, image)
         areas = [(right - left) * (bottom - top) for left, top, right, bottom in (p.box for p in layout.places())]
@@ -48,21 +51,23 @@ def seen_from_thumbnail(image: ImageEvidence, attention: Tensor) -> Tensor:
     Returns:
         FloatTensor [num_tokens]; the thumbnail's tokens keep their own attention.
     """
-    layout, tokens, places = image.layout, image.layout.members(), image.layout.places()
+    layout, members = image.layout, image.layout.members_on_host()
     assert layout.thumbnail is not None
     rows, columns = layout.regions[layout.thumbnail].grid
-    small, seen = attention[tokens[layout.thumbnail]].view(rows, columns), attention.clone()
-    alike: dict[tuple[int, int], list[int]] = {}
-    for number, region in enumerate(layout.regions):
-        if number != layout.thumbnail:
-            alike.setdefault(region.grid, []).append(number)
-    for grid, numbers in alike.items():  # all tiles of one size at once
-        boxes = [places[number].box for number in numbers]
-        down = np.stack([_interpolation(rows, grid[0], top, bottom) for _, top, _, bottom in boxes])
-        across = np.stack([_interpolation(columns, grid[1], left, right) for left, _, right, _ in boxes])
-        sides = torch.from_numpy(down).to(small), torch.from_numpy(across.transpose(0, 2, 1)).to(small)
-        seen[torch.cat([tokens[number] for number in numbers])] = (sides[0] @ small @ sides[1]).flatten()
-    return seen
+    small = guiding(image, attention).view(rows, columns)
+    # every tile as large as the largest, so that one product serves all; ``slots`` leaves the padding out
+    high, wide = (max(sides) for sides in zip(*(region.grid for region in layout.regions), strict=True))
+    down, across = np.zeros((len(members), high, rows)), np.zeros((len(members), columns, wide))
+    slots = np.zeros(layout.num_tokens, np.int64)
+    for number, (region, place) in enumerate(zip(layout.regions, layout.places(), strict=True)):
+        (height, width), (left, top, right, bottom) = region.grid, place.box
+        down[number, :height] = _interpolation(rows, height, top, bottom)
+        across[number, :, :width] = _interpolation(columns, width, left, right).T
+        slots[members[number]] = (
+            np.arange(number * high, number * high + height)[:, None] * wide + np.arange(width)
+        ).flat
+    seen = (layout.upload(down).to(small) @ small @ layout.upload(across).to(small)).flatten()
+    return seen[layout.upload(slots)]
 
 
 def _interpolation(cells: int, points: int, low: float, high: float) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Where tensors are: encodes image by image, reads the scores' raw material on the way, hands on the kept tokens."""
+"""Where tensors are: encodes image by image, reads the scores' raw material on the way, hands on the kept tokens.
+
+The tokens of all images of an encoder batch are chosen together, so that the host reads from the device once for them.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,10 @@ from ptprune.families.encoded import EvidenceRequest
 from ptprune.families.grid import join_by_pixels
 from ptprune.families.internvl import InternVL
 from ptprune.families.prompt_image import PromptImage
-from ptprune.layout import ImageLayout
+from ptprune.methods.pyramid import PyramidTokenPruning
+from ptprune.pruner import select_each
 from ptprune.scores.attention import QueriesAndKeys, patch_scores
-from ptprune.scores.evidence import EMBEDDINGS, INSTRUCTION_ROWS
+from ptprune.scores.evidence import EMBEDDINGS, INSTRUCTION_ROWS, ImageEvidence
 from ptprune.scores.instruction import attention_rows, summarise
 from ptprune.vllm.processor import PLAN, TEXT
 from ptprune.vllm.settings import SETTING, check_server, pruner_of
@@ -53,6 +57,26 @@ class PlannedImages:
     stock: Any
     plans: list[list[int]]
     texts: list[Tensor] | None
+
+
+@dataclass(frozen=True, eq=False)
+class ServedImage:
+    """An encoded image, some of whose tokens are to go.
+
+    Attributes:
+        number: tokens to keep.
+        features: [num_tokens, D], what the stock model would hand on.
+        prompt_image: its evidence.
+        text: see ``TEXT``; None where the question does not count.
+        num_before, num_instruction: see ``PLAN``.
+    """
+
+    number: int
+    features: Tensor
+    prompt_image: PromptImage
+    text: Tensor | None
+    num_before: int
+    num_instruction: int
 
 
 class PrunedModel:
@@ -90,12 +114,15 @@ class PrunedModel:
         if not isinstance(image_input, PlannedImages):
             return super()._process_vision_input(image_input)  # type: ignore[misc]
         # One by one: shorter images would let more of them into an encoder batch than its memory was measured for.
-        tiles = image_input.stock[self.pixels].split([int(number) for number in image_input.stock["num_patches"]])
+        tiles = image_input.stock[self.pixels].split(image_input.stock["num_patches"].tolist())
         texts: Sequence[Tensor | None] = image_input.texts or [None] * len(tiles)
-        return tuple(self._pruned(*image) for image in zip(tiles, image_input.plans, texts, strict=True))
+        images = [self._encoded(*each) for each in zip(tiles, image_input.plans, texts, strict=True)]
+        pruned = [image for image in images if isinstance(image, ServedImage)]
+        kept = iter(self._select(pruned, self._language(pruned)))
+        return tuple(image.features[next(kept)] if isinstance(image, ServedImage) else image for image in images)
 
-    def _pruned(self, pixels: Tensor, plan: list[int], text: Tensor | None) -> Tensor:
-        """The features of an image's kept tokens: [tiles, 3, height, width], the thumbnail last -> [kept, D]."""
+    def _encoded(self, pixels: Tensor, plan: list[int], text: Tensor | None) -> ServedImage | Tensor:
+        """Encode an image, [tiles, 3, height, width], the thumbnail last; its features [num_tokens, D] if all stay."""
         number, num_before, num_instruction = plan
         with self._watched() as seen:
             features = self.extract_feature(pixels).flatten(0, 1)
@@ -104,21 +131,24 @@ class PrunedModel:
         output = SimpleNamespace(last_hidden_state=seen["hidden_states"], pooler_output=features)
         tiles = ServedInternVL.encoded(self, {"pixel_values": pixels}, output, seen["attention"], self.wanted)
         columns = torch.arange(num_before, num_before + len(features), device=features.device)
-        image = PromptImage.at(0, columns, join_by_pixels(tiles))
-        language = {} if text is None else self._language(image.layout, features, text.to(columns), num_instruction)
-        return features[self._select(number, image, language)]
+        return ServedImage(
+            number, features, PromptImage.at(0, columns, join_by_pixels(tiles)), text, num_before, num_instruction
+        )
 
-    def _select(self, number: int, image: PromptImage, language: Mapping[str, Tensor]) -> Tensor:
-        """LongTensor [number], sorted: the tokens that stay, the same on every rank."""
-        pruner = replace(self.pruner, keep_tokens=number)
+    def _select(self, images: Sequence[ServedImage], language: Sequence[Mapping[str, Tensor]]) -> Sequence[Tensor]:
+        """For each image a LongTensor, sorted: the tokens that stay, the same on every rank."""
+        if not images:
+            return []
+        choices = [
+            (replace(self.pruner, keep_tokens=image.number), image.prompt_image.evidence(0, **said))
+            for image, said in zip(images, language, strict=True)
+        ]
         try:
-            kept = pruner.checked_select(image.evidence(0, **language)).kept
-        except ValueError as error:
-            # The stock model would answer nonsense to this one request; an exception here would end them all.
-            logger.error("ptprune: %s. An evenly spaced choice of the image's tokens stays.", error)
-            kept = torch.arange(number, device=image.layout.tokens.device) * image.layout.num_tokens // number
+            kept = [selection.kept for selection in select_each(choices)]
+        except ValueError:  # of one image; whose it is shows when each is asked alone
+            kept = [_kept_alone(*choice) for choice in choices]
         # Ranks may differ in the last bit of a score, and must not differ in what they keep.
-        return get_tp_group().broadcast(kept)
+        return get_tp_group().broadcast(torch.cat(kept)).split([len(each) for each in kept])
 
     @contextmanager
     def _watched(self) -> Iterator[dict[str, Any]]:
@@ -141,22 +171,31 @@ class PrunedModel:
                 hooks.callback(attention.register_forward_pre_hook(receive_attention).remove)
             yield seen
 
-    def _language(self, layout: ImageLayout, features: Tensor, text: Tensor, num_instruction: int) -> dict[str, Tensor]:
-        """Name in ``ImageEvidence`` -> what the language model's embeddings or its first layer say of an image; text:
-        LongTensor, token ids before and after the image, the instruction last."""
-        words = self.language_model.embed_input_ids(text)
-        before, after = words.tensor_split([int(layout.tokens[0])])
+    def _language(self, images: Sequence[ServedImage]) -> list[dict[str, Tensor]]:
+        """For each image, by name in ``ImageEvidence``, what the language model's embeddings or its first layer say of
+        it."""
+        texts = [image.text for image in images if image.text is not None]
+        if not texts:
+            return [{} for _ in images]
+        ids = torch.cat(texts).to(images[0].features.device)  # uploaded and looked up once for all images
+        words = self.language_model.embed_input_ids(ids).split([len(text) for text in texts])
+        return [self._paid(image, mine) for image, mine in zip(images, words, strict=True)]
+
+    def _paid(self, image: ServedImage, words: Tensor) -> dict[str, Tensor]:
+        """What the words around an image, [text, D], say of it, the instruction last."""
+        features, number = image.features, image.num_instruction
         if EMBEDDINGS & self.needs:
-            return {"embeddings": features, "instruction_embeddings": words[len(words) - num_instruction :]}
-        states = torch.cat([before, features.to(words), after])
+            return {"embeddings": features, "instruction_embeddings": words[len(words) - number :]}
+        states = torch.cat([words[: image.num_before], features.to(words), words[image.num_before :]])
         query, key, scaling, ranks = self._first_layer(states)
         length = len(states)
-        columns = torch.arange(length, device=states.device)
-        rows = columns[length - num_instruction :]
-        blocks = attention_rows(query[None, :, rows], key[None], rows[None], None, None, scaling, self.window)
+        rows = torch.arange(length - number, length, device=states.device)
+        blocks = attention_rows(
+            query[None, :, length - number :], key[None], rows[None], None, None, scaling, self.window
+        )
         means = (_mean_over(ranks, block) for block in blocks)
-        summary = summarise(means, self.needs, [num_instruction], length, states.device)
-        return {name: values[0][..., layout.tokens] for name, values in summary.items()}
+        summary = summarise(means, self.needs, [number], length, states.device)
+        return {name: values[0][..., image.prompt_image.layout.tokens] for name, values in summary.items()}
 
     def _first_layer(self, states: Tensor) -> tuple[Tensor, Tensor, float, int]:
         """Run the language model's first layer on states [length, D] up to its queries and keys, which no cache gets to
@@ -183,6 +222,18 @@ class PrunedModel:
 
 class _AttentionReached(Exception):
     """Leaves a layer that was run only for its queries and keys."""
+
+
+def _kept_alone(pruner: PyramidTokenPruning, evidence: ImageEvidence) -> Tensor:
+    """The kept tokens of an image that may hold values that are not finite."""
+    try:
+        return pruner.checked_select(evidence).kept
+    except ValueError as error:
+        # The stock model would answer nonsense to this one request; an exception here would end them all.
+        logger.error("ptprune: %s. An evenly spaced choice of the image's tokens stays.", error)
+        number = evidence.layout.num_tokens
+        kept = pruner.num_kept(number)
+        return torch.arange(kept, device=evidence.device) * number // kept
 
 
 def _mean_over(ranks: int, values: Tensor) -> Tensor:

@@ -1,0 +1,45 @@
+"""What pruning adds to a call of the vision encoder, which runs between other requests' steps: counted, not timed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from engines import HIGH, SQUARE, WIDE, Engines, turn
+from vllm.model_executor.models.interns1 import InternS1ForConditionalGeneration
+
+from ptprune.bench.overhead import count
+
+QUESTION = "which digit is blue?"
+
+
+def counted(engines: Engines, monkeypatch: pytest.MonkeyPatch, setting: Any, images: list[Any]) -> tuple[int, int]:
+    """(operations, reads) of the call of the encoder for a prompt with these pictures."""
+    engine, found = engines.get("native", setting), []
+    encode = InternS1ForConditionalGeneration.embed_multimodal
+
+    def counting(self: Any, **kwargs: Any) -> Any:
+        counts, returned = count(lambda: encode(self, **kwargs))
+        found.append((sum(counts.operations.values()), sum(counts.reads.values())))
+        return returned
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InternS1ForConditionalGeneration, "embed_multimodal", counting)
+        engines.ask(engine, (turn(QUESTION, images=len(images)), images))
+    [call] = found
+    return call
+
+
+@pytest.mark.parametrize(("level", "operations"), [("attention", 129), ("embedding", 91), ("none", 73)])
+def test_pictures_share_the_reads(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch, level: str, operations: int
+) -> None:
+    stock, _ = counted(engines, monkeypatch, None, [WIDE])
+    setting = {"keep_ratio": 0.5, "instruction": level}
+    one, *more = (
+        counted(engines, monkeypatch, setting, images) for images in ([WIDE], [WIDE, HIGH], [WIDE, HIGH, SQUARE])
+    )
+    assert one[0] - stock <= operations
+    for pictures, found in enumerate((one, *more), start=1):
+        assert found[0] <= pictures * one[0], "no more than as many calls of one picture"
+        assert found[1] == 3, "how many tiles, the plans, and what all budgets are computed from"
