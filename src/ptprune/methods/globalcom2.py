@@ -54,8 +54,8 @@ class GlobalCom2(TokenPruner):
         budgets = allocate(weights.tolist(), sizes, self.num_kept(layout.num_tokens))
         scores = of_length_one(attention, layout)
         if layout.thumbnail is not None:
-            small = of_length_one(seen_from_thumbnail(image, attention), layout)
-            scores = scores + small.masked_fill(layout.region_of.to(image.device) == layout.thumbnail, 0.0)
+            beside = of_length_one(seen_from_thumbnail(image, attention), layout)
+            scores = scores + beside.masked_fill(layout.region_of.to(image.device) == layout.thumbnail, 0.0)
         kept = keep_top(scores, layout.region_of.to(image.device), budgets, sizes)
         saliency = [None if number == layout.thumbnail else share for number, share in enumerate(shares)]
         return Selection(kept, saliency if len(sizes) > 1 else None, {"token": scores})
