@@ -29,7 +29,7 @@ class Region:
     grid: tuple[int, int]
     is_thumbnail: bool = False
 
-    @property
+    @cached_property
     def num_tokens(self) -> int:
         return prod(self.grid)
 
@@ -82,11 +82,11 @@ class ImageLayout:
             sizes = [region.num_tokens for region in self.regions]
             raise Refused(f"regions of {sizes} tokens do not make an image of {self.num_tokens} tokens")
 
-    @property
+    @cached_property
     def num_tokens(self) -> int:
         return len(self.tokens)
 
-    @property
+    @cached_property
     def num_unpruned(self) -> int:
         """The image's prunable visual tokens before any was dropped."""
         return sum(region.num_tokens for region in self.regions)

@@ -100,7 +100,8 @@ def check_forward(call: ModelCall, model: Model, training: bool) -> None:
         raise Refused("the model is in training mode: pruning is for inference, call model.eval()")
     if call.get("labels") is not None:
         raise Refused("labels: a loss over a prompt with dropped tokens is not defined, detach the pruner to train")
-    _check_outputs(lambda name: call.option(name, model.config, model.config.get_text_config()))
+    configs = model.config, model.config.get_text_config()
+    _check_outputs(lambda name: call.option(name, *configs))
 
 
 def check_images(call: ModelCall, model: Model, training: bool) -> None:

@@ -45,6 +45,7 @@ class Setup:
         needs: what the method and its scores want to know, names in ``ImageEvidence``; nothing where all is kept.
         keeps_all: whether every token of any image stays.
         windows: how far back each layer sees, see ``layer_windows``.
+        text_config: the language model's configuration; looking it up takes as long as a small operation.
     """
 
     pruner: Method
@@ -55,6 +56,7 @@ class Setup:
     needs: frozenset[str]
     keeps_all: bool
     windows: list[int | None]
+    text_config: Any
     clock: Clock | None
 
     @classmethod
@@ -71,16 +73,17 @@ class Setup:
         layers = family.decoder(model).layers
         cut_layers = tuple(pruner.cut_layers(len(layers)))
         refusals.check_model(model, family, cut_layers, pruner.positions)
-        windows = layer_windows(model.config.get_text_config())
+        text_config = model.config.get_text_config()
+        windows = layer_windows(text_config)
         check_contract(model, family, windows)
         whole = pruner.keeps_all()
         needs = frozenset[str]() if whole else pruner.needs
-        return cls(pruner, model, family, layers, cut_layers, needs, whole, windows, clock)
+        return cls(pruner, model, family, layers, cut_layers, needs, whole, windows, text_config, clock)
 
     @property
     def implementation(self) -> str:
         """The language model's attention implementation, which users may change between calls."""
-        return str(self.model.config.get_text_config()._attn_implementation)
+        return str(self.text_config._attn_implementation)
 
     @property
     def compact(self) -> bool:

@@ -137,8 +137,11 @@ def join_tiles(
     def mine(values: Tensor, rows: int) -> Tensor:
         return values if number * rows == len(values) else values[first * rows : (first + number) * rows]
 
+    regions = [Region((of.side, of.side))] * number
+    if number > 1:
+        regions[which] = Region((of.side, of.side), True)
     return EncodedImage(
-        regions=tuple(Region((of.side, of.side), number > 1 and index == which) for index in range(number)),
+        regions=tuple(regions),
         region_of=np.arange(number).repeat(of.side**2),
         places=whole_picture if number == 1 else places,
         tokens={name: mine(values, of.side**2) for name, values in of.tokens.items()},
