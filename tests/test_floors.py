@@ -16,6 +16,7 @@ FLOORS = [  # from the bottom to the top
     "clock",
     "settings",
     "shapes",
+    "upload",
     "selection",
     "layout",
     "conventions",

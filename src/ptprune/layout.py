@@ -8,13 +8,13 @@ from functools import cached_property
 from math import prod
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ptprune.budget import allocate
 from ptprune.errors import Refused
 from ptprune.selection import padded_rows
+from ptprune.upload import upload
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class ImageLayout:
 
     def upload(self, values: np.ndarray) -> Tensor:
         """An array as a tensor on the tokens' device."""
-        return torch.from_numpy(values).to(self.tokens.device)
+        return upload(values, self.tokens.device)
 
     def sizes(self) -> list[int]:
         """Tokens of each region. They are read from the device only if a method drops tokens in stages."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ptprune.errors import Refused
+from ptprune.upload import upload
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,7 @@ def keep_top(scores: Tensor, groups: Tensor, budgets: Sequence[int], sizes: Sequ
     """
     if sizes is None:
         sizes = torch.bincount(groups, minlength=len(budgets)).tolist()
-    slots = torch.from_numpy(stretches(starts_of(sizes), budgets)).to(scores.device)
+    slots = upload(stretches(starts_of(sizes), budgets), scores.device)
     return ranked(scores, groups)[slots].sort().values
 
 

@@ -20,6 +20,7 @@ from ptprune.layout import ImageLayout
 from ptprune.report import PruningReport, write_report
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
+from ptprune.upload import upload
 
 
 @dataclass(eq=False)
@@ -123,7 +124,7 @@ class Stage:
                 starts = [layout.sample // self.copies * step + past for layout in layouts]
                 tokens = torch.cat([layout.tokens for layout in layouts])
                 sizes = [layout.num_tokens for layout in layouts]
-                shift = torch.from_numpy(np.repeat(starts, sizes)).to(tokens.device)
+                shift = upload(np.repeat(starts, sizes), tokens.device)
                 paid[name] = list(values.flatten().index_select(0, tokens + shift).split(sizes))
         return paid
 
@@ -167,7 +168,7 @@ class Stage:
                 counts[row] += len(tokens)
         flat = torch.cat(kept) if len(kept) > 1 else kept[0]
         if len(counts) > 1:
-            flat = flat + torch.from_numpy(np.repeat(rows, sizes) * length).to(flat.device)
+            flat = flat + upload(np.repeat(rows, sizes) * length, flat.device)
         return Cut.of(self.columns, flat, counts)
 
     def next(self, cut: Cut | None) -> Stage:

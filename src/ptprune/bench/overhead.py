@@ -104,7 +104,7 @@ def _phase() -> str | None:
         file = frame.f_code.co_filename.replace("\\", "/")
         if "/transformers/" in file:
             return None
-        if "/ptprune/" in file and "/bench/" not in file:
+        if "/ptprune/" in file and not file.endswith("/upload.py") and "/bench/" not in file:
             where = f"{file.rpartition('/ptprune/')[2].removesuffix('.py')}:{frame.f_code.co_name}"
             fits = [(len(part), phase) for phase, parts in PHASES.items() for part in parts if where.startswith(part)]
             return max(fits, default=(0, where))[1]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from ptprune.errors import Refused
 from ptprune.families.encoded import EncodedImage
 from ptprune.layout import ImageLayout
 from ptprune.scores.evidence import ImageEvidence
+from ptprune.upload import upload
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +38,10 @@ class PromptImage:
         region_of, prunable = encoded.region_of, None
         if encoded.num_placeholders != sum(region.num_tokens for region in encoded.regions):
             [kept] = (region_of >= 0).nonzero()
-            region_of, prunable = region_of[kept], torch.from_numpy(kept).to(columns.device)
+            region_of, prunable = region_of[kept], upload(kept, columns.device)
             columns = columns[prunable]
         layout = ImageLayout(
-            sample, columns, encoded.regions, torch.from_numpy(region_of).to(columns.device), encoded.places, region_of
+            sample, columns, encoded.regions, upload(region_of, columns.device), encoded.places, region_of
         )
         if layout.num_tokens != layout.num_unpruned:
             raise Refused(f"{layout.num_unpruned} visual tokens of an image's regions, {len(columns)} found")
