@@ -36,8 +36,9 @@ def draw_overlay(image: Image.Image, report: ImageReport, question: str = "", an
     Args:
         image: the picture that was shown to the model, any size and mode.
         report: the pruning report of that picture.
-        question, answer: written above the picture, in as many lines as they take. The font that Pillow brings knows
-            Latin letters; others appear as boxes.
+        question: written above the picture, in as many lines as it takes. The font that Pillow brings knows Latin
+            letters; others appear as boxes.
+        answer: written below the question.
 
     Returns:
         RGB image.
@@ -69,7 +70,8 @@ def token_boxes(region: RegionReport, width: int, height: int) -> dict[int, tupl
 
     Args:
         region: a tile, window or thumbnail.
-        width, height: of the drawing, in pixels.
+        width: of the drawing, in pixels.
+        height: of the drawing, in pixels.
 
     Returns:
         token (index among the image's tokens) -> (left, top, right, bottom) in pixels, right and bottom excluded. A
