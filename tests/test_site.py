@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tools.leaderboard import leaderboard
-from tools.site import link, prepare
+from tools.pages import link, prepare
 
 from ptprune.bench.accuracy import row_of
 from ptprune.bench.candidates import Candidate
@@ -89,16 +89,12 @@ def test_ranks_settings_and_names_that_are_no_markup(tmp_path: Path) -> None:
     assert "2\\|3" in found
 
     row = {"benchmark": "POPE", "questions": 1, "tokens": 9, "kept_tokens": 9, "seconds": 1.0}
-    scores = [
-        SuiteRow(method="none", keep_ratio=1.0, score=80.0, **row),
-        SuiteRow(method="ptp", keep_ratio=0.5, score=79.0, **row),
-    ]
-    scores.append(SuiteRow(method="ptp", keep_ratio=0.5, score=11.0, run=1, **row))
+    scores = [SuiteRow(method="none", keep_ratio=1.0, score=80.0, **row)]
+    scores += [SuiteRow(method="ptp", keep_ratio=0.5, score=79.0 - 68 * run, run=run, **row) for run in (0, 1)]
     runs = [Run(machine="A", versions={}, identity={"model": name}) for name in ("other", "own")]
     (tmp_path / "a.json").unlink()
-    save(
-        tmp_path / "s.json", SuiteResults(model="own", suite="ptp13", limit=None, runs=runs, rows=scores, expected=None)
-    )
+    suite = SuiteResults(model="own", suite="ptp13", limit=None, runs=runs, rows=scores, expected=None)
+    save(tmp_path / "s.json", suite)
     found = leaderboard(tmp_path)
     assert "## own: POPE" in found
     assert "| ptp | 11.0 |" in found
