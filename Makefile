@@ -8,6 +8,8 @@ OLDEST_VENV ?= .venv-oldest
 NEWEST_VENV ?= .venv-newest
 # lmms-eval and what it draws in live apart: nothing else here needs them.
 EVAL_VENV ?= .venv-eval
+# The site needs neither torch nor this package: its API pages are read from the source.
+DOCS_VENV ?= .venv-docs
 # CPU torch for people on Linux, where PyPI's wheel is the CUDA build (2 GB more). Out of reach: the usual index serves.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -30,7 +32,7 @@ TORCHVISION := $(shell grep '^torchvision==' $(VLLM_CONSTRAINTS))
 QUESTION = $(shell cat examples/question.txt)
 RESULTS = $(sort $(wildcard benchmarks/results/accuracy-*.json benchmarks/results/speed-*.json)) benchmarks/published.json
 
-.PHONY: help demo smoke test test-oldest test-newest test-eval test-vllm lint check results versions clean
+.PHONY: help demo smoke test test-oldest test-newest test-eval test-vllm test-recipes lint check results versions docs notebook clean
 
 help:
 	@echo "make demo    answer a question about examples/scene.png, with and without pruning; writes demo/overlay.png"
@@ -43,6 +45,9 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make check   lint and test"
 	@echo "make versions     README's table of tested versions, from the environments that are there"
+	@echo "make test-recipes  the recipe for quantised weights, with torchao beside the environment of make test"
+	@echo "make docs    the site, into site/, strictly: no broken link, in an environment of its own (0.1 GB)"
+	@echo "make notebook     run examples/notebook.ipynb and keep its outputs"
 	@echo "make results docs/results.md and its plots, from the files in benchmarks/"
 
 demo: $(INSTALLED)
@@ -84,6 +89,18 @@ lint: $(INSTALLED)
 
 check: lint test
 
+# torchao speaks up whenever transformers is imported: only this recipe has it.
+test-recipes: $(INSTALLED)
+	$(BIN)/$(PIP) install --quiet --upgrade --no-deps --target $(VENV)/torchao torchao
+	PYTHONPATH=$(VENV)/torchao $(BIN)/python -m pytest tests/recipes -k quantised
+
+notebook: $(INSTALLED)
+	$(BIN)/python tools/notebook.py examples/notebook.ipynb
+
+docs: $(DOCS_VENV)/.installed
+	$(DOCS_VENV)/bin/python -m tools.pages
+	$(DOCS_VENV)/bin/zensical build --clean --strict --config-file mkdocs.yml
+
 results: $(INSTALLED)
 	$(BIN)/ptprune bench report $(RESULTS) --out docs/results.md
 
@@ -122,6 +139,11 @@ $(EVAL_VENV)/.installed: pyproject.toml constraints.txt
 	  || $(EVAL_VENV)/bin/$(PIP) uninstall --quiet --yes torchvision timm
 	@touch $@
 
+$(DOCS_VENV)/.installed: tools/docs-requirements.txt
+	test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/$(PIP) install --quiet -r tools/docs-requirements.txt
+	@touch $@
+
 $(VLLM_VENV)/bin/python:
 	$(PYTHON) -m venv $(VLLM_VENV)
 
@@ -138,4 +160,4 @@ $(VLLM_VENV)/.installed: pyproject.toml $(VLLM_CONSTRAINTS) integration/vllm/tor
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(EVAL_VENV) $(VLLM_VENV) demo build dist
+	rm -rf $(VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(EVAL_VENV) $(VLLM_VENV) $(DOCS_VENV) demo build dist site

@@ -235,3 +235,29 @@ def test_kept_and_dropped_are_told_apart_in_the_dark() -> None:
     assert sheet[near:far, near:far].max() == 0
     for line in (sheet[near:far, near - 1], sheet[near:far, far], sheet[near - 1, near:far], sheet[far, near:far]):
         assert line.min() > 80
+
+
+def test_the_question_and_the_answer_stand_above_the_picture() -> None:
+    image, report = Image.new("RGB", (600, 400), "blue"), report_of(tiled(1, 2))
+    plain = draw_overlay(image, report)
+    asked = draw_overlay(image, report, "What is on the sign?", "Stop")
+    more = asked.height - plain.height
+    assert more > 2 * draw.CAPTION
+    assert asked.width == plain.width
+    below = asked.crop((0, MARGIN + more, *asked.size)).tobytes()
+    assert below == plain.crop((0, MARGIN, *plain.size)).tobytes()
+    above = np.asarray(asked)[: MARGIN + more]
+    assert {draw.TEXT, draw.LINE} <= {tuple(pixel) for pixel in above.reshape(-1, 3).tolist()}
+    other = draw_overlay(image, report, "What is on the sign?", "Go")
+    assert other.size == asked.size
+    assert other.tobytes() != asked.tobytes()
+
+
+@pytest.mark.parametrize("text", ["word " * 500, "x" * 2000])
+def test_long_captions_end(text: str) -> None:
+    image, report = Image.new("RGB", (600, 400), "blue"), report_of(tiled(1, 2))
+    sheet = draw_overlay(image, report, "why?", text)
+    lines = (sheet.height - draw_overlay(image, report).height) / draw.CAPTION
+    assert 2 <= lines <= 2 * (draw.MAX_LINES + 2)
+    margins = np.asarray(sheet)[:, -MARGIN // 2 :]
+    assert (margins == draw.BACKGROUND).all()

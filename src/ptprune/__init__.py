@@ -4,12 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ptprune.checkpoints import load
     from ptprune.methods import METHODS, PyramidTokenPruning, RandomPruning
     from ptprune.pruner import TokenPruner
     from ptprune.report import ImageReport, PruningReport, RegionReport
     from ptprune.verification import verify
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
@@ -20,6 +21,7 @@ __all__ = [
     "RegionReport",
     "TokenPruner",
     "__version__",
+    "load",
     "verify",
 ]
 
@@ -27,7 +29,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import on first use: torch and transformers take seconds, which ``ptprune --help`` need not wait for."""
     if name in __all__:
-        for module in ("methods", "pruner", "report", "verification"):
+        for module in ("methods", "pruner", "report", "checkpoints", "verification"):
             if hasattr(found := import_module(f"ptprune.{module}"), name):
                 return getattr(found, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

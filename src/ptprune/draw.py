@@ -16,6 +16,7 @@ MIN_REGION = 64  # pixels a tile or window gets where MAX_SIDE allows, so that i
 MIN_CELL = 4  # pixels a token gets at the least, even where that stretches the picture or makes it larger
 MAX_THUMBNAIL = 448
 MIN_FONT, MAX_FONT = 9, 28
+CAPTION, MAX_LINES = 18, 3  # size of the question and the answer, and how many lines each takes at the most
 MARGIN = 12
 BACKGROUND = (24, 26, 32)
 LINE = (255, 196, 56)
@@ -24,7 +25,7 @@ EDGE = (130, 136, 150)
 DIMMED = 0.28  # brightness left to a dropped token
 
 
-def draw_overlay(image: Image.Image, report: ImageReport) -> Image.Image:
+def draw_overlay(image: Image.Image, report: ImageReport, question: str = "", answer: str = "") -> Image.Image:
     """Dim every token that was dropped, where the model saw it.
 
     Left the picture with the borders of its tiles or windows and the budget of each ("7/16": 7 of its 16 tokens
@@ -35,6 +36,9 @@ def draw_overlay(image: Image.Image, report: ImageReport) -> Image.Image:
     Args:
         image: the picture that was shown to the model, any size and mode.
         report: the pruning report of that picture.
+        question: written above the picture, in as many lines as it takes. The font that Pillow brings knows Latin
+            letters; others appear as boxes.
+        answer: written below the question.
 
     Returns:
         RGB image.
@@ -56,7 +60,7 @@ def draw_overlay(image: Image.Image, report: ImageReport) -> Image.Image:
     panels = [_panel(picture, tiles, kept, longest)] if tiles else []
     side = min(longest // 2, MAX_THUMBNAIL) if tiles else longest
     panels += [_panel(picture, [region], kept, side, "thumbnail ") for region in drawn if region.is_thumbnail]
-    return _compose(panels, report)
+    return _compose(panels, report, [text for text in (question, answer) if text.strip()])
 
 
 def token_boxes(region: RegionReport, width: int, height: int) -> dict[int, tuple[int, int, int, int]]:
@@ -66,7 +70,8 @@ def token_boxes(region: RegionReport, width: int, height: int) -> dict[int, tupl
 
     Args:
         region: a tile, window or thumbnail.
-        width, height: of the drawing, in pixels.
+        width: of the drawing, in pixels.
+        height: of the drawing, in pixels.
 
     Returns:
         token (index among the image's tokens) -> (left, top, right, bottom) in pixels, right and bottom excluded. A
@@ -144,19 +149,48 @@ def _frame(panel: Image.Image, region: RegionReport, name: str) -> None:
                 return
 
 
-def _compose(panels: list[Image.Image], report: ImageReport) -> Image.Image:
-    """Panels side by side over a legend."""
+def _compose(panels: list[Image.Image], report: ImageReport, texts: Sequence[str]) -> Image.Image:
+    """Panels side by side between a caption and a legend."""
     regions = f"{len(report.regions)} region{'s' if len(report.regions) > 1 else ''}"
     legend = f"{len(report.kept)} of {report.num_tokens} visual tokens kept, {regions}"
     legend += "\nclear: kept   dark: dropped   n/m: n of a region's m tokens kept"
-    font = ImageFont.load_default(size=14)
-    height = max(panel.height for panel in panels) + MARGIN
-    _, _, right, lower = ImageDraw.Draw(panels[0]).multiline_textbbox((MARGIN, height + 8), legend, font=font)
+    font, large = ImageFont.load_default(size=14), ImageFont.load_default(size=CAPTION)
+    measure = ImageDraw.Draw(panels[0])
+    _, _, right, lower = measure.multiline_textbbox((MARGIN, 0), legend, font=font)
     width = max(sum(panel.width + MARGIN for panel in panels), ceil(right)) + MARGIN
-    sheet = Image.new("RGB", (width, ceil(lower) + MARGIN), BACKGROUND)
-    x = MARGIN
+    lines = [
+        (line, TEXT if number == 0 and len(texts) > 1 else LINE)
+        for number, text in enumerate(texts)
+        for line in _lines(text, large, width - 2 * MARGIN)
+    ]
+    step = CAPTION + 6
+    top = MARGIN + (step * len(lines) + MARGIN // 2 if lines else 0)
+    bottom = top + max(panel.height for panel in panels) + 8
+    sheet = Image.new("RGB", (width, bottom + ceil(lower) + MARGIN), BACKGROUND)
+    draw, x = ImageDraw.Draw(sheet), MARGIN
+    for number, (line, colour) in enumerate(lines):
+        draw.text((MARGIN, MARGIN + number * step), line, font=large, fill=colour)
     for panel in panels:
-        sheet.paste(panel, (x, MARGIN))
+        sheet.paste(panel, (x, top))
         x += panel.width + MARGIN
-    ImageDraw.Draw(sheet).multiline_text((MARGIN, height + 8), legend, font=font, fill=TEXT)
+    draw.multiline_text((MARGIN, bottom), legend, font=font, fill=TEXT)
     return sheet
+
+
+def _lines(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """A text in lines of at most ``width`` pixels, the last of them shortened where ``MAX_LINES`` are not enough."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    lines = [line for line in lines if line]
+    if len(lines) > MAX_LINES:
+        lines = [*lines[: MAX_LINES - 1], f"{lines[MAX_LINES - 1]} ..."]
+    for number, line in enumerate(lines):
+        while font.getlength(line) > width and len(line) > 4:
+            line = line[:-4].rstrip(".") + "..."
+        lines[number] = line
+    return lines

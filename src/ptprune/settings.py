@@ -5,6 +5,7 @@ A dataclass field that is made with ``setting`` carries a ``Rule``; ``Settings``
 
 from __future__ import annotations
 
+import ast
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -53,6 +54,29 @@ class Rule:
             allowed = self.allowed if isinstance(self.allowed, str) else self.allowed()
             raise SettingError(f"{name} must be {allowed}, got {_shown(value)}")
         return stored
+
+    def read(self, name: str, text: str) -> Any:
+        """The value that a text means, as it is stored: the first of a Python literal, true, false or none in any
+        case, and the text itself that is allowed.
+
+        Raises:
+            SettingError: where none of these is.
+        """
+        meant = [_literal(text)] if _literal(text) is not None else []
+        meant += [word for name_of, word in WORDS.items() if text.strip().lower() == name_of]
+        meant.append(text.strip())
+        return self.apply(name, next((value for value in meant if self.holds(self.normal(value))), meant[0]))
+
+
+WORDS = {"true": True, "false": False, "none": None}
+
+
+def _literal(text: str) -> Any:
+    """What a text is in Python; None where it is nothing there, and for None."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
 
 
 def _shown(value: Any) -> str:
@@ -157,12 +181,23 @@ class Settings:
                 twin.__setstate__({**self.__getstate__(), name: value})
                 value = getattr(twin, name)
         elif not (name.startswith("_") or self._own_code or hasattr(type(self), name) or name in vars(self)):
-            own = "Declare attributes of your own in the class, or begin them with an underscore"
-            hint = f", only {', '.join(rules)}. {own}"
-            if close := get_close_matches(name, rules):
-                hint = f": did you mean {' or '.join(map(repr, close))}?"
-            raise UnknownSetting(f"{type(self).__name__} has no setting {name!r}{hint}")
+            own = ". Declare attributes of your own in the class, or begin them with an underscore"
+            raise UnknownSetting(f"{type(self).__name__} has no setting {name!r}{_instead(name, rules, own)}")
         super().__setattr__(name, value)
+
+    @classmethod
+    def read(cls, name: str, text: str) -> Any:
+        """The value of a setting that a user typed, see ``Rule.read``.
+
+        Raises:
+            SettingError: on a value that the setting cannot have.
+            UnknownSetting: on a name that is none.
+        """
+        kind: Any = cls
+        rules = _rules_of(kind)
+        if name not in rules:
+            raise UnknownSetting(f"{cls.__name__} has no setting {name!r}{_instead(name, rules)}")
+        return rules[name].read(name, text)
 
     def __delattr__(self, name: str) -> None:
         if name in self._rules:
@@ -199,6 +234,13 @@ class Settings:
         for name, value in state.items():
             setattr(self, name, value)
         self.__post_init__()
+
+
+def _instead(name: str, rules: Mapping[str, Rule], more: str = "") -> str:
+    """What to say to a name that is no setting: similar ones, else all."""
+    if close := get_close_matches(name, rules):
+        return f": did you mean {' or '.join(map(repr, close))}?"
+    return f", only {', '.join(rules)}{more}"
 
 
 @functools.cache

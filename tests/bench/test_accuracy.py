@@ -213,7 +213,7 @@ def test_the_rows_of_a_table() -> None:
 
 
 def test_all_methods_drop_before_one_layer() -> None:
-    arms = compare(["ptp", "hired"], [0.5], {"alpha": 0.25}, layer=3)
+    arms = compare(["ptp", "hired"], [0.5], {"ptp": {"alpha": 0.25}}, layer=3)
     assert {arm.method: arm.settings["layer"] for arm in arms if arm.pruner} == {"ptp": 3, "hired": 3, "random": 3}
     assert [arm.name for arm in arms if arm.pruner] == ["ptp alpha=0.25", "hired", "random"]
     assert {arm.key for arm in compare(["fastv"], [0.5], {}, layer=2)} == {

@@ -63,7 +63,9 @@ def test_methods(ptprune: Command) -> None:
         registry.level: list(registry.names) for registry in registries
     }
     assert all(about for scores in document["scores"].values() for about in scores.values())
-    methods, *levels = ptprune("methods").out.split("\n\n")
+    methods, *levels, settings = ptprune("methods").out.split("\n\n")
+    listed = " ".join(settings.split())
+    assert all(f"{one.name}={one.default}" in listed for cls in METHODS.values() for one in fields(cls))
     assert [line.split()[0] for line in methods.splitlines()] == list(METHODS)
     for registry, level in zip(registries, levels, strict=True):
         heading, *lines = level.splitlines()
@@ -110,7 +112,6 @@ def test_cost_for_people(ptprune: Command) -> None:
         (["--model", "internvl2-2b", "--keep-ratio", "0"], "--keep-ratio must be in (0, 1]"),
         (["--model", "internvl2-2b", "--layer", "24"], "--layer must be in 0..23"),
         (["--model", "internvl2-2b", "--tiles", "0"], "--tiles"),
-        ([], "--model"),
     ],
 )
 def test_cost_refusals(ptprune: Command, arguments: list[str], says: str) -> None:

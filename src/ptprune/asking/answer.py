@@ -132,10 +132,11 @@ def run_document(
     if unpruned:
         alone = {"new_tokens": unpruned.new_tokens, "seconds": reported(unpruned), "kv_bytes": unpruned.kv_bytes}
         document["unpruned"] = {"answer": unpruned.text, **alone}
+        whole, kept = report["visual_tokens"]
         arms = {"unpruned": lambda: answer(None, 1, "").seconds, "pruned": lambda: answer(pruner, 1, "").seconds}
         document["first_token"] = {
             **first_token.compare(arms, say),
             "parameters": loaded.model.num_parameters(),
-            "at_scale": first_token.at_scale(pruner),
+            "at_scale": first_token.at_scale(pruner, kept / whole),
         }
     return document, pruner.report.images

@@ -40,11 +40,15 @@ def compare(arms: dict[str, Callable[[], dict[str, float]]], say: Callable[[str]
     return {"rounds": ROUNDS, **medians, "ratio": statistics.median(ratios)}
 
 
-def at_scale(pruner: TokenPruner) -> dict[str, Any] | None:
-    """What the pruner's settings bring a model of usual size, counted in multiply-accumulates up to the first token;
-    None where they do not fit it."""
+def at_scale(pruner: TokenPruner, share: float) -> dict[str, Any] | None:
+    """What the same share of tokens brings a model of usual size, counted in multiply-accumulates up to the first
+    token; None where the pruner's layer does not fit it.
+
+    Args:
+        share: of the visual tokens that stayed.
+    """
     shape, prompt = SHAPES[SCALE], Prompt(TILES, TEXT)
     if pruner.layer >= shape.text.layers:
         return None
-    pruned = pruned_cost(shape, prompt, pruner.keep_ratio, pruner.layer)
+    pruned = pruned_cost(shape, prompt, share, pruner.layer)
     return {"model": SCALE, "tiles": TILES, "ratio": pruned.first_token / unpruned_cost(shape, prompt).first_token}

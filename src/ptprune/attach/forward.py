@@ -103,7 +103,7 @@ class Pass:
         if (outputs := call.encoded_images) is not None:
             encoded = getattr(outputs, "ptprune", None) or (generation and generation.encoded)
             if not encoded:
-                raise Refused("the image features were encoded before the pruner was attached")
+                refusals.refuse_encoded()
             self.receive(encoded)
 
     def _begin_static(self, cache: Any, new: int) -> None:

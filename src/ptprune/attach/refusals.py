@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor
 from transformers import Cache
@@ -166,6 +166,18 @@ def check_cache(cache: Any) -> None:
             )
     if cache.offloading:
         raise Refused("an offloaded cache is not supported: pass a plain DynamicCache or none")
+
+
+def refuse_encoded() -> NoReturn:
+    """Refuse image features of an encoder that nobody watched: the scores come from what it computes on the way.
+
+    generate() has encoded the pictures when it calls a function that is given as ``custom_generate``.
+    """
+    raise Refused(
+        "the image features were encoded before the pruner was attached, so nothing is known about the tokens: attach "
+        "it around generate(), as in `with pruner(model): model.generate(..., custom_generate=function)`, not inside "
+        "the function"
+    )
 
 
 def check_mask(attention_mask: Any) -> None:

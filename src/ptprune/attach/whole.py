@@ -20,7 +20,7 @@ from ptprune.attach.prompt import Past, Prompt
 from ptprune.attach.setup import Setup
 from ptprune.attach.stage import Stage
 from ptprune.conventions import MASK, ModelCall
-from ptprune.errors import BrokenPass, Refused
+from ptprune.errors import BrokenPass
 from ptprune.families.encoded import Encoded
 from ptprune.report import PruningReport
 
@@ -50,7 +50,7 @@ class WholePass:
             encoded = getattr(outputs, "ptprune", None)
             encoded = generation.encoded if encoded is None and generation is not None else encoded
             if encoded is None:
-                raise Refused("the image features were encoded before the pruner was attached")
+                refusals.refuse_encoded()
             self.receive(encoded)
         # the pictures and the cache are not held
         held = ModelCall({name: call.get(name) for name in ("input_ids", "inputs_embeds", MASK)})

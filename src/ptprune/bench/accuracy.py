@@ -16,7 +16,8 @@ from ptprune.errors import UserError
 from ptprune.results.file import go_on, save
 from ptprune.results.rows import AccuracyResults, AccuracyRow, Run
 
-OTHER = {"model": "another model", "items": "other items"}  # fingerprints say nothing to a reader
+# fingerprints say nothing to a reader
+OTHER = {"model": "another model", "items": "other items", "plugin": "another plugin, or none"}
 
 
 @dataclass

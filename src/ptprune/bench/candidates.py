@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -73,13 +73,16 @@ def key(one: Candidate | Row) -> str:
 
 
 def compare(
-    methods: Sequence[str] | None, ratios: Sequence[float], given: dict[str, Any], layer: int | None = None
+    methods: Sequence[str] | None,
+    ratios: Sequence[float],
+    given: Mapping[str, dict[str, Any]],
+    layer: int | None = None,
 ) -> list[Candidate]:
     """A comparison of methods; the baselines are always part of it, PTP comes first.
 
     Args:
         methods: None for all that can drop before ``layer``.
-        given: settings of PTP.
+        given: method -> settings.
         layer: where every method drops; None: each at its own.
 
     Raises:
@@ -95,7 +98,7 @@ def compare(
     compared = [name for name in (methods or METHODS) if name not in BASELINES]
     names = [NO_PRUNING, THUMBNAIL_ALONE, *compared, RANDOM, DOWNSAMPLE]
     names.sort(key=lambda name: (name not in (NO_PRUNING, THUMBNAIL_ALONE), name != PTP))
-    settings = {name: {**common, **(given if name == PTP else {})} for name in names}
+    settings = {name: {**common, **given.get(name, {})} for name in names}
     return [one for name in settings for one in _at(name, ratios, settings[name], known=common)]
 
 
@@ -105,7 +108,7 @@ def ablate(ratios: Sequence[float], given: dict[str, Any]) -> list[Candidate]:
     Args:
         given: settings that all variants share, except for the one that a variant is about.
     """
-    compared = [replace(one, variant=PTP) if one.method == PTP else one for one in compare([PTP], ratios, given)]
+    compared = [replace(one, variant=PTP) if one.method == PTP else one for one in compare([PTP], ratios, {PTP: given})]
     return compared + [
         replace(one, variant=name)
         for name, change in ABLATIONS.items()

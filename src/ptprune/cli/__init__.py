@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
 
 import typer
 
@@ -13,6 +16,7 @@ from ptprune.cli.bench_report import report
 from ptprune.cli.bench_speed import speed
 from ptprune.cli.cost import cost
 from ptprune.cli.eval import eval
+from ptprune.cli.help import Command, Group
 from ptprune.cli.items import items
 from ptprune.cli.listings import methods, models
 from ptprune.cli.run import run
@@ -21,15 +25,41 @@ from ptprune.errors import BrokenPass, PtpruneError, SettingError, UnknownSettin
 
 app = typer.Typer(
     help="Pyramid Token Pruning: fewer visual tokens for tiled vision-language models.",
+    cls=Group,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 for command in (run, verify, models, methods, cost, items, eval):
-    app.command()(command)
-bench = typer.Typer(name="bench", help="Measure accuracy and speed with and without pruning.")
+    app.command(cls=Command)(command)
+bench = typer.Typer(name="bench", cls=Group, help="Measure accuracy and speed with and without pruning.")
 for measuring in (accuracy, speed, overhead, report):
-    bench.command()(measuring)
+    bench.command(cls=Command)(measuring)
 app.add_typer(bench)
+
+
+def print_version(wanted: bool) -> None:
+    """This package's version and those that matter most to it, in one line for bug reports, and leave."""
+    if not wanted:
+        return
+    from ptprune import __version__
+
+    others = []
+    for name in ("torch", "transformers"):
+        try:
+            others.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            others.append(f"no {name}")
+    print(f"ptprune {__version__} ({', '.join(others)}, Python {platform.python_version()})")
+    raise typer.Exit
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Show the versions and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
+from ptprune.cli.plugin import load
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def accuracy(
     ] = None,
     ratios: Annotated[str, typer.Option(help="Shares of visual tokens that stay.")] = options.RATIOS,
     settings: options.Settings = None,
+    plugin: options.Plugin = None,
     layer: Annotated[
         int | None, typer.Option(min=0, help="All methods drop before this layer.", show_default="each at its own")
     ] = None,
@@ -56,6 +58,7 @@ def accuracy(
 ) -> None:
     """Count right answers with every method and keep ratio, with bootstrap intervals and comparisons to ptp."""
     shares, given = options.parse_ratios(ratios), options.parse_settings(settings)
+    own_layer = any("layer" in of for of in given.values())
     for what, wrong, why in (
         (f"--split {split}", split is not None and items is not None, "not with --items, which has none; leave it out"),
         (f"--split {split}", split not in (None, "dev", "test"), "unknown; give test or dev"),
@@ -63,7 +66,7 @@ def accuracy(
         ("--questions", None not in (items, questions), "not with --items, which has its own; give --limit instead"),
         ("--methods", ablate and methods is not None, "not with --ablate, which compares variants of ptp"),
         (f"--layer {layer}", layer is not None and ablate, "not with --ablate; leave one out"),
-        (f"--layer {layer}", layer is not None and "layer" in given, "not with --set layer; leave one out"),
+        (f"--layer {layer}", layer is not None and own_layer, "not with --set layer; leave one out"),
     ):
         if wrong:
             raise UserError(f"{what}: {why}")
@@ -82,12 +85,14 @@ def accuracy(
         from ptprune.results.rows import AccuracyResults
 
         quiet_libraries()
-        options.check_settings(given)
+        identity = load(plugin)
+        read = options.read_settings(given)
         if plot is not None:
             plots.check(plot)
         known = (*candidates.METHODS, *candidates.WITHOUT_PRUNER)
         names = None if methods is None else options.parse_methods(methods, known)
-        compared = candidates.ablate(shares, given) if ablate else candidates.compare(names, shares, given, layer)
+        ptp = read.get(candidates.PTP, {})
+        compared = candidates.ablate(shares, ptp) if ablate else candidates.compare(names, shares, read, layer)
         target, precision = choose_device(device), choose_dtype(dtype)
         checkpoint = Checkpoint.find(model)
         processor = checkpoint.processor()
@@ -100,10 +105,10 @@ def accuracy(
             count = min(questions or QUESTIONS, limit or questions or QUESTIONS)
             work.say("drawing scenes", count)
             asked = scene_items(scenes, count, work.done)
-        identity = {"model": fingerprint(checkpoint.directory), "items": digest(asked)}
+        identity |= {"model": fingerprint(checkpoint.directory), "items": digest(asked)}
         now = run_of(identity | {"dtype": precision, "max_new_tokens": longest}, str(target))
         about = AccuracyResults(model=checkpoint.name, items=len(asked), split=scenes, runs=[now])
-        reference = candidates.Candidate(candidates.PTP, None, given if layer is None else {**given, "layer": layer})
+        reference = candidates.Candidate(candidates.PTP, None, ptp if layer is None else {**ptp, "layer": layer})
         run = AccuracyRun(about, compared, asked, reference.settings, save)
         if missing := run.missing:
             work.say(f"loading {checkpoint.name}")

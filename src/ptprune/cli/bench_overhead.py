@@ -10,6 +10,7 @@ import typer
 from ptprune.cli import options
 from ptprune.cli.bench_speed import ATTENTION, DEFAULT_SHAPE, WIDTH
 from ptprune.cli.console import out, print_json, quiet_libraries, working
+from ptprune.cli.plugin import load
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def overhead(
     methods: Annotated[str, options.pruning(help="One or more of `ptprune methods`, with commas.")] = "ptp",
     keep_ratio: Annotated[float, options.pruning(help="Share of visual tokens that stay.")] = 0.5,
     layer: Annotated[int, options.pruning(help="Drop before this decoder layer; 0: before all.")] = 2,
+    more: options.Settings = None,
+    plugin: options.Plugin = None,
     device: options.Device = "cpu",
     attention: Annotated[str, options.model(help=", ".join(ATTENTION) + ".")] = "sdpa",
     out_file: Annotated[
@@ -43,6 +46,7 @@ def overhead(
         raise UserError("--shape and --model: give one of them")
     if attention not in ATTENTION:
         raise UserError(f"--attention {attention}: unknown; give one of {', '.join(ATTENTION)}")
+    given = options.parse_settings(more, "--keep-ratio")
     with working("loading torch and transformers") as work:
         from ptprune.bench.overhead import measure
         from ptprune.bench.subject import Setup, choose_setup
@@ -53,8 +57,10 @@ def overhead(
         if out_file is not None:
             check_writable(out_file, "--out")
         quiet_libraries()
+        load(plugin)
+        names = options.parse_methods(methods, list(METHODS))
         settings = {"keep_ratio": keep_ratio, "layer": layer}
-        pruners = {name: make_pruner(name, settings) for name in options.parse_methods(methods, list(METHODS))}
+        pruners = options.with_settings({name: make_pruner(name, settings) for name in names}, given)
         target = str(choose_device(device))
         wanted = Setup(None, None, tiles, text_tokens, batch, target, "float32", attention, model or "")
         # what pruning adds does not depend on the depth of the tower

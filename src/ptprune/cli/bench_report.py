@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from ptprune.cli import options
 from ptprune.cli.console import out, quiet_libraries, working
+from ptprune.cli.plugin import load
 from ptprune.errors import UserError
 
 
@@ -21,6 +23,7 @@ def report(
     page: Annotated[
         Path, typer.Option("--out", help="The page; plots go into a folder of its name beside it.", metavar="FILE.md")
     ],
+    plugin: options.Plugin = None,
 ) -> None:
     """Write a page of results, with plots, from the JSON files of the benchmarks."""
     if page.suffix != ".md":
@@ -29,6 +32,7 @@ def report(
         from ptprune.bench.report.page import write
 
         quiet_libraries()
+        load(plugin)
         written = write(files, page)
     for path in written:
         out().print(str(path), markup=False)

@@ -9,6 +9,7 @@ import typer
 
 from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
+from ptprune.cli.plugin import load
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def speed(
     layer: Annotated[int, options.pruning(help="Drop before this decoder layer; 0: before all.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, help="How often each arm runs.")] = 5,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to write in each run.")] = 8,
+    more: options.Settings = None,
+    plugin: options.Plugin = None,
     device: options.Device = "auto",
     dtype: Annotated[str, options.model(help="auto (float32 on a CPU, else bfloat16), float32, ...")] = "auto",
     attention: Annotated[str, options.model(help=", ".join(ATTENTION) + ".")] = "sdpa",
@@ -52,6 +55,7 @@ def speed(
         raise UserError("--shape and --model: give one of them")
     if attention not in ATTENTION:
         raise UserError(f"--attention {attention}: unknown; give one of {', '.join(ATTENTION)}")
+    given = options.parse_settings(more, "--keep-ratio")
     with working("loading torch and transformers") as work:
         from ptprune.bench.speed import measure
         from ptprune.bench.subject import Setup, choose_setup
@@ -62,8 +66,10 @@ def speed(
         if out_file is not None:
             check_writable(out_file, "--out")
         quiet_libraries()
+        load(plugin)
+        names = options.parse_methods(methods, list(METHODS))
         settings = {"keep_ratio": keep_ratio, "layer": layer}
-        pruners = {name: make_pruner(name, settings) for name in options.parse_methods(methods, list(METHODS))}
+        pruners = options.with_settings({name: make_pruner(name, settings) for name in names}, given)
         target, precision = str(choose_device(device)), choose_dtype(dtype)
         wanted = Setup(None, None, tiles, text_tokens, batch, target, precision, attention, model or "")
         chosen = None if model else shape or DEFAULT_SHAPE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,13 +27,12 @@ ROWS = {
 
 def cost(
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
-            help="A known shape such as internvl3-1b, a checkpoint directory, or a Hub name.",
-            show_default=False,
+            help="A known shape, a checkpoint directory, or a Hub name. Without it, the known shapes are listed.",
         ),
-    ],
+    ] = None,
     tiles: Annotated[int, typer.Option(min=1, help="Tiles of the picture; more than one add a thumbnail.")] = 12,
     text_tokens: Annotated[int, typer.Option(min=0, help="Prompt tokens that are not visual.")] = 64,
     keep_ratio: Annotated[float, typer.Option(help="Share of visual tokens that stay.")] = 0.5,
@@ -41,6 +41,8 @@ def cost(
     json_output: options.PlainJson = False,
 ) -> None:
     """Count multiply-accumulates, FLOPs and KV bytes, pruned and unpruned, without weights."""
+    if model is None:
+        return _list_shapes(json_output)
     from ptprune.cost import Prompt, compared_costs
 
     document = compared_costs(find_shape(model), Prompt(tiles, text_tokens), keep_ratio, layer, bytes_per_value)
@@ -69,6 +71,23 @@ def find_shape(model: str) -> ModelShape:
         raise
     except Exception as error:  # whatever a broken configuration leads to
         raise SettingError(f"model {model}: {first_line(error)}") from None
+
+
+def _list_shapes(json_output: bool) -> None:
+    """The shapes that are known by name, and how large they are."""
+    from ptprune.results.table import terminal
+    from ptprune.shapes import SHAPES
+
+    if json_output:
+        return print_json({"shapes": {name: asdict(shape) for name, shape in SHAPES.items()}})
+    headers = ("shape", "decoder layers", "width", "vision layers", "visual tokens a tile")
+    rows = [
+        (name, str(shape.text.layers), str(shape.text.width), str(shape.vision.layers), str(shape.tile_tokens))
+        for name, shape in SHAPES.items()
+    ]
+    console = out()
+    console.print(terminal(headers, rows))
+    console.print("--model takes one of these names, or any InternVL or LLaVA-NeXT checkpoint.", style="dim")
 
 
 def _show(document: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import typer
 from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
 from ptprune.cli.items import COUNT
+from ptprune.cli.plugin import load
 from ptprune.errors import UserError
 from ptprune.lmms.suites import choose
 
@@ -31,6 +32,7 @@ def eval(
     keep_ratio: Annotated[str, options.pruning(help="Shares of visual tokens that stay; 1: unpruned.")] = RATIOS,
     methods: Annotated[str, options.pruning(help="Names with commas between.")] = "ptp",
     settings: options.Settings = None,
+    plugin: options.Plugin = None,
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -64,20 +66,21 @@ def eval(
         from ptprune.results.rows import SuiteResults
 
         quiet_libraries()
-        options.check_settings(given)
+        identity = load(plugin)
+        read = options.read_settings(given)
         names = options.parse_methods(methods, list(METHODS))
         with logged(folder / "lmms-eval.log"):
             work.say("loading lmms-eval")
             from ptprune.lmms import comparison
 
-            candidates = comparison.compare(names, ratios, given)
+            candidates = comparison.compare(names, ratios, read)
             sets = [benchmark.local for benchmark in wanted if benchmark.local]
             with processes().main_process_first():
                 for name in sets:
                     work.say(f"drawing {name}", limit or COUNT)
                     write(name, folder / "items" / name, limit or COUNT, work.done)
             target, checkpoint = own_device(device), Checkpoint.find(model)
-            run = run_of({"model": fingerprint(checkpoint.directory)}, str(target), "lmms-eval")
+            run = run_of({"model": fingerprint(checkpoint.directory), **identity}, str(target), "lmms-eval")
             run.identity |= {"dtype": choose_dtype(dtype), "attention": attention, "max_tiles": max_tiles}
             run.identity |= {"limit": limit, **{name: run.versions[name] for name in ("lmms-eval", "transformers")}}
             results = SuiteResults(

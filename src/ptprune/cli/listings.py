@@ -9,6 +9,7 @@ from rich.console import Console
 
 from ptprune.cli import options
 from ptprune.cli.console import out, print_json
+from ptprune.cli.plugin import load
 
 WIDTH = 80
 LABEL = 13  # as wide as the longest level's name and two spaces
@@ -44,11 +45,12 @@ def row(label: str, text: str) -> str:
     return fill(text, WIDTH, initial_indent=first, subsequent_indent=" " * len(first), break_on_hyphens=False)
 
 
-def methods(json_output: options.PlainJson = False) -> None:
-    """List the pruning methods, and the scores that PTP's levels choose from, one line each."""
+def methods(plugin: options.Plugin = None, json_output: options.PlainJson = False) -> None:
+    """List the pruning methods, the scores that PTP's levels choose from, and the settings for `--set`."""
     from ptprune.methods import METHODS
     from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES
 
+    load(plugin)
     levels = {
         registry.level: {name: registry[name].about for name in registry.names}
         for registry in (REGION_SCORES, TOKEN_SCORES, INSTRUCTION_SCORES)
@@ -65,6 +67,28 @@ def methods(json_output: options.PlainJson = False) -> None:
     for level, lines in levels.items():
         console.print(f"\n[bold]ptp, {level} level[/bold] (setting `{level}`)")
         _print_lines(console, lines, "  ")
+    console.print("\n[bold]settings[/bold] (`--set NAME=VALUE`) and their defaults")
+    for line in setting_lines():
+        console.print(line, markup=False)
+
+
+def setting_lines() -> list[str]:
+    """The settings that all methods share, with the first method's defaults, and those that each has for itself."""
+    from ptprune.methods import METHODS
+    from ptprune.pruner import TokenPruner
+
+    shared = {one.name: one.default for one in fields(TokenPruner)}
+    lines = [row("all", _written(shared))]
+    for name, method in METHODS.items():
+        own = {one.name: one.default for one in fields(method)}
+        differing = {key: value for key, value in own.items() if key not in shared or shared[key] != value}
+        if differing:
+            lines.append(row(name, _written(differing)))
+    return lines
+
+
+def _written(settings: dict[str, object]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
 
 
 def _print_lines(console: Console, lines: dict[str, str], indent: str = "") -> None:

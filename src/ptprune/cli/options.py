@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 from ptprune.errors import SettingError, UserError
 
+if TYPE_CHECKING:
+    from ptprune.pruner import TokenPruner
+
 model, pruning, output = (partial(typer.Option, rich_help_panel=panel) for panel in ("Model", "Pruning", "Output"))
 """Options in the panels of ``--help``."""
 RATIOS = ".75,.5,.25,.1,.05"
+Given: TypeAlias = dict[str, dict[str, str]]
+"""Method -> name of a setting -> its value as it was typed."""
 
 Model = Annotated[
     str | None,
-    model("--model", help="Checkpoint directory or Hub name; default: the one that ships.", metavar="ID_OR_DIR"),
+    model("--model", help="Checkpoint directory or Hub name.", show_default="the one that ships", metavar="ID_OR_DIR"),
 ]
 Device = Annotated[str, model("--device", help="auto, cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str, model("--dtype", help="auto, float32, bfloat16, float16.")]
 Attention = Annotated[
     str | None, model("--attention", help="sdpa, eager or flash_attention_2.", show_default="the model's own")
 ]
-MaxTiles = Annotated[int | None, model("--max-tiles", min=1, help="Most tiles a picture (default: the model's own).")]
+MaxTiles = Annotated[
+    int | None, model("--max-tiles", min=1, help="Most tiles a picture.", show_default="the model's own")
+]
 Settings = Annotated[
-    list[str] | None, pruning("--set", metavar="NAME=VALUE", help="A setting of ptp; may be repeated.")
+    list[str] | None,
+    pruning(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A setting of ptp, or METHOD.NAME=VALUE; may be repeated. `ptprune methods` lists them.",
+    ),
+]
+Plugin = Annotated[
+    Path | None,
+    pruning(
+        "--plugin",
+        metavar="FILE.py",
+        help="Your own methods or scores. This runs the file: give only one that you trust.",
+    ),
 ]
 Json = Annotated[bool, output("--json", help="One JSON object.")]
 PlainJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
@@ -52,35 +73,48 @@ def parse_ratios(text: str, option: str = "--ratios") -> list[float]:
     return sorted(ratios, reverse=True)
 
 
-def parse_settings(pairs: Sequence[str] | None, ratios: str = "--ratios") -> dict[str, Any]:
-    """NAME=VALUE pairs; values as Python writes them, anything else is text.
+def parse_settings(pairs: Sequence[str] | None, ratios: str | None = "--ratios", method: str = "ptp") -> Given:
+    """[METHOD.]NAME=VALUE pairs, as they were typed.
 
     Args:
-        ratios: the option that says how many tokens stay.
+        ratios: the option that says how many tokens stay; None where a setting may say it.
+        method: that a setting without one is of.
     """
-    given = {}
+    given: Given = {}
     for pair in pairs or ():
         name, equals, value = pair.partition("=")
+        of, dot, name = name.rpartition(".")
         name = name.strip().replace("-", "_")
-        if not equals or not name:
-            raise UserError(f"--set {pair}: give NAME=VALUE, such as alpha=0.3")
-        if name in ("keep_ratio", "keep_tokens"):
+        if not equals or not name or bool(dot) != bool(of.strip()):
+            raise UserError(f"--set {pair}: give NAME=VALUE, such as alpha=0.3, or METHOD.NAME=VALUE")
+        if ratios is not None and name in ("keep_ratio", "keep_tokens"):
             raise UserError(f"--set {pair}: {ratios} says how many tokens stay")
-        try:
-            given[name] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
-            given[name] = value.strip()
+        given.setdefault(of.strip() or method, {})[name] = value
     return given
 
 
-def check_settings(given: dict[str, Any]) -> None:
-    """Raises UserError for a setting that ptp does not have, or a value out of range."""
-    from ptprune.methods import make_pruner
+def read_settings(given: Given) -> dict[str, dict[str, Any]]:
+    """Method -> its settings, of the types that they have, checked. Raises UserError."""
+    from ptprune.methods import METHODS
 
-    try:
-        make_pruner("ptp", given)
-    except SettingError as error:
-        raise UserError(f"--set {error}") from None
+    read: dict[str, dict[str, Any]] = {}
+    for method, settings in given.items():
+        if method not in METHODS:
+            raise UserError(f"--set {method}.{next(iter(settings))}: no such method; see `ptprune methods`")
+        try:
+            read[method] = {name: METHODS[method].read(name, text) for name, text in settings.items()}
+            METHODS[method](**read[method])  # rules over several settings
+        except SettingError as error:
+            raise UserError(f"--set {error}") from None
+    return read
+
+
+def with_settings(pruners: dict[str, TokenPruner], given: Given) -> dict[str, TokenPruner]:
+    """The pruners with the settings of ``--set``. Raises UserError for a setting of another method, or a wrong one."""
+    read = read_settings(given)
+    for other in read.keys() - pruners.keys():
+        raise UserError(f"--set {other}.{next(iter(read[other]))}: {other} is not among --methods; leave it out")
+    return {name: replace(pruner, **read.get(name, {})) for name, pruner in pruners.items()}
 
 
 def parse_methods(text: str, known: Sequence[str]) -> list[str]:

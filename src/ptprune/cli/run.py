@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
+from ptprune.cli.plugin import load
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ def run(
     keep_ratio: Annotated[
         float | None, options.pruning(help="Share of visual tokens that stay.", show_default="0.5")
     ] = None,
+    keep_tokens: Annotated[
+        int | None, options.pruning(help="Visual tokens a picture that stay, instead of a share.")
+    ] = None,
     layer: Annotated[int | None, options.pruning(help="Drop before this decoder layer; 0: before all.")] = None,
     alpha: Annotated[float | None, options.pruning(help="Weight of the question against saliency, 0 to 1.")] = None,
     temperature: Annotated[float | None, options.pruning(help="Larger: more even budgets over tiles.")] = None,
@@ -36,6 +41,11 @@ def run(
         int | None, options.pruning(help="Tokens a side of a window, where a model has no tiles.")
     ] = None,
     positions: Annotated[str | None, options.pruning(help="original or compact position ids.")] = None,
+    more: Annotated[
+        list[str] | None,
+        options.pruning("--set", metavar="NAME=VALUE", help="Any setting of `ptprune methods`; may be repeated."),
+    ] = None,
+    plugin: options.Plugin = None,
     compare: Annotated[bool, options.output("--compare", help="Answer without pruning too, and compare.")] = False,
     overlay: Annotated[
         Path | None, options.output(help="Draw the kept tokens into this file.", metavar="OUT.png")
@@ -52,6 +62,7 @@ def run(
     pictures = [open_picture(path) for path in images]
     settings = {
         "keep_ratio": keep_ratio,
+        "keep_tokens": keep_tokens,
         "layer": layer,
         "alpha": alpha,
         "temperature": temperature,
@@ -59,6 +70,14 @@ def run(
         "window": window,
         "positions": positions,
     }
+    given = options.parse_settings(more, None, method)
+    for name in given.get(method, {}):
+        if settings.get(name) is not None:
+            raise UserError(f"--set {name}: --{name.replace('_', '-')} says it; give one of them")
+    if keep_ratio is not None and (keep_tokens is not None or "keep_tokens" in given.get(method, {})):
+        raise UserError("--keep-tokens and --keep-ratio: give one of them")
+    for other in given.keys() - {method}:
+        raise UserError(f"--set {other}.{next(iter(given[other]))}: the method is {method}; leave it out")
     with working("loading torch and transformers") as work:
         from ptprune.asking.answer import run_document
         from ptprune.asking.loaded import LoadedModel
@@ -68,7 +87,9 @@ def run(
         from ptprune.results.file import writing
 
         quiet_libraries()
+        load(plugin)
         pruner = make_pruner(method, settings)
+        pruner = replace(pruner, **options.read_settings(given).get(method, {}))
         target, precision = choose_device(device), choose_dtype(dtype)
         checkpoint = Checkpoint.find(model)
         work.say(f"loading {checkpoint.name}")
@@ -85,7 +106,7 @@ def run(
                 document["overlay"] = [str(overlays[i]) for i in group]
                 for i, report in zip(group, kept, strict=True):
                     with writing(f"--overlay {overlays[i]}"):
-                        draw_overlay(pictures[i], report).save(overlays[i])
+                        draw_overlay(pictures[i], report, question, found["answer"]).save(overlays[i])
             documents.append(document)
 
     if json_output:
@@ -174,12 +195,11 @@ def _first_token(times: dict[str, Any]) -> None:
         rows.append([name, *parts, ratio(arms[1][phase], arms[0][phase])])
     rows.append(["[bold]first token[/bold]", *(duration(arm["total"]) for arm in arms), f"{times['ratio']:.2f}"])
     console.print(terminal(("", "unpruned", "pruned", "ratio"), rows))
-    console.print(
-        f"medians of {times['rounds']} rounds, of a model of {count(times['parameters'])} parameters", style="dim"
-    )
+    rounds = "1 round" if times["rounds"] == 1 else f"medians of {times['rounds']} rounds"
+    console.print(f"Times: {rounds}, of a model of {count(times['parameters'])} parameters.", style="dim")
     if (large := times["at_scale"]) is not None:
         console.print(
-            f"{large['model']} with {large['tiles']} tiles: {large['ratio']:.2f} of the multiply-accumulates up to the "
-            "first token",
+            f"A model of usual size ({large['model']}, {large['tiles']} tiles) would do {large['ratio']:.2f} of its "
+            "work up to the first token.",
             style="dim",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 
 from ptprune.asking.loaded import LoadedModel
-from ptprune.bench.candidates import NO_PRUNING, PTP, Candidate, key
+from ptprune.bench.candidates import NO_PRUNING, Candidate, key
 from ptprune.lmms import harness, table
 from ptprune.lmms.processes import processes
 from ptprune.lmms.suites import PAPER, Benchmark, missing_key
@@ -23,10 +23,10 @@ RESULTS, TABLE, ANSWERS = "results.json", "results.md", "answers"
 EXPECTED = "as the paper lists its method; for which model is not known, the scores fit InternVL2-8B"
 
 
-def compare(methods: Sequence[str], ratios: Sequence[float], given: dict[str, Any]) -> list[Candidate]:
-    """The candidates; at keep ratio 1 all methods are the unpruned model. ``given`` are settings of PTP."""
+def compare(methods: Sequence[str], ratios: Sequence[float], given: Mapping[str, dict[str, Any]]) -> list[Candidate]:
+    """The candidates; at keep ratio 1 all methods are the unpruned model. ``given``: method -> settings."""
     return [
-        Candidate(method, ratio, given if method == PTP else {})
+        Candidate(method, ratio, given.get(method, {}))
         for ratio in ratios
         for method in (methods if ratio < 1 else [NO_PRUNING])
     ]

@@ -14,7 +14,10 @@ from ptprune.results.rows import AccuracyResults, AccuracyRow
 Line = dict[float, AccuracyRow]
 """Keep ratio -> row."""
 
-ORDER = (PTP, *(name for name in METHODS if name not in (PTP, RANDOM)), RANDOM, DOWNSAMPLE)
+
+def place(method: str) -> int:
+    """Where a method stands in tables: ptp first, the baselines last."""
+    return [PTP, *(name for name in METHODS if name not in (PTP, RANDOM)), RANDOM, DOWNSAMPLE].index(method)
 
 
 @cache
@@ -97,7 +100,7 @@ class Lines:
 
     def _by_method(self, wanted: Callable[[AccuracyRow], bool]) -> dict[str, Line]:
         lines: dict[str, Line] = {}
-        for row in sorted(filter(wanted, self.others), key=lambda row: ORDER.index(row.method)):
+        for row in sorted(filter(wanted, self.others), key=lambda row: place(row.method)):
             if row.keep_ratio is not None:
                 lines.setdefault(row.method, {})[row.keep_ratio] = row
         return lines

@@ -83,7 +83,8 @@ def _check_methods(file: Path, results: AccuracyResults) -> None:
     """Rows must be of methods that this version knows, with what their tables need."""
     for number, row in enumerate(results.results):
         if row.method not in METHODS and row.method not in WITHOUT_PRUNER:
-            raise UserError(f"{file}: results.{number}.method: this version knows no method {row.method!r}")
+            known = f"this version knows no method {row.method!r}; --plugin takes the file that defines it"
+            raise UserError(f"{file}: results.{number}.method: {known}")
         if row.method in METHODS and not isinstance(row.settings.get("layer"), int):
             raise UserError(f"{file}: results.{number}.settings.layer must be a whole number")
         if row.method not in (NO_PRUNING, THUMBNAIL_ALONE) and row.keep_ratio is None:

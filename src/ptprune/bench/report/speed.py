@@ -141,13 +141,17 @@ def _met(reached: bool) -> str:
 
 
 def _draw(results: SpeedResults, path: Path) -> None:
-    """Every arm a bar of its phases' medians, in units of the unpruned arm's time to the first token."""
+    """Every arm a bar as long as its median time to the first token, unpruned = 1, divided as its phases' medians are.
+
+    Medians do not add up: those of the phases alone would end beside the median of their sum.
+    """
     rows = results.rows[::-1]  # the first on top
     whole = next(row for row in rows if row.arm == UNPRUNED).ttft_s.median
     axes = plots.blank(8, 1.2 + 0.45 * len(rows))
     ends, places = [0.0] * len(rows), range(len(rows))
+    scales = [row.ttft_s.median / whole / sum(getattr(row, key).median for key in STACKED) for row in rows]
     for key, name in STACKED.items():
-        parts = [getattr(row, key).median / whole for row in rows]
+        parts = [getattr(row, key).median * scale for row, scale in zip(rows, scales, strict=True)]
         axes.barh(places, parts, left=ends, label=name)
         ends = [end + part for end, part in zip(ends, parts, strict=True)]
     axes.set_yticks(places, [f"{_name(row)} ({row.tokens} tokens)".replace("$", r"\$") for row in rows])

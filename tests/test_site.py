@@ -1,0 +1,101 @@
+"""The site: every page has its place, links lead to pages, and the leaderboard shows what the files of results hold.
+
+``make docs`` builds it strictly; what needs no builder is checked here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tools.leaderboard import leaderboard
+from tools.pages import link, prepare
+
+from ptprune.bench.accuracy import row_of
+from ptprune.bench.candidates import Candidate
+from ptprune.results.file import read, save
+from ptprune.results.rows import AccuracyResults, Run, SuiteResults, SuiteRow
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("site") / "docs"
+    prepare(target)
+    return target
+
+
+def test_every_page_is_in_the_navigation(pages: Path) -> None:
+    named = re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE)
+    assert sorted(named) == sorted(page.name for page in pages.glob("*.md"))
+
+
+def test_links_lead_to_pages_of_the_site(pages: Path) -> None:
+    for page in pages.glob("*.md"):
+        text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        assert "<!-- include" not in text
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+            assert target.startswith("http") or (pages / target).is_file(), (page.name, target)
+
+
+def test_links_out_of_the_pages_become_text() -> None:
+    def of(text: str, base: str = "docs") -> str:
+        found = re.match(r"\[([^\]]*)\]\(([^)#\s:]+)(#[^)]*)?\)", text)
+        assert found is not None
+        return link(found, base)
+
+    assert of("[how](../README.md#limits)") == "[how](index.md#limits)"
+    assert of("[how](guide.md)") == "[how](guide.md)"
+    assert of("[how](docs/guide.md#x)", "") == "[how](guide.md#x)"
+    assert of("[this](../LICENSE)") == "this (`LICENSE`)"
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        of("[this](../nowhere)")
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.name)
+def test_files_that_are_added_can_be_read(path: Path) -> None:
+    """What a pull request adds to the leaderboard is what ptprune wrote."""
+    read(path)
+
+
+def test_the_leaderboard_shows_every_measured_method() -> None:
+    text = leaderboard(RESULTS)
+    for path in RESULTS.glob("*.json"):
+        results = read(path)
+        if isinstance(results, AccuracyResults) and not any(row.variants for row in results.results):
+            [section] = [part for part in text.split("\n## ") if f"`{path.name}`" in part]
+            for row in results.results:
+                if row.method not in ("none", "thumbnail"):
+                    lines = [line for line in section.splitlines() if line.startswith(f"| {row.method}")]
+                    assert any(f" {row.accuracy:.1f} " in line for line in lines), (row.method, row.keep_ratio)
+
+
+def test_ranks_settings_and_names_that_are_no_markup(tmp_path: Path) -> None:
+    assert leaderboard(tmp_path) == "No results yet."
+    arms = [("none", 1.0, "1110", {}), ("ptp", 0.5, "1100", {}), ("fastv", 0.5, "1000", {"layer": 2})]
+    arms += [("fastv", 0.5, "1110", {"layer": 3}), ("ptp", 0.1, "1000", {}), ("fastv", 0.1, "0000", {"layer": 2})]
+    rows = [row_of(Candidate(method, ratio, given), right, 5.0, [""] * 4) for method, ratio, right, given in arms]
+    run = Run(machine="Abacus <3000>", versions={"torch": "2|3"}, identity={})
+    save(tmp_path / "a.json", AccuracyResults(model="a_b", items=4, split=None, runs=[run], results=rows))
+    found = leaderboard(tmp_path)
+    lines = [line.split(" | ")[0] for line in found.splitlines() if line.startswith("| ")][2:]
+    # the one that was not measured at every ratio comes last, however good it is
+    assert lines == ["| unpruned", "| ptp", "| fastv (layer=2)", "| fastv (layer=3)"]
+    assert found.startswith("## a\\_b: 4 questions")
+    assert "Abacus &lt;3000&gt;" in found
+    assert "2\\|3" in found
+
+    row = {"benchmark": "POPE", "questions": 1, "tokens": 9, "kept_tokens": 9, "seconds": 1.0}
+    scores = [SuiteRow(method="none", keep_ratio=1.0, score=80.0, **row)]
+    scores += [SuiteRow(method="ptp", keep_ratio=0.5, score=79.0 - 68 * run, run=run, **row) for run in (0, 1)]
+    runs = [Run(machine="A", versions={}, identity={"model": name}) for name in ("other", "own")]
+    (tmp_path / "a.json").unlink()
+    suite = SuiteResults(model="own", suite="ptp13", limit=None, runs=runs, rows=scores, expected=None)
+    save(tmp_path / "s.json", suite)
+    found = leaderboard(tmp_path)
+    assert "## own: POPE" in found
+    assert "| ptp | 11.0 |" in found
+    assert "79.0" not in found
