@@ -27,6 +27,7 @@ FLOORS = [  # from the bottom to the top
     "methods",
     "cost",
     "draw",
+    "explain",
     "pictures",
     "tiny",
     "checkpoints",
