@@ -37,6 +37,7 @@ FLOORS = [  # from the bottom to the top
     "bench",
     "lmms",
     "vllm",
+    "app",
     "cli",
 ]
 STRANGERS = {"vllm": {"attach"}}  # vLLM runs the model itself

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ptprune.cli import options
+from ptprune.cli import options, web
 from ptprune.cli.bench_accuracy import accuracy
 from ptprune.cli.bench_overhead import overhead
 from ptprune.cli.bench_report import report
@@ -24,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, verify, models, methods, cost, items, eval):
+for command in (run, web.app, verify, models, methods, cost, items, eval):
     app.command()(command)
 bench = typer.Typer(name="bench", help="Measure accuracy and speed with and without pruning.")
 for measuring in (accuracy, speed, overhead, report):
