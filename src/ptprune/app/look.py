@@ -15,21 +15,10 @@ from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
 
 CHOOSING = frozenset(
-    [
-        "keep_ratio",
-        "keep_tokens",
-        "coverage",
-        "coverage_bounds",
-        "region",
-        "token",
-        "instruction",
-        "alpha",
-        "temperature",
-        "thumbnail",
-        "normalize_instruction",
-        "ranking",
-        "positions",
-    ]
+    {
+        *("keep_ratio", "keep_tokens", "coverage", "coverage_bounds", "region", "token", "instruction", "alpha"),
+        *("temperature", "thumbnail", "normalize_instruction", "ranking", "positions"),
+    }
 )
 """Settings that change what is chosen, and nothing of what it is chosen from."""
 ENCODING = frozenset({"layer", "window"})

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.data_classes import FileData
 
 from ptprune.app import parts
 from ptprune.app.desk import PRUNED, UNPRUNED, Desk, Left, NothingAsked
@@ -36,15 +35,8 @@ SAVE = """(packed) => {
   link.href = address; link.download = name; document.body.append(link); link.click(); link.remove();
 }"""
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-
-
-class PictureInput(gr.Image):
-    """Hands the upload over as it is: ``open_picture`` reads it within its limits, and Pillow not before."""
-
-    is_template = True  # shown as gr.Image
-
-    def preprocess(self, payload: FileData | None) -> str | None:
-        return payload.path if payload is not None else None
+# Gradio would open uploads with Pillow. ``Form.read`` checks all values, and ``open_picture`` reads within its limits.
+AS_SENT: dict[str, Any] = {**QUIET, "preprocess": False}
 
 
 def build(desk: Desk, visits: Visits) -> gr.Blocks:
@@ -57,9 +49,9 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
     names = list(desk.models.offered)
     with gr.Blocks(title="ptprune", analytics_enabled=False, delete_cache=(300, 3600)) as page:
         gr.HTML(HEAD)
-        with gr.Row():
+        with gr.Row(elem_classes="ptp-columns"):
             with gr.Column(scale=4, min_width=300):
-                picture = PictureInput(
+                picture = gr.Image(
                     label="Picture", sources=["upload", "clipboard"], height=260, buttons=[], elem_id="picture"
                 )
                 question = gr.Textbox(
@@ -68,64 +60,73 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
                     max_length=MAX_QUESTION,
                     elem_id="question",
                 )
-                with gr.Row():
+                with gr.Row(elem_id="buttons"):
                     ask = gr.Button("Ask", variant="primary", elem_id="ask")
-                    stop = gr.Button("Stop", elem_id="stop", min_width=80)
+                    stop = gr.Button("Stop", elem_id="stop", min_width=80, scale=0)
                 gr.Examples(
                     [[str(each.path), each.question] for each in EXAMPLES],
                     [picture, question],
-                    label="Drawn examples, of the world that ptprune-tiny knows",
+                    label="Drawn examples, which the small model that ships can answer",
+                    elem_id="examples",
                     api_visibility="private",
                 )
-                ratio = gr.Slider(0.01, 1, 0.5, step=0.01, label="Share of visual tokens that stay", elem_id="ratio")
-                method = gr.Dropdown(list(METHODS), value="ptp", label="Method", elem_id="method")
-                used = gr.CheckboxGroup(list(LEVELS), value=list(LEVELS), label="Levels", elem_id="levels")
-                compare = gr.Checkbox(True, label="Answer without pruning too", elem_id="compare")
-                model = gr.Dropdown(
-                    names,
-                    value=names[0],
-                    label="Model" + (" (any name on the Hub, or a directory)" if desk.models.any_name else ""),
-                    allow_custom_value=desk.models.any_name,
-                    interactive=desk.models.any_name or len(names) > 1,
-                    elem_id="model",
-                )
-                with gr.Accordion("More settings", open=False, elem_id="settings"):
-                    with gr.Row():
-                        tiles = gr.Number(
-                            None, label="Most tiles", precision=0, minimum=1, maximum=MAX_TILES, min_width=110
-                        )
-                        layer = gr.Number(None, label="Layer", precision=0, minimum=0, min_width=110, elem_id="layer")
-                    with gr.Row():
-                        alpha = gr.Number(
-                            None, label="Weight of the question", minimum=0, maximum=1, step=0.1, min_width=110
-                        )
-                        temperature = gr.Number(None, label="Evenness over tiles", minimum=0, step=0.1, min_width=110)
-                    thumbnail = gr.Dropdown([("default", ""), "ratio", "whole", "region"], value="", label="Thumbnail")
-                    longest = gr.Number(
-                        64, label="Longest answer, in tokens", precision=0, minimum=1, maximum=MAX_NEW_TOKENS
+                with gr.Column(elem_id="settings"):
+                    method = gr.Dropdown(list(METHODS), value="ptp", label="Method", elem_id="method")
+                    used = gr.CheckboxGroup(list(LEVELS), value=list(LEVELS), label="Levels", elem_id="levels")
+                    compare = gr.Checkbox(True, label="Answer without pruning too", elem_id="compare")
+                    model = gr.Dropdown(
+                        names,
+                        value=names[0],
+                        label="Model",
+                        info="Any name on the Hub, or a directory." if desk.models.any_name else None,
+                        allow_custom_value=desk.models.any_name,
+                        interactive=desk.models.any_name or len(names) > 1,
+                        elem_id="model",
                     )
-                    more = gr.Textbox(
-                        label="Further settings, as in Python", placeholder='ranking="image", window=8', elem_id="more"
-                    )
-                    others = gr.HTML(_others("ptp"))
+                    with gr.Accordion("More settings", open=False, elem_id="more-settings"):
+                        with gr.Row():
+                            tiles = gr.Number(
+                                None, label="Most tiles", precision=0, minimum=1, maximum=MAX_TILES, min_width=110
+                            )
+                            layer = gr.Number(
+                                None, label="Layer", precision=0, minimum=0, min_width=110, elem_id="layer"
+                            )
+                        with gr.Row():
+                            alpha = gr.Number(
+                                None, label="Question's weight", minimum=0, maximum=1, step=0.1, min_width=110
+                            )
+                            temperature = gr.Number(None, label="Evenness of tiles", minimum=0, step=0.1, min_width=110)
+                        thumbnail = gr.Dropdown(
+                            [("default", ""), "ratio", "whole", "region"], value="", label="Thumbnail"
+                        )
+                        longest = gr.Number(
+                            64, label="Longest answer, in tokens", precision=0, minimum=1, maximum=MAX_NEW_TOKENS
+                        )
+                        more = gr.Textbox(
+                            label="Further settings, as in Python",
+                            placeholder='ranking="image", window=8',
+                            elem_id="more",
+                        )
+                        others = gr.HTML(_others("ptp"))
             with gr.Column(scale=7, min_width=320):
                 note = gr.HTML(parts.note("Choose a picture, ask, then move the slider."), elem_id="note")
                 answers = gr.HTML(parts.answers(None, None), elem_id="answers")
+                ratio = gr.Slider(
+                    0.01, 1, 0.5, step=0.01, label="Keep ratio: the share of visual tokens that stay", elem_id="ratio"
+                )
                 kept = gr.HTML(elem_id="kept", elem_classes="ptp-shown")
                 bars = gr.HTML(elem_id="bars")
                 maps = gr.HTML(elem_id="maps", elem_classes="ptp-shown")
-                with gr.Row():
+                with gr.Row(elem_id="saves"):
                     saves = [
-                        gr.Button(label, size="sm", elem_id=f"save-{name}")
-                        for label, name in (
-                            ("Kept tokens (PNG)", "kept"),
-                            ("Heat maps (PNG)", "why"),
-                            ("Numbers (JSON)", "json"),
-                        )
+                        gr.Button(label, size="sm", min_width=90, elem_id=f"save-{name}")
+                        for label, name in (("Kept tokens", "kept"), ("Heat maps", "why"), ("Numbers", "json"))
                     ]
-                code = gr.Code(language="python", label="The same in Python", elem_id="code", interactive=False)
+                with gr.Accordion("The same in Python", open=False, elem_id="program"):
+                    code = gr.Code(language="python", show_label=False, elem_id="code", interactive=False)
                 packed = gr.Textbox(visible="hidden", elem_id="packed")
 
+        folder = Path(picture.GRADIO_CACHE).resolve()
         controls: dict[str, Any] = {
             "picture": picture,
             "question": question,
@@ -145,7 +146,8 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
         shown = [note, answers, kept, bars, maps, code]
 
         def read(values: tuple[Any, ...]) -> Form:
-            return Form.read(dict(zip(controls, values, strict=True)))
+            given = dict(zip(controls, values, strict=True))
+            return Form.read({**given, "picture": uploaded(given["picture"], folder)})
 
         def source(form: Form) -> str:
             return program(form, str(desk.models.device), desk.models.dtype)
@@ -207,15 +209,17 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
             except Exception as error:
                 return _show(note=_told(error))
 
-        def on_picture(path: str | None, request: gr.Request) -> Any:
+        def on_picture(sent: Any, request: gr.Request) -> Any:
             """Say at once what is wrong with a picture, and remember to delete its file."""
-            if not path:
-                return [gr.skip()] * 7
-            file, visit = Path(path), visits.get(str(request.session_hash))
+            if not sent:
+                return [gr.skip()] * (1 + len(shown))
+            visit = visits.get(str(request.session_hash))
             visit.mapped = None
-            if str(file) in page.upload_file_set:
-                visit.files.add(file)
             try:
+                file = uploaded(sent, folder)
+                assert file is not None
+                if str(file) in page.upload_file_set:
+                    visit.files.add(file)
                 open_upload(file)
             except Exception as error:
                 return [None, *_show(note=_told(error))]
@@ -225,6 +229,7 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
             def save(request: gr.Request) -> str:
                 visit = visits.get(str(request.session_hash))
                 if visit.report is None or visit.drawing is None:
+                    gr.Info("Ask first: there is nothing to save yet.")
                     return ""
                 image = visit.report.images[0]
                 if what == "json":
@@ -241,7 +246,7 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
         def on_leave(request: gr.Request) -> None:
             visits.forget(str(request.session_hash))
 
-        asking: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, **QUIET}
+        asking: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, **AS_SENT}
         gr.on([ask.click, question.submit], on_ask, list(controls.values()), shown, **asking)
         stop.click(on_stop, concurrency_limit=None, **QUIET)
         changes = [ratio.change, used.change, alpha.change, temperature.change, thumbnail.change, layer.change]
@@ -253,14 +258,28 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
             shown,
             trigger_mode="always_last",
             concurrency_limit=4,
-            **QUIET,
+            **AS_SENT,
         )
         method.change(lambda name: (gr.update(visible=name == "ptp"), _others(name)), method, [used, others], **QUIET)
-        picture.change(on_picture, picture, [picture, *shown], **QUIET)
+        picture.change(on_picture, picture, [picture, *shown], **AS_SENT)
         for button, what in zip(saves, ("kept", "why", "json"), strict=True):
             button.click(on_save(what), outputs=packed, **QUIET).then(None, packed, js=SAVE)
         page.unload(on_leave)
     return page
+
+
+def uploaded(sent: Any, folder: Path) -> Path | None:
+    """The file that a browser names as its picture; None for no picture.
+
+    Raises:
+        UserError: where it names one that was not uploaded.
+    """
+    if not sent:
+        return None
+    named = sent.get("path") if isinstance(sent, dict) else None
+    if not isinstance(named, str) or not (file := Path(named).resolve()).is_relative_to(folder):
+        raise UserError("picture: upload it again")
+    return file
 
 
 def _told(error: BaseException) -> str:
@@ -270,7 +289,7 @@ def _told(error: BaseException) -> str:
 def _others(method: str) -> str:
     """The settings that can be written by hand."""
     names = ", ".join(f"{name}={default!r}" for name, default in names_of(method).items())
-    return parts._small(f"{method} also has {names}")
+    return parts.small(f"{method} also has {names}")
 
 
 def _show(**changed: str) -> list[Any]:

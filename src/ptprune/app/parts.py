@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from io import BytesIO
 
@@ -73,12 +73,11 @@ def bars(report: PruningReport, answered: Answered) -> str:
         f"Cache and times are those of the last answer (keep ratio {answered.form.keep_ratio:g}), one run each, one "
         "after the other."
     )
-    return f'<div class="ptp-bars">{"".join(groups)}<ul class="ptp-legend">{legend}</ul></div>{_small(about)}'
+    return f'<div class="ptp-bars">{"".join(groups)}<ul class="ptp-legend">{legend}</ul></div>{small(about)}'
 
 
-def _bars(title: str, rows: Mapping[str, Iterable[tuple[str, float]]], unit: object) -> str:
+def _bars(title: str, rows: Mapping[str, Sequence[tuple[str, float]]], unit: Callable[[float], str]) -> str:
     """A bar for each arm, as long as its share of the longest, made of parts."""
-    assert callable(unit)
     sums = {name: sum(value for _, value in parts) for name, parts in rows.items()}
     longest = max(sums.values()) or 1
     lines = []
@@ -88,15 +87,15 @@ def _bars(title: str, rows: Mapping[str, Iterable[tuple[str, float]]], unit: obj
             f'title="{PHASES.get(part, title)}: {unit(value)}"></i>'
             for part, value in parts
         )
-        lines.append(f'<tr><th>{name}</th><td class="ptp-track">{pieces}</td><td>{unit(sums[name])}</td></tr>')
+        lines.append(
+            f'<tr><th>{name}</th><td class="ptp-track"><div>{pieces}</div></td><td>{unit(sums[name])}</td></tr>'
+        )
     return f"<table><caption>{title}</caption>{''.join(lines)}</table>"
 
 
 def kept(picture: Image, report: ImageReport) -> str:
     """The picture with its kept tokens clear, and each tile's budget."""
-    before, after = report.num_tokens, len(report.kept)
-    told = f"{after} of {before} visual tokens kept"
-    return _figure(draw_overlay(picture, report), told) + budgets(report)
+    return _figure(draw_overlay(picture, report), "", "The picture, its kept tokens clear") + budgets(report)
 
 
 def budgets(report: ImageReport) -> str:
@@ -131,15 +130,13 @@ def heat_maps(picture: Image, report: ImageReport) -> str:
     """Every level that the method computed, as a heat map."""
     found = [_figure(draw_heat_map(picture, report, level), ABOUT[level], TITLES[level]) for level in levels(report)]
     if not found:
-        return _small("This method ranks tokens by no score, so there is nothing to draw.")
+        return small("This method ranks tokens by no score, so there is nothing to draw.")
     return f'<div class="ptp-maps">{"".join(found)}</div>'
 
 
-def _figure(image: Image, caption: str, alternative: str = "") -> str:
-    return (
-        f'<figure><img alt="{escape(alternative or caption)}" src="{picture_data(image, "JPEG")}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+def _figure(image: Image, caption: str, alternative: str) -> str:
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure><img alt="{escape(alternative)}" src="{picture_data(image, "JPEG")}">{below}</figure>'
 
 
 def picture_data(image: Image, kind: str) -> str:
@@ -149,5 +146,5 @@ def picture_data(image: Image, kind: str) -> str:
     return f"data:image/{kind.lower()};base64,{b64encode(buffer.getvalue()).decode()}"
 
 
-def _small(text: str) -> str:
+def small(text: str) -> str:
     return f'<p class="ptp-small">{escape(text)}</p>'

@@ -82,7 +82,7 @@ def serving(
 
 def _theme(gr: Any) -> Any:
     """Gradio's look with the system's own fonts: the page loads nothing from elsewhere."""
-    return gr.themes.Soft(
+    return gr.themes.Default(
         primary_hue="amber",
         neutral_hue="zinc",
         font=["system-ui", "sans-serif"],

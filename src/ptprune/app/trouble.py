@@ -1,4 +1,4 @@
-"""What a visitor is told when something cannot be done: one friendly line, never a traceback or a path of the server."""
+"""What a visitor is told when something cannot be done: one friendly line, no traceback and no path."""
 
 from __future__ import annotations
 

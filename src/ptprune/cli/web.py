@@ -34,7 +34,7 @@ def app(
     share: Annotated[bool, server("--share", help="Also make a public address at gradio.live.")] = False,
     browser: Annotated[bool, server("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Ask about pictures in the browser, and see which tokens are kept and why. Needs: pip install ptprune with the extra "web"."""
+    """Ask about pictures in the browser, and see which tokens are kept and why. Needs the extra "web"."""
     with working("loading torch and transformers"):
         from ptprune.app.models import Models
         from ptprune.app.server import HERE, serving
