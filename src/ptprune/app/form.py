@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,11 +96,14 @@ class Form:
         given = {name: getattr(self, name) for name in EVERYWHERE}
         if self.method == "ptp":
             given |= {name: getattr(self, name) for name in OF_PTP} | self._levels()
-        for name, value in further(self.more).items():
+        more = further(self.more)
+        for name in more:
             if given.get(name) is not None:
                 raise UserError(f"{name}: another control of the page says it already; leave it out of the settings")
-            given[name] = value
-        return make_pruner(self.method, given)
+        pruner = make_pruner(self.method, given)
+        for name in more.keys() - type(pruner).__dataclass_fields__.keys():
+            raise UserError(f"settings: {self.method} has none that is called {name}")
+        return replace(pruner, **more)
 
     def _levels(self) -> dict[str, Any]:
         """The settings that switch PTP's levels off."""
@@ -125,6 +129,9 @@ def further(text: str) -> dict[str, Any]:
         call = ast.parse(f"f({text})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
             raise ValueError(text)
+        names = [each.arg for each in call.keywords]
+        if None in names or len(set(names)) < len(names):
+            raise ValueError(text)
         return {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise UserError('settings: write them as in Python, such as ranking="image", window=8') from None
@@ -140,7 +147,7 @@ def names_of(method: str) -> dict[str, Any]:
 def _number(name: str, value: Any) -> float | None:
     if value is None or value == "":
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise UserError(f"{name}: {value!r} is no number")
     return value
 

@@ -77,7 +77,8 @@ def remembering(pruner: TokenPruner, seen: list[ImageEvidence], *, always: bool 
     Args:
         always: gather evidence even where every token stays.
     """
-    twin = _remembering(type(pruner))(**{each.name: getattr(pruner, each.name) for each in fields(pruner)})
+    kind: Any = type(pruner)
+    twin = _remembering(kind)(**{each.name: getattr(pruner, each.name) for each in fields(pruner)})
     twin._seen, twin._always = seen, always
     return twin
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ptprune.app.form import Form
 from ptprune.app.visit import Visit
-from ptprune.asking.answer import describe
+from ptprune.asking.answer import describe, regions_of
 from ptprune.pruner import TokenPruner
 
 PROGRAM = """\
@@ -85,9 +85,6 @@ def document(visit: Visit) -> dict[str, Any]:
     else:
         pairs = ("visual_tokens", kept["visual_tokens"]), ("sequence_length", kept["sequence_length"][0])
         shown |= {name: dict(zip(("before", "after"), pair, strict=True)) for name, pair in pairs}
-        shown["regions"] = [
-            {name: value for name, value in region.items() if name not in ("indices", "start", "stop")}
-            for region in kept["images"][0]["regions"]
-        ]
+        shown["regions"] = regions_of(kept)
     [image] = kept["images"]
     return shown | {"kept": image["kept"], "scores": image["scores"]}

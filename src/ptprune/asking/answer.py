@@ -87,16 +87,21 @@ def describe(pruned: Answer, unpruned: Answer | None, report: PruningReport) -> 
         "kv_bytes": _change(unpruned.kv_bytes if unpruned else pruned.full_kv_bytes, pruned.kv_bytes),
         "new_tokens": pruned.new_tokens,
         "seconds": _reported(pruned),
-        "regions": [
-            {"image": number, "tokens": len(region["indices"]), **{name: region[name] for name in REGION}}
-            for number, image in enumerate(kept["images"])
-            for region in image["regions"]
-        ],
+        "regions": regions_of(kept),
     }
     if unpruned:
         alone = {"new_tokens": unpruned.new_tokens, "seconds": _reported(unpruned), "kv_bytes": unpruned.kv_bytes}
         document["unpruned"] = {"answer": unpruned.text, **alone}
     return document
+
+
+def regions_of(kept: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every region of all pictures of ``PruningReport.to_dict()``, without its single tokens."""
+    return [
+        {"image": number, "tokens": len(region["indices"]), **{name: region[name] for name in REGION}}
+        for number, image in enumerate(kept["images"])
+        for region in image["regions"]
+    ]
 
 
 def _reported(answer: Answer) -> dict[str, float]:
