@@ -115,7 +115,7 @@ LAYOUTS: dict[str, list[RegionReport]] = {
 def test_kept_tokens_are_clear_and_dropped_ones_dark(
     regions: list[RegionReport], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draw, "_frame", lambda *arguments: None)  # borders and labels lie over the tokens
+    monkeypatch.setattr(draw, "frame", lambda *arguments: None)  # borders and labels lie over the tokens
     monkeypatch.setattr(draw, "MIN_SIDE", 1)
     monkeypatch.setattr(draw, "MIN_REGION", 1)
     image, report = gradient(*size), report_of(regions)

@@ -28,6 +28,7 @@ FLOORS = [  # from the bottom to the top
     "methods",
     "cost",
     "draw",
+    "explain",
     "pictures",
     "tiny",
     "checkpoints",
@@ -37,6 +38,7 @@ FLOORS = [  # from the bottom to the top
     "bench",
     "lmms",
     "vllm",
+    "app",
     "cli",
 ]
 STRANGERS = {"vllm": {"attach"}}  # vLLM runs the model itself

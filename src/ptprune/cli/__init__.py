@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ptprune.cli import options
+from ptprune.cli import options, web
 from ptprune.cli.bench_accuracy import accuracy
 from ptprune.cli.bench_overhead import overhead
 from ptprune.cli.bench_report import report
@@ -29,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, verify, models, methods, cost, items, eval):
+for command in (run, web.app, verify, models, methods, cost, items, eval):
     app.command(cls=Command)(command)
 bench = typer.Typer(name="bench", cls=Group, help="Measure accuracy and speed with and without pruning.")
 for measuring in (accuracy, speed, overhead, report):

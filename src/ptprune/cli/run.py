@@ -50,12 +50,16 @@ def run(
     overlay: Annotated[
         Path | None, options.output(help="Draw the kept tokens into this file.", metavar="OUT.png")
     ] = None,
+    explain: Annotated[
+        Path | None, options.output(help="Draw each level as a heat map into this file.", metavar="OUT.png")
+    ] = None,
     json_output: options.Json = False,
 ) -> None:
     """Answer a question about pictures with most visual tokens pruned."""
     if not question.strip():
         raise UserError('--question: empty; give a question, such as -q "What is written on the sign?"')
-    overlays = overlay_paths(overlay, len(images))
+    overlays = drawing_paths(overlay, len(images), "--overlay")
+    explanations = drawing_paths(explain, len(images), "--explain")
 
     from ptprune.pictures import open_picture
 
@@ -83,6 +87,7 @@ def run(
         from ptprune.asking.loaded import LoadedModel
         from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
         from ptprune.draw import draw_overlay
+        from ptprune.explain import draw_explanation
         from ptprune.methods import make_pruner
         from ptprune.results.file import writing
 
@@ -107,6 +112,11 @@ def run(
                 for i, report in zip(group, kept, strict=True):
                     with writing(f"--overlay {overlays[i]}"):
                         draw_overlay(pictures[i], report, question, found["answer"]).save(overlays[i])
+            if explanations:
+                document["explain"] = [str(explanations[i]) for i in group]
+                for i, report in zip(group, kept, strict=True):
+                    with writing(f"--explain {explanations[i]}"):
+                        draw_explanation(pictures[i], report).save(explanations[i])
             documents.append(document)
 
     if json_output:
@@ -116,21 +126,21 @@ def run(
         show(document)
 
 
-def overlay_paths(overlay: Path | None, count: int) -> list[Path]:
+def drawing_paths(path: Path | None, count: int, option: str) -> list[Path]:
     """One file a picture: OUT.png, or OUT-1.png, OUT-2.png, ... Raises UserError where it could not be written."""
-    if overlay is None:
+    if path is None:
         return []
     from PIL import Image as formats
 
     from ptprune.results.file import check_writable
 
     writable = [suffix for suffix, kind in formats.registered_extensions().items() if kind in formats.SAVE]
-    if overlay.suffix.lower() not in writable:
-        raise UserError(f"--overlay {overlay}: not a picture's name; give one that ends in .png, .jpg or .webp")
-    check_writable(overlay, "--overlay")
+    if path.suffix.lower() not in writable:
+        raise UserError(f"{option} {path}: not a picture's name; give one that ends in .png, .jpg or .webp")
+    check_writable(path, option)
     if count == 1:
-        return [overlay]
-    return [overlay.with_name(f"{overlay.stem}-{number + 1}{overlay.suffix}") for number in range(count)]
+        return [path]
+    return [path.with_name(f"{path.stem}-{number + 1}{path.suffix}") for number in range(count)]
 
 
 def show(document: dict[str, Any]) -> None:
@@ -157,8 +167,9 @@ def show(document: dict[str, Any]) -> None:
     else:
         phases = (f"{phase} {duration(seconds)}" for phase, seconds in document["seconds"].items())
         console.print(", ".join(phases), style="dim")
-    for path in document.get("overlay", ()):
-        console.print(f"overlay: {escape(path)}", style="dim")
+    for drawn in ("overlay", "explain"):
+        for path in document.get(drawn, ()):
+            console.print(f"{drawn}: {escape(path)}", style="dim")
 
 
 def _comparison(document: dict[str, Any]) -> Table:
