@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from PIL.Image import Image
 
 from ptprune.errors import SettingError
+from ptprune.templates import render_chats, require_template
 
 #: Turns of a chat, ``{"role": ..., "content": [{"type": "image"}, {"type": "text", "text": ...}]}``.
 Conversation: TypeAlias = Sequence[Mapping[str, Any]]
@@ -30,11 +31,11 @@ def chat_inputs(
     Args:
         pictures: of each conversation, in the order in which it shows them; either all have some or none has.
         image_options: of the image processor, instead of its own.
+
+    Raises:
+        SettingError: where the chat template cannot be used.
     """
-    texts = [
-        processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
-        for conversation in conversations
-    ]
+    texts = render_chats(processor, conversations)
     start = processor.tokenizer.bos_token
     # a template that writes the first token itself must not get a second one
     text_options = {"add_special_tokens": False} if start and texts[0].startswith(start) else {}
@@ -57,8 +58,7 @@ def check_text(model: Any, processor: Any, text: str) -> None:
     for token in (*processor.all_special_multimodal_tokens, *placeholders):  # in a prompt as written and as tokens
         if token and token in text:
             raise SettingError(f"question: {token!r} stands for a picture; leave it out, pictures are put in front")
-    if not (processor.chat_template or getattr(processor.tokenizer, "chat_template", None)):
-        raise SettingError("model: the checkpoint has no chat template; give an instruction-tuned one")
+    require_template(processor)
 
 
 def check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
