@@ -8,6 +8,8 @@ from __future__ import annotations
 
 MAX_PIXELS = 89_478_485
 """Of a picture: Pillow's own limit for pictures that are not an attack. 256 MiB as RGB."""
+MIN_SIDE = 4
+"""Pixels: below that nothing is to be seen, and processors can take the colours for a side."""
 MAX_PICTURES = 64
 """In one call of ``ptprune run``."""
 MAX_TILES = 128

@@ -62,7 +62,7 @@ HOSTILE = {
     "{% endfor %}{% endfor %}",
     "power": "{{ 9 ** (9 ** 9) }}",
     "memory": "{{ 'x' * 10 ** 11 }}",
-    "doubling": "{% set ns = namespace(s='x') %}{% for _ in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+    "doubling": "{% set n = namespace(s='x') %}{% for _ in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}",
     "width": "{{ '%99999999999d' % 1 }}",
     "output": "{% for _ in range(99999) %}{{ 'x' * 99 }}{% endfor %}",
     "recursion": "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}",

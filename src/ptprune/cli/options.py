@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ptprune.bounds import MAX_PIXELS, MAX_TILES, MIN_SIDE
 from ptprune.errors import SettingError, UserError
 
 model, pruning, output = (partial(typer.Option, rich_help_panel=panel) for panel in ("Model", "Pruning", "Output"))
@@ -24,7 +25,12 @@ Dtype = Annotated[str, model("--dtype", help="auto, float32, bfloat16, float16."
 Attention = Annotated[
     str | None, model("--attention", help="sdpa, eager or flash_attention_2.", show_default="the model's own")
 ]
-MaxTiles = Annotated[int | None, model("--max-tiles", min=1, help="Most tiles a picture (default: the model's own).")]
+MaxTiles = Annotated[
+    int | None, model("--max-tiles", min=1, max=MAX_TILES, help="Most tiles a picture (default: the model's own).")
+]
+MaxPixels = Annotated[
+    int, model("--max-pixels", min=MIN_SIDE**2, max=MAX_PIXELS, help="Most pixels that are opened, of all pictures.")
+]
 Settings = Annotated[
     list[str] | None, pruning("--set", metavar="NAME=VALUE", help="A setting of ptp; may be repeated.")
 ]

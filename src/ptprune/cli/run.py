@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ptprune.bounds import MAX_PIXELS
 from ptprune.cli import options
-from ptprune.cli.console import out, print_json, quiet_libraries, working
+from ptprune.cli.console import note, out, print_json, quiet_libraries, working
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def run(
     dtype: options.Dtype = "auto",
     max_new_tokens: Annotated[int, options.model(min=1, help="Longest answer.")] = 64,
     max_tiles: options.MaxTiles = None,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     together: Annotated[bool, options.model("--together", help="All pictures in one prompt.")] = False,
     method: Annotated[str, options.pruning(help="See `ptprune methods`.")] = "ptp",
     keep_ratio: Annotated[
@@ -47,9 +49,9 @@ def run(
         raise UserError('--question: empty; give a question, such as -q "What is written on the sign?"')
     overlays = overlay_paths(overlay, len(images))
 
-    from ptprune.pictures import open_picture
+    from ptprune.pictures import open_pictures
 
-    pictures = [open_picture(path) for path in images]
+    pictures = open_pictures(images, max_pixels, note)
     settings = {
         "keep_ratio": keep_ratio,
         "layer": layer,

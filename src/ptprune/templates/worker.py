@@ -1,7 +1,7 @@
-"""Renders chat templates in a process of its own, which may use little of the machine; started by ``ptprune.templates``.
+"""Renders chat templates in a process of its own that may use little of the machine; see ``ptprune.templates``.
 
-Run as a script, it imports jinja2 and nothing of this package. Reads one JSON object a line, ``{"template", "variables",
-"chats"}``, and answers each in one line: ``{"texts"}``, or ``{"error"}`` in words.
+Run as a script, it imports jinja2 and nothing of this package. It reads one JSON object a line, ``{"template",
+"variables", "chats"}``, and answers each in one line: ``{"texts"}``, or ``{"error"}`` in words.
 """
 
 from __future__ import annotations
