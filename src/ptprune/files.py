@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ptprune.errors import UserError
 
@@ -61,7 +61,9 @@ def inside(folder: Path, name: str) -> Path:
             that the message is the same whether there is such a file or not.
     """
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    if "\0" in name:
+        raise UserError(f"{name}: not a file name")
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise UserError(f"{name}: outside of its folder")
     return path
 
@@ -72,18 +74,21 @@ def check_writable(path: Path, option: str, inputs: Iterable[Path] = ()) -> None
     Args:
         inputs: files that were given to be read; none of them is written over, under whatever name.
     """
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"{option} {path}: cannot be written there; give a file in a directory that exists")
-    if path.exists() and not path.is_file():
-        raise UserError(f"{option} {path}: not a file; give the name of a file")
-    for given in inputs:
-        if _same(path, given):
-            raise UserError(f"{option} {path}: would write over {given}, which is an input; give another file")
+    with writing(f"{option} {path}"):  # a name may be too long, a folder closed
+        if path.is_dir() or not path.parent.is_dir():
+            raise UserError(f"{option} {path}: cannot be written there; give a file in a directory that exists")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{option} {path}: not a file; give the name of a file")
+        for given in inputs:
+            if _same(path, given):
+                raise UserError(f"{option} {path}: would write over {given}, which is an input; give another file")
 
 
 def _same(path: Path, given: Path) -> bool:
     """Whether two names are the same file, also one that is yet to be written."""
-    return path.resolve() == given.resolve() or (path.exists() and given.exists() and path.samefile(given))
+    if os.path.realpath(path) == os.path.realpath(given):
+        return True
+    return path.exists() and given.exists() and path.samefile(given)
 
 
 @contextmanager
@@ -130,3 +135,9 @@ def make_folder(path: Path, what: str) -> None:
         if path.is_symlink():
             raise UserError(f"{what}: a link, and files would land elsewhere; give its target")
         path.mkdir(parents=True, exist_ok=True)
+
+
+def append_to(path: Path) -> TextIO:
+    """A text file to write on at its end, made if it is missing. Raises OSError for a link, which is not followed."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8")

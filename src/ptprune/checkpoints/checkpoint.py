@@ -143,10 +143,16 @@ def locate(model: str | None, *, weights: bool = True) -> Path:
 
         return CHECKPOINT
     assert model is not None
-    path = Path(model).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(model).expanduser()
+        is_folder, is_there = path.is_dir(), path.exists()
+    except (OSError, ValueError, RuntimeError):  # too long, no name of a file, the home of nobody
+        raise SettingError(
+            f"model {model}: no such directory; give a checkpoint's, or a Hub name 'owner/name'"
+        ) from None
+    if is_folder:
         return path
-    if path.exists():
+    if is_there:
         raise SettingError(f"model {model}: a file; give a checkpoint's directory, or a name on the Hugging Face Hub")
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
         raise SettingError(f"model {model}: no such directory; give a checkpoint's, or a Hub name 'owner/name'")

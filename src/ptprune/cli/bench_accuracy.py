@@ -40,6 +40,9 @@ def accuracy(
     items: Annotated[
         Path | None, items_option(help="A folder with items.jsonl instead of scenes.", metavar="DIR")
     ] = None,
+    outside: Annotated[
+        bool, items_option("--items-outside", help="The list may name pictures outside its folder.")
+    ] = False,
     limit: Annotated[int | None, items_option(min=1, help="Only the first items.")] = None,
     model: options.Model = None,
     device: options.Device = "auto",
@@ -60,6 +63,8 @@ def accuracy(
         (f"--split {split}", split is not None and items is not None, "not with --items, which has none; leave it out"),
         (f"--split {split}", split not in (None, "dev", "test"), "unknown; give test or dev"),
         ("--split test", ablate and split == "test", "not with --ablate; only the development split compares settings"),
+        ("--items-outside", outside and items is None, "only with --items"),
+        ("--out and --plot", None not in (save, plot) and save == plot, "the same file; give two"),
         ("--questions", None not in (items, questions), "not with --items, which has its own; give --limit instead"),
         ("--methods", ablate and methods is not None, "not with --ablate, which compares variants of ptp"),
         (f"--layer {layer}", layer is not None and ablate, "not with --ablate; leave one out"),
@@ -75,9 +80,10 @@ def accuracy(
         from ptprune.bench.accuracy import AccuracyRun
         from ptprune.bench.examinee import Examinee, has_tiles
         from ptprune.bench.items import digest
-        from ptprune.bench.items.folder import folder_items
+        from ptprune.bench.items.folder import LIST, folder_items
         from ptprune.bench.items.scenes import scene_items
         from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
+        from ptprune.files import check_writable
         from ptprune.results.file import as_json, fingerprint, run_of
         from ptprune.results.rows import AccuracyResults
 
@@ -95,7 +101,11 @@ def accuracy(
         if scenes is None:
             assert items is not None
             work.say("opening pictures")
-            asked = folder_items(items, limit, work.done)
+            asked = folder_items(items, limit, work.done, outside=outside)
+            read = [items / LIST, *(item.picture for item in asked if isinstance(item.picture, Path))]
+            for option, path in (("--out", save), ("--plot", plot)):
+                if path is not None:
+                    check_writable(path, option, read)
         else:
             count = min(questions or QUESTIONS, limit or questions or QUESTIONS)
             work.say("drawing scenes", count)

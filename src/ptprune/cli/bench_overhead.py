@@ -47,8 +47,9 @@ def overhead(
         from ptprune.bench.overhead import measure
         from ptprune.bench.subject import Setup, choose_setup
         from ptprune.checkpoints import choose_device
+        from ptprune.files import check_writable
         from ptprune.methods import METHODS, make_pruner
-        from ptprune.results.file import as_json, check_writable, save
+        from ptprune.results.file import as_json, save
 
         if out_file is not None:
             check_writable(out_file, "--out")

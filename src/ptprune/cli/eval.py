@@ -58,6 +58,7 @@ def eval(
         from ptprune.asking.loaded import LoadedModel
         from ptprune.bench.items.folder import write
         from ptprune.checkpoints import Checkpoint, choose_dtype
+        from ptprune.files import make_folder
         from ptprune.lmms.processes import logged, own_device, processes
         from ptprune.methods import METHODS
         from ptprune.results.file import as_json, fingerprint, run_of
@@ -73,6 +74,8 @@ def eval(
             candidates = comparison.compare(names, ratios, given)
             sets = [benchmark.local for benchmark in wanted if benchmark.local]
             with processes().main_process_first():
+                if sets:
+                    make_folder(folder / "items", f"--out {folder}: items")
                 for name in sets:
                     work.say(f"drawing {name}", limit or COUNT)
                     write(name, folder / "items" / name, limit or COUNT, work.done)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,7 +48,7 @@ def run(
     """Answer a question about pictures with most visual tokens pruned."""
     if not question.strip():
         raise UserError('--question: empty; give a question, such as -q "What is written on the sign?"')
-    overlays = overlay_paths(overlay, len(images))
+    overlays = overlay_paths(overlay, images)
 
     from ptprune.pictures import open_pictures
 
@@ -66,8 +67,8 @@ def run(
         from ptprune.asking.loaded import LoadedModel
         from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
         from ptprune.draw import draw_overlay
+        from ptprune.files import replacing, writing
         from ptprune.methods import make_pruner
-        from ptprune.results.file import writing
 
         quiet_libraries()
         pruner = make_pruner(method, settings)
@@ -86,8 +87,8 @@ def run(
             if overlays:
                 document["overlay"] = [str(overlays[i]) for i in group]
                 for i, report in zip(group, kept, strict=True):
-                    with writing(f"--overlay {overlays[i]}"):
-                        draw_overlay(pictures[i], report).save(overlays[i])
+                    with writing(f"--overlay {overlays[i]}"), replacing(overlays[i]) as beside:
+                        draw_overlay(pictures[i], report).save(beside)
             documents.append(document)
 
     if json_output:
@@ -97,21 +98,23 @@ def run(
         show(document)
 
 
-def overlay_paths(overlay: Path | None, count: int) -> list[Path]:
-    """One file a picture: OUT.png, or OUT-1.png, OUT-2.png, ... Raises UserError where it could not be written."""
+def overlay_paths(overlay: Path | None, images: Sequence[Path]) -> list[Path]:
+    """One file a picture: OUT.png, or OUT-1.png, OUT-2.png, ... Raises UserError where one could not be written, or is
+    a picture that is asked about."""
     if overlay is None:
         return []
     from PIL import Image as formats
 
-    from ptprune.results.file import check_writable
+    from ptprune.files import check_writable
 
     writable = [suffix for suffix, kind in formats.registered_extensions().items() if kind in formats.SAVE]
     if overlay.suffix.lower() not in writable:
         raise UserError(f"--overlay {overlay}: not a picture's name; give one that ends in .png, .jpg or .webp")
-    check_writable(overlay, "--overlay")
-    if count == 1:
-        return [overlay]
-    return [overlay.with_name(f"{overlay.stem}-{number + 1}{overlay.suffix}") for number in range(count)]
+    several = (f"{overlay.stem}-{number + 1}{overlay.suffix}" for number in range(len(images)))
+    paths = [overlay] if len(images) == 1 else [overlay.with_name(name) for name in several]
+    for path in paths:
+        check_writable(path, "--overlay", images)
+    return paths
 
 
 def show(document: dict[str, Any]) -> None:
