@@ -7,8 +7,10 @@ from typing import Any, TypeAlias
 
 from PIL.Image import Image
 
+from ptprune.bounds import MAX_QUESTION
 from ptprune.errors import SettingError
 from ptprune.templates import render_chats, require_template
+from ptprune.text import is_text
 
 #: Turns of a chat, ``{"role": ..., "content": [{"type": "image"}, {"type": "text", "text": ...}]}``.
 Conversation: TypeAlias = Sequence[Mapping[str, Any]]
@@ -52,13 +54,32 @@ def make_prompt(model: Any, processor: Any, images: list[Image], question: str, 
 
 
 def check_text(model: Any, processor: Any, text: str) -> None:
-    """Raises SettingError where a text holds what stands for a picture, or the checkpoint has no chat template."""
+    """Raises SettingError where a text is none or too long, holds what stands for a picture or what a model takes for a
+    turn of the chat, or the checkpoint has no chat template."""
+    if not is_text(text):
+        raise SettingError("question: not text, it holds bytes that are not UTF-8; give it in UTF-8")
+    if len(text) > MAX_QUESTION:
+        raise SettingError(f"question: {len(text)} characters; give at most {MAX_QUESTION}")
+    tokenizer = processor.tokenizer
     ids = [getattr(model.config, name, None) for name in ("image_token_id", "video_token_id")]
-    placeholders = processor.tokenizer.convert_ids_to_tokens([number for number in ids if number is not None])
+    placeholders = tokenizer.convert_ids_to_tokens([number for number in ids if number is not None])
     for token in (*processor.all_special_multimodal_tokens, *placeholders):  # in a prompt as written and as tokens
         if token and token in text:
             raise SettingError(f"question: {token!r} stands for a picture; leave it out, pictures are put in front")
+    control = control_tokens(tokenizer)
+    # in tokens too: what stands for them before they are compared may be written otherwise
+    read = control.keys() & set(tokenizer(text, add_special_tokens=False)["input_ids"]) if control else ()
+    for token in (*(control[number] for number in read), *(token for token in control.values() if token in text)):
+        raise SettingError(f"question: {token!r} would act on the chat, it is no text to this model; leave it out")
     require_template(processor)
+
+
+def control_tokens(tokenizer: Any) -> dict[int, str]:
+    """The tokens that a tokenizer takes for themselves wherever they are written, by id: ends, roles, starts of turns.
+    The one for what is unknown is left out."""
+    named = {tokenizer.convert_tokens_to_ids(token): token for token in tokenizer.all_special_tokens}
+    added = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return {number: token for number, token in {**added, **named}.items() if token and number != tokenizer.unk_token_id}
 
 
 def check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:

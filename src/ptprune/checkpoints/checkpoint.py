@@ -138,24 +138,22 @@ def check_attention(name: str | None) -> None:
 
 def locate(model: str | None, *, weights: bool = True) -> Path:
     """The directory of a checkpoint, see ``Checkpoint.find``. Raises SettingError where it cannot be had."""
-    if model in (None, SHIPPED) and not Path(SHIPPED).is_dir():
+    if model is None or (model == SHIPPED and not Path(SHIPPED).is_dir()):
         from ptprune.tiny import CHECKPOINT
 
         return CHECKPOINT
-    assert model is not None
+    missing = SettingError(f"model {model}: no such directory; give a checkpoint's, or a Hub name 'owner/name'")
     try:
         path = Path(model).expanduser()
         is_folder, is_there = path.is_dir(), path.exists()
     except (OSError, ValueError, RuntimeError):  # too long, no name of a file, the home of nobody
-        raise SettingError(
-            f"model {model}: no such directory; give a checkpoint's, or a Hub name 'owner/name'"
-        ) from None
+        raise missing from None
     if is_folder:
         return path
     if is_there:
         raise SettingError(f"model {model}: a file; give a checkpoint's directory, or a name on the Hugging Face Hub")
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-        raise SettingError(f"model {model}: no such directory; give a checkpoint's, or a Hub name 'owner/name'")
+        raise missing
     return download(model, EVERYTHING if weights else CONFIGURATION)
 
 
