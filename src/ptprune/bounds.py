@@ -18,6 +18,8 @@ MAX_SIDE = 8192
 """Pixels a side of a tile, or of what a processor resizes pictures to."""
 MAX_TOKENS = 1 << 20
 """Of a prompt or an answer; no published model has more positions."""
+MAX_TEXT = 1 << 15
+"""Tokens of a text of a measurement, beside a picture."""
 MAX_BATCH = 1024
 MAX_LAYERS = 1000
 MAX_WINDOW = 4096

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ptprune.bounds import MAX_BATCH, MAX_ITEMS, MAX_LAYERS, MAX_TOKENS
 from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
 from ptprune.errors import UserError
@@ -28,7 +29,8 @@ def accuracy(
     ratios: Annotated[str, typer.Option(help="Shares of visual tokens that stay.")] = options.RATIOS,
     settings: options.Settings = None,
     layer: Annotated[
-        int | None, typer.Option(min=0, help="All methods drop before this layer.", show_default="each at its own")
+        int | None,
+        typer.Option(min=0, max=MAX_LAYERS, help="All methods drop before this layer.", show_default="each at its own"),
     ] = None,
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Variants of ptp, on the development split, instead of methods.")
@@ -36,20 +38,23 @@ def accuracy(
     split: Annotated[
         str | None, items_option(help="test or dev: which scenes.", show_default="test; dev with --ablate")
     ] = None,
-    questions: Annotated[int | None, items_option(min=1, help="One a scene.", show_default=str(QUESTIONS))] = None,
+    questions: Annotated[
+        int | None, items_option(min=1, max=MAX_ITEMS, help="One a scene.", show_default=str(QUESTIONS))
+    ] = None,
     items: Annotated[
         Path | None, items_option(help="A folder with items.jsonl instead of scenes.", metavar="DIR")
     ] = None,
     outside: Annotated[
         bool, items_option("--items-outside", help="The list may name pictures outside its folder.")
     ] = False,
-    limit: Annotated[int | None, items_option(min=1, help="Only the first items.")] = None,
+    limit: Annotated[int | None, items_option(min=1, max=MAX_ITEMS, help="Only the first items.")] = None,
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    batch: Annotated[int, options.model(min=1, help="Items a batch.")] = 16,
+    batch: Annotated[int, options.model(min=1, max=MAX_BATCH, help="Items a batch.")] = 16,
     max_new_tokens: Annotated[
-        int | None, options.model(min=1, help="Longest answer.", show_default=f"{WORD}, {SENTENCE} with --items")
+        int | None,
+        options.model(min=1, max=MAX_TOKENS, help="Longest answer.", show_default=f"{WORD}, {SENTENCE} with --items"),
     ] = None,
     save: Annotated[
         Path | None, options.output("--out", help="Keep results here; go on from there.", metavar="FILE.json")

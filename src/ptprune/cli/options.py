@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ptprune.bounds import MAX_PIXELS, MAX_TILES, MIN_SIDE
+from ptprune.bounds import MAX_PIXELS, MAX_RATIOS, MAX_TILES, MIN_SIDE
 from ptprune.errors import SettingError, UserError
 
 model, pruning, output = (partial(typer.Option, rich_help_panel=panel) for panel in ("Model", "Pruning", "Output"))
@@ -55,6 +55,8 @@ def parse_ratios(text: str, option: str = "--ratios") -> list[float]:
         if not 0 < ratio <= 1:
             raise UserError(f"{option} {text}: {part.strip()} is out of range; each must be over 0 and at most 1")
         ratios.add(ratio)
+    if len(ratios) > MAX_RATIOS:
+        raise UserError(f"{option}: {len(ratios)} ratios; give at most {MAX_RATIOS}")
     return sorted(ratios, reverse=True)
 
 
@@ -74,7 +76,7 @@ def parse_settings(pairs: Sequence[str] | None, ratios: str = "--ratios") -> dic
             raise UserError(f"--set {pair}: {ratios} says how many tokens stay")
         try:
             given[name] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # nested beyond what Python reads
             given[name] = value.strip()
     return given
 
@@ -95,4 +97,4 @@ def parse_methods(text: str, known: Sequence[str]) -> list[str]:
     for name in names:
         if name not in known:
             raise UserError(f"--methods {text}: {name or 'nothing'!r} is unknown; give some of {', '.join(known)}")
-    return names
+    return list(dict.fromkeys(names))

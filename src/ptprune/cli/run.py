@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptprune.bounds import MAX_PIXELS
+from ptprune.bounds import MAX_PIXELS, MAX_TOKENS, MAX_WINDOW
 from ptprune.cli import options
 from ptprune.cli.console import note, out, print_json, quiet_libraries, working
 from ptprune.errors import UserError
@@ -23,7 +23,7 @@ def run(
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    max_new_tokens: Annotated[int, options.model(min=1, help="Longest answer.")] = 64,
+    max_new_tokens: Annotated[int, options.model(min=1, max=MAX_TOKENS, help="Longest answer.")] = 64,
     max_tiles: options.MaxTiles = None,
     max_pixels: options.MaxPixels = MAX_PIXELS,
     together: Annotated[bool, options.model("--together", help="All pictures in one prompt.")] = False,
@@ -36,7 +36,7 @@ def run(
     temperature: Annotated[float | None, options.pruning(help="Larger: more even budgets over tiles.")] = None,
     thumbnail: Annotated[str | None, options.pruning(help="ratio, whole or region: how the thumbnail is cut.")] = None,
     window: Annotated[
-        int | None, options.pruning(help="Tokens a side of a window, where a model has no tiles.")
+        int | None, options.pruning(max=MAX_WINDOW, help="Tokens a side of a window, where a model has no tiles.")
     ] = None,
     positions: Annotated[str | None, options.pruning(help="original or compact position ids.")] = None,
     compare: Annotated[bool, options.output("--compare", help="Answer without pruning too, and compare.")] = False,

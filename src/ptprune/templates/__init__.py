@@ -124,8 +124,10 @@ def _read(process: subprocess.Popen[bytes], answers: queue.SimpleQueue[bytes]) -
     """Hand on what the process answers, line by line, and nothing at its end."""
     assert process.stdout is not None
     with suppress(OSError, ValueError):  # closed
-        while answers.put(line := process.stdout.readline(LONGEST)) or line:
-            pass
+        line = b"first"
+        while line:
+            line = process.stdout.readline(LONGEST)
+            answers.put(line)
 
 
 RENDERER = Renderer()

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ptprune.bench.items import Item, is_right
 from ptprune.bench.items.easyvqa import easy_vqa_items
 from ptprune.bench.items.scenes import scene_items
+from ptprune.bounds import MAX_ITEMS
 from ptprune.errors import UserError
 from ptprune.files import inside, replacing, write_whole, writing
 from ptprune.pictures import open_picture
@@ -131,6 +132,8 @@ def folder_items(
             break
         if not line.strip():
             continue
+        if len(items) >= MAX_ITEMS:
+            raise UserError(f"{listed}: more than {MAX_ITEMS} items; give --limit, or a shorter list")
         where = f"{listed} line {number}"
         entry = _entry(line, where)
         try:
