@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from PIL.Image import Image
 
 from ptprune.bounds import MAX_QUESTION
-from ptprune.errors import SettingError
+from ptprune.errors import SettingError, first_line
 from ptprune.templates import render_chats, require_template
 from ptprune.text import is_text
 
@@ -35,7 +35,7 @@ def chat_inputs(
         image_options: of the image processor, instead of its own.
 
     Raises:
-        SettingError: where the chat template cannot be used.
+        SettingError: where the chat template or the processor's settings cannot be used.
     """
     texts = render_chats(processor, conversations)
     start = processor.tokenizer.bos_token
@@ -44,7 +44,11 @@ def chat_inputs(
     if len(texts) > 1:
         text_options["padding"] = True
     shown = {"images": [list(row) for row in pictures], "images_kwargs": dict(image_options or {})}
-    return processor(text=texts, return_tensors="pt", text_kwargs=text_options, **(shown if any(pictures) else {}))
+    try:
+        return processor(text=texts, return_tensors="pt", text_kwargs=text_options, **(shown if any(pictures) else {}))
+    except Exception as error:  # settings and template are the checkpoint's, and lead to all kinds
+        told = f"its processor cannot prepare the prompt ({type(error).__name__}: {first_line(error)})"
+        raise SettingError(f"model: {told}; give a checkpoint whose files belong together") from error
 
 
 def make_prompt(model: Any, processor: Any, images: list[Image], question: str, image_options: dict[str, Any]) -> Any:
