@@ -12,6 +12,10 @@ import ptprune
 ROOT = Path(ptprune.__file__).parent
 FLOORS = [  # from the bottom to the top
     "errors",
+    "text",
+    "bounds",
+    "files",
+    "templates",
     "budget",
     "clock",
     "settings",

@@ -181,6 +181,7 @@ def pruned_cost(
 def compared_costs(shape: ModelShape, prompt: Prompt, keep_ratio: float, layer: int, itemsize: int) -> dict[str, Any]:
     """``pruned_cost`` and ``unpruned_cost`` with their inputs: the JSON object of ``ptprune cost``, see
     docs/command-line.md. Raises SettingError as the first does."""
+    pruned = pruned_cost(shape, prompt, keep_ratio, layer, itemsize)  # refuses what no prompt has
     visual = prompt.encoded * shape.tile_tokens
     kept = kept_tokens(visual, keep_ratio)
     return {
@@ -193,7 +194,7 @@ def compared_costs(shape: ModelShape, prompt: Prompt, keep_ratio: float, layer: 
         "visual_tokens": {"before": visual, "after": kept},
         "sequence_length": {"before": visual + prompt.text_tokens, "after": kept + prompt.text_tokens},
         "unpruned": unpruned_cost(shape, prompt, itemsize).to_dict(),
-        "pruned": pruned_cost(shape, prompt, keep_ratio, layer, itemsize).to_dict(),
+        "pruned": pruned.to_dict(),
     }
 
 

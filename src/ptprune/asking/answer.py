@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from ptprune.asking import first_token
 from ptprune.asking.chat import check_length, make_prompt
-from ptprune.asking.loaded import LoadedModel
+from ptprune.asking.loaded import LoadedModel, whose_fault
 from ptprune.asking.meter import PhaseMeter, vision_lap
 from ptprune.clock import Clock
 from ptprune.pruner import TokenPruner
@@ -64,7 +64,7 @@ def ask(
     with meter.watch():
         # an unpruned model is timed by us, a pruned one by its pruner
         arm = vision_lap(model, clock) if pruner is None else pruner(model, clock=clock)
-        with arm, torch.no_grad(), clock.lap("rest"):
+        with whose_fault(model, inputs), arm, torch.no_grad(), clock.lap("rest"):
             output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, **options)
     new = output[0, length:]
     seconds = {phase: clock.seconds[phase] for phase in (*PHASES, "rest")} | {"total": sum(clock.seconds.values())}

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from ptprune.asking.chat import ask_about, chat_inputs, make_prompt
+from ptprune.asking.chat import ask_about, chat_inputs, check_text, make_prompt
 from ptprune.asking.loaded import LoadedModel
 from ptprune.bench.candidates import DOWNSAMPLE, THUMBNAIL_ALONE
 from ptprune.bench.items import Item
@@ -41,13 +41,14 @@ class Examinee(LoadedModel):
         """Refuse what would fail in the middle of a long run.
 
         Raises:
-            UserError: where a question holds the text that stands for a picture, the checkpoint has no chat template,
+            UserError: where a question holds what is no text to the model, the checkpoint has no chat template,
                 or a pruner refuses the model.
         """
         self.check_pruners(pruners)
-        questions = "\n".join(dict.fromkeys(item.question for item in items))
         try:
-            make_prompt(self.model, self.processor, [Image.new("RGB", items[0].size)], questions, {})
+            for question in dict.fromkeys(item.question for item in items):
+                check_text(self.model, self.processor, question)
+            make_prompt(self.model, self.processor, [Image.new("RGB", items[0].size)], items[0].question, {})
         except SettingError as error:
             raise UserError(str(error).replace("question:", "--items: in a question,")) from None
 

@@ -14,6 +14,7 @@ from ptprune.cli.bench_accuracy import accuracy
 from ptprune.cli.bench_overhead import overhead
 from ptprune.cli.bench_report import report
 from ptprune.cli.bench_speed import speed
+from ptprune.cli.console import note
 from ptprune.cli.cost import cost
 from ptprune.cli.eval import eval
 from ptprune.cli.help import Command, Group
@@ -83,5 +84,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _leave(message: str, status: int = 2) -> None:
-    print("ptprune: " + " ".join(message.split()), file=sys.stderr)
+    note(message)
     sys.exit(status)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ptprune.bounds import MAX_BATCH, MAX_ITEMS, MAX_LAYERS, MAX_TOKENS
 from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
 from ptprune.cli.plugin import load
@@ -30,7 +31,8 @@ def accuracy(
     settings: options.Settings = None,
     plugin: options.Plugin = None,
     layer: Annotated[
-        int | None, typer.Option(min=0, help="All methods drop before this layer.", show_default="each at its own")
+        int | None,
+        typer.Option(min=0, max=MAX_LAYERS, help="All methods drop before this layer.", show_default="each at its own"),
     ] = None,
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Variants of ptp, on the development split, instead of methods.")
@@ -38,17 +40,23 @@ def accuracy(
     split: Annotated[
         str | None, items_option(help="test or dev: which scenes.", show_default="test; dev with --ablate")
     ] = None,
-    questions: Annotated[int | None, items_option(min=1, help="One a scene.", show_default=str(QUESTIONS))] = None,
+    questions: Annotated[
+        int | None, items_option(min=1, max=MAX_ITEMS, help="One a scene.", show_default=str(QUESTIONS))
+    ] = None,
     items: Annotated[
         Path | None, items_option(help="A folder with items.jsonl instead of scenes.", metavar="DIR")
     ] = None,
-    limit: Annotated[int | None, items_option(min=1, help="Only the first items.")] = None,
+    outside: Annotated[
+        bool, items_option("--items-outside", help="The list may name pictures outside its folder.")
+    ] = False,
+    limit: Annotated[int | None, items_option(min=1, max=MAX_ITEMS, help="Only the first items.")] = None,
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    batch: Annotated[int, options.model(min=1, help="Items a batch.")] = 16,
+    batch: Annotated[int, options.model(min=1, max=MAX_BATCH, help="Items a batch.")] = 16,
     max_new_tokens: Annotated[
-        int | None, options.model(min=1, help="Longest answer.", show_default=f"{WORD}, {SENTENCE} with --items")
+        int | None,
+        options.model(min=1, max=MAX_TOKENS, help="Longest answer.", show_default=f"{WORD}, {SENTENCE} with --items"),
     ] = None,
     save: Annotated[
         Path | None, options.output("--out", help="Keep results here; go on from there.", metavar="FILE.json")
@@ -63,6 +71,8 @@ def accuracy(
         (f"--split {split}", split is not None and items is not None, "not with --items, which has none; leave it out"),
         (f"--split {split}", split not in (None, "dev", "test"), "unknown; give test or dev"),
         ("--split test", ablate and split == "test", "not with --ablate; only the development split compares settings"),
+        ("--items-outside", outside and items is None, "only with --items"),
+        ("--out and --plot", None not in (save, plot) and save == plot, "the same file; give two"),
         ("--questions", None not in (items, questions), "not with --items, which has its own; give --limit instead"),
         ("--methods", ablate and methods is not None, "not with --ablate, which compares variants of ptp"),
         (f"--layer {layer}", layer is not None and ablate, "not with --ablate; leave one out"),
@@ -78,9 +88,10 @@ def accuracy(
         from ptprune.bench.accuracy import AccuracyRun
         from ptprune.bench.examinee import Examinee, has_tiles
         from ptprune.bench.items import digest
-        from ptprune.bench.items.folder import folder_items
+        from ptprune.bench.items.folder import LIST, folder_items
         from ptprune.bench.items.scenes import scene_items
         from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
+        from ptprune.files import check_writable
         from ptprune.results.file import as_json, fingerprint, run_of
         from ptprune.results.rows import AccuracyResults
 
@@ -100,7 +111,11 @@ def accuracy(
         if scenes is None:
             assert items is not None
             work.say("opening pictures")
-            asked = folder_items(items, limit, work.done)
+            asked = folder_items(items, limit, work.done, outside=outside)
+            read = [items / LIST, *(item.picture for item in asked if isinstance(item.picture, Path))]
+            for option, path in (("--out", save), ("--plot", plot)):
+                if path is not None:
+                    check_writable(path, option, read)
         else:
             count = min(questions or QUESTIONS, limit or questions or QUESTIONS)
             work.say("drawing scenes", count)

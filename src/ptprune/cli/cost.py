@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ptprune.bounds import MAX_LAYERS, MAX_TILES, MAX_TOKENS, MAX_VALUE_BYTES
 from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries
 from ptprune.errors import PtpruneError, SettingError, first_line
@@ -33,11 +34,17 @@ def cost(
             help="A known shape, a checkpoint directory, or a Hub name. Without it, the known shapes are listed.",
         ),
     ] = None,
-    tiles: Annotated[int, typer.Option(min=1, help="Tiles of the picture; more than one add a thumbnail.")] = 12,
-    text_tokens: Annotated[int, typer.Option(min=0, help="Prompt tokens that are not visual.")] = 64,
+    tiles: Annotated[
+        int, typer.Option(min=1, max=MAX_TILES, help="Tiles of the picture; more than one add a thumbnail.")
+    ] = 12,
+    text_tokens: Annotated[int, typer.Option(min=0, max=MAX_TOKENS, help="Prompt tokens that are not visual.")] = 64,
     keep_ratio: Annotated[float, typer.Option(help="Share of visual tokens that stay.")] = 0.5,
-    layer: Annotated[int, typer.Option(help="Drop before this decoder layer; 0: before all.")] = 2,
-    bytes_per_value: Annotated[int, typer.Option(min=1, help="Of the KV cache; 2: bfloat16, 4: float32.")] = 2,
+    layer: Annotated[
+        int, typer.Option(min=0, max=MAX_LAYERS, help="Drop before this decoder layer; 0: before all.")
+    ] = 2,
+    bytes_per_value: Annotated[
+        int, typer.Option(min=1, max=MAX_VALUE_BYTES, help="Of the KV cache; 2: bfloat16, 4: float32.")
+    ] = 2,
     json_output: options.PlainJson = False,
 ) -> None:
     """Count multiply-accumulates, FLOPs and KV bytes, pruned and unpruned, without weights."""

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from ptprune.settings import shown
+
 if TYPE_CHECKING:
     from ptprune.methods.pyramid import PyramidTokenPruning
 
@@ -35,13 +37,13 @@ def pruner_of(settings: Any) -> PyramidTokenPruning:
     from ptprune.methods.pyramid import PyramidTokenPruning
 
     if not isinstance(settings, Mapping):
-        raise ValueError(f'ptprune: the setting must be an object such as {{"keep_ratio": 0.5}}, got {settings!r}')
+        raise ValueError(f'ptprune: the setting must be an object such as {{"keep_ratio": 0.5}}, got {shown(settings)}')
     allowed = [field.name for field in fields(PyramidTokenPruning) if field.name not in FIXED]
     for name in settings:
         if name in FIXED:
             raise ValueError(f"ptprune: {name} cannot be set here: {FIXED[name]}")
         if name not in allowed:
-            raise ValueError(f"ptprune: no option is called {name!r}, there are {', '.join(allowed)}")
+            raise ValueError(f"ptprune: no option is called {shown(name)}, there are {', '.join(allowed)}")
     try:
         return PyramidTokenPruning(**settings, layer=0, positions="compact")
     except ValueError as error:
@@ -93,7 +95,7 @@ def requested_ratio(pruner: PyramidTokenPruning, request: Any) -> float | None:
         return None
     if not isinstance(request, Mapping) or set(request) - {"keep_ratio"}:
         raise ValueError(
-            f'ptprune: a request may set its ratio, as {{"keep_ratio": 0.25}}, and nothing else, got {request!r}'
+            f'ptprune: a request may set its ratio, as {{"keep_ratio": 0.25}}, and nothing else, got {shown(request)}'
         )
     if "keep_ratio" not in request:
         return None

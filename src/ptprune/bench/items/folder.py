@@ -16,11 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ptprune.bench.items import Item, is_right
 from ptprune.bench.items.easyvqa import easy_vqa_items
 from ptprune.bench.items.scenes import scene_items
+from ptprune.bounds import MAX_ITEMS
 from ptprune.errors import UserError
+from ptprune.files import inside, replacing, write_whole, writing
 from ptprune.pictures import open_picture
-from ptprune.results.file import write_whole, writing
 
 LIST = "items.jsonl"
+LARGEST = 1 << 28  # bytes of a list
 EXAMPLE = '{"picture": "sign.png", "question": "What is written there?", "answer": "exit"}'
 
 SETS: dict[str, Callable[..., list[Item]]] = {"scenes": partial(scene_items, "test"), "easy-vqa": easy_vqa_items}
@@ -90,7 +92,8 @@ def write(name: str, folder: Path, count: int, on_item: Callable[[int], None] = 
         lines = []
         for number, item in enumerate(items):
             picture = f"{number:05}.png"
-            item.open().save(folder / picture)
+            with replacing(folder / picture) as beside:
+                item.open().save(beside)
             told = {"picture": picture, "question": item.question, "answer": item.answer, "kind": item.kind}
             lines.append(json.dumps(told) + "\n")
         write_whole(folder / LIST, "".join(lines))  # last: whoever finds it finds the rest
@@ -98,15 +101,24 @@ def write(name: str, folder: Path, count: int, on_item: Callable[[int], None] = 
 
 
 def folder_items(
-    folder: Path, limit: int | None = None, on_item: Callable[[int], None] = lambda done: None
+    folder: Path,
+    limit: int | None = None,
+    on_item: Callable[[int], None] = lambda done: None,
+    *,
+    outside: bool = False,
 ) -> list[Item]:
     """The items that a folder's ``items.jsonl`` lists, one JSON object a line. Every picture is opened once.
+
+    Args:
+        outside: whether pictures may lie outside the folder.
 
     Raises UserError, with the number of the line, for a list or a picture that cannot be used.
     """
     if not folder.is_dir():
         raise UserError(f"--items {folder}: no such folder; give one that holds {LIST}")
     listed = folder / LIST
+    if listed.exists() and (not listed.is_file() or listed.stat().st_size > LARGEST):
+        raise UserError(f"{listed}: not a file, or larger than {LARGEST >> 20} MiB")
     try:
         lines = listed.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
@@ -120,10 +132,12 @@ def folder_items(
             break
         if not line.strip():
             continue
+        if len(items) >= MAX_ITEMS:
+            raise UserError(f"{listed}: more than {MAX_ITEMS} items; give --limit, or a shorter list")
         where = f"{listed} line {number}"
         entry = _entry(line, where)
-        path = folder / entry.picture
         try:
+            path = folder / entry.picture if outside else inside(folder, entry.picture)
             if path not in pictures:
                 pictures[path] = open_picture(path).size, hashlib.sha256(path.read_bytes()).hexdigest()
         except UserError as error:
@@ -162,7 +176,7 @@ def visual_in(folder: Path) -> Callable[[Mapping[str, str]], list[Image.Image]]:
     """The function that opens an item's picture from this folder."""
 
     def doc_to_visual(item: Mapping[str, str]) -> list[Image.Image]:
-        return [open_picture(folder / item["picture"])]
+        return [open_picture(inside(folder, item["picture"]))]
 
     return doc_to_visual
 
