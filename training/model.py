@@ -190,10 +190,13 @@ def deepen(state: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tenso
 def grow(
     state: dict[str, torch.Tensor], old: PreTrainedTokenizerFast, new: PreTrainedTokenizerFast
 ) -> dict[str, torch.Tensor]:
-    """The weights of a checkpoint for a larger vocabulary: tokens keep their rows, new ones get random rows."""
+    """The weights of a checkpoint for a larger vocabulary: tokens keep their rows, new ones get random rows.
+
+    Random rows are about as long as those of trained words.
+    """
     name = "model.language_model.embed_tokens.weight"
     rows, known = state[name], old.get_vocab()
-    table = torch.randn(len(new), rows.shape[1]) * rows.std()
+    table = torch.randn(len(new), rows.shape[1]) * 0.11
     for token, index in new.get_vocab().items():
         if token in known:
             table[index] = rows[known[token]]

@@ -74,7 +74,7 @@ class Training:
         self.device = torch.device(options.device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         self.pictures = dev_pictures(options.dev)
-        self.heads = VisionHeads(tokenizer)
+        self.heads = VisionHeads(tokenizer, scale=0.5)
         deeper = 0
         if state is None:
             old = AutoModelForImageTextToText.from_pretrained(CHECKPOINT)
@@ -86,11 +86,9 @@ class Training:
         self.deeper = deeper
         self.model = build_model(tokenizer, options.seed, layers=text_layers(weights))
         self.model.load_state_dict(weights)
-        self.table = nn.Parameter(self.model.get_input_embeddings().weight.detach().clone())
         self._place()
         if state is not None:
             self.heads.load_state_dict(state["heads"])
-            self.table.data.copy_(state["table"])
             self.optimiser.load_state_dict(state["optimiser"])
         self.began = time.monotonic()
         if state is None:
@@ -101,9 +99,7 @@ class Training:
         """Move everything to the device and make an optimiser for it."""
         self.model.to(self.device).train()
         self.heads.to(self.device)
-        self.table.data = self.table.data.to(self.device)
-        trained = {**dict(self.model.named_parameters()), "embed_table": self.table}
-        trained |= {f"heads.{n}": p for n, p in self.heads.named_parameters()}
+        trained = dict(self.model.named_parameters()) | {f"heads.{n}": p for n, p in self.heads.named_parameters()}
         self.optimiser = Optimiser(trained, 0, self.options.muon, self.options.adam, self.options.warmup, stacked=True)
 
     @property
@@ -176,10 +172,11 @@ class Training:
             at = hidden.flatten(0, 1).index_select(0, pack["where"])
             logits = self.model.lm_head(at)
         answers, counts = answer_losses(logits.float(), pack)
+        words = self.model.get_input_embeddings().weight
         tokens, cls = tokens.float(), cls.float()
         if self.step < self.options.heads_first:  # fresh heads do not shake the model
-            tokens, cls = tokens.detach(), cls.detach()
-        seen = vision_losses(self.heads, self.table, tokens, cls, batch)
+            words, tokens, cls = words.detach(), tokens.detach(), cls.detach()
+        seen = vision_losses(self.heads, words, tokens, cls, batch)
         loss = answers + self.options.vision * sum(WEIGHTS[k] * v for k, v in seen.items())
         loss.backward()
         norm = self.optimiser.step(self.step, self.progress)
@@ -204,7 +201,6 @@ class Training:
         state = torch.load(self.options.out / "state.pt", weights_only=True, map_location=self.device)
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
-        self.table.data.copy_(state["table"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.optimiser.slow(0.5)
         self.log(step=self.step, went_back_to=state["step"])
@@ -219,7 +215,6 @@ class Training:
             {
                 "model": self.model.state_dict(),
                 "heads": self.heads.state_dict(),
-                "table": self.table.data,
                 "optimiser": self.optimiser.state_dict(),
                 "step": self.step,
                 "seconds": self.seconds,
@@ -237,7 +232,7 @@ class Training:
             kind = "documents" if world == "documents" else "scenes"
             some = pictures[:32]
             self.log(step=self.step, world=world, **dev_accuracy(self.model, self.packer, world, pictures))
-            self.log(step=self.step, world=world, kind=kind, vision=vision_accuracy(self.model, self.heads, some, self.table))
+            self.log(step=self.step, world=world, kind=kind, vision=vision_accuracy(self.model, self.heads, some))
         self.model.train()
 
 

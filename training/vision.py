@@ -110,7 +110,7 @@ def tensors(batch: dict[str, np.ndarray], device: torch.device | str = "cpu") ->
 class VisionHeads(nn.Module):
     """What training needs beside the model. Thrown away afterwards."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, scale: float = 3.0) -> None:
         super().__init__()
 
         def ids(words: list[str]) -> Tensor:
@@ -126,11 +126,12 @@ class VisionHeads(nn.Module):
             "below": IDENTITIES,
         }.items():
             self.register_buffer(f"{group}_words", ids([*words, NOTHING]), persistent=False)
-        self.scale = nn.Parameter(torch.full((len(GROUPS),), 3.0))
+        self.scale = nn.Parameter(torch.full((len(GROUPS),), scale))
         self.none = nn.Parameter(torch.zeros(len(GROUPS)))
         self.beside_map = nn.Linear(TEXT_WIDTH, TEXT_WIDTH, bias=False)
         self.below_map = nn.Linear(TEXT_WIDTH, TEXT_WIDTH, bias=False)
         self.contents = nn.Linear(VISION_WIDTH, len(IDENTITIES) + len(COLOUR_NAMES) + 1)
+        nn.init.normal_(self.contents.weight, std=0.002)  # the [CLS] is long
         self.object_name = nn.Embedding(len(IDENTITIES), VISION_WIDTH)
         self.object_colour = nn.Embedding(len(COLOUR_NAMES), VISION_WIDTH)
         self.empty = nn.Parameter(torch.randn(VISION_WIDTH))
