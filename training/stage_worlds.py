@@ -263,7 +263,7 @@ def answer_losses(logits: Tensor, pack: dict[str, Tensor]) -> tuple[Tensor, Tens
     listing, ending = (kind == CAPTION).float(), (kind > CAPTION).float()
     answer = 1 - listing - ending
     loss = (each * answer).sum() / answer.sum() + 0.1 * (each * ending).sum() / ending.sum()
-    loss = loss + 0.5 * (each * listing).sum() / listing.sum().clamp(min=1)
+    loss = loss + (each * listing).sum() / listing.sum().clamp(min=1)
     right = (logits.detach().argmax(-1) == target).float()
     counts = torch.zeros(2, CAPTION + 2, device=logits.device)
     counts[0].index_add_(0, kind, torch.ones_like(right))
