@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 items_option = partial(typer.Option, rich_help_panel="Items")
 QUESTIONS = 1000
-WORD, SENTENCE = 2, 32  # longest answers, in tokens: to the scenes' questions, and to any others
+SENTENCE = 32  # longest answer, in tokens, to questions of a folder
 FIRST, CELL = 60, 24  # widest columns of the table
 
 
@@ -33,6 +33,12 @@ def accuracy(
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Variants of ptp, on the development split, instead of methods.")
     ] = False,
+    scenes: Annotated[
+        str | None, items_option(help="The world: usual, sparse, crowded, ... (ptprune items).", show_default="usual")
+    ] = None,
+    background: Annotated[
+        str | None, items_option(help="Of scenes: mixture, plain, photograph or noise.", show_default="mixture")
+    ] = None,
     split: Annotated[
         str | None, items_option(help="test or dev: which scenes.", show_default="test; dev with --ablate")
     ] = None,
@@ -46,7 +52,7 @@ def accuracy(
     dtype: options.Dtype = "auto",
     batch: Annotated[int, options.model(min=1, help="Items a batch.")] = 16,
     max_new_tokens: Annotated[
-        int | None, options.model(min=1, help="Longest answer.", show_default=f"{WORD}, {SENTENCE} with --items")
+        int | None, options.model(min=1, help="Longest answer.", show_default=f"the world's, 2 for a word; {SENTENCE} with --items")
     ] = None,
     save: Annotated[
         Path | None, options.output("--out", help="Keep results here; go on from there.", metavar="FILE.json")
@@ -60,6 +66,8 @@ def accuracy(
         (f"--split {split}", split is not None and items is not None, "not with --items, which has none; leave it out"),
         (f"--split {split}", split not in (None, "dev", "test"), "unknown; give test or dev"),
         ("--split test", ablate and split == "test", "not with --ablate; only the development split compares settings"),
+        ("--scenes", None not in (items, scenes), "not with --items; leave one out"),
+        ("--background", None not in (items, background), "not with --items, which has its own; leave it out"),
         ("--questions", None not in (items, questions), "not with --items, which has its own; give --limit instead"),
         ("--methods", ablate and methods is not None, "not with --ablate, which compares variants of ptp"),
         (f"--layer {layer}", layer is not None and ablate, "not with --ablate; leave one out"),
@@ -67,8 +75,7 @@ def accuracy(
     ):
         if wrong:
             raise UserError(f"{what}: {why}")
-    scenes = None if items is not None else split or ("dev" if ablate else "test")
-    longest = max_new_tokens or (WORD if items is None else SENTENCE)
+    part = None if items is not None else split or ("dev" if ablate else "test")
 
     with working("loading torch and transformers") as work:
         from ptprune.bench import candidates, plots
@@ -76,7 +83,7 @@ def accuracy(
         from ptprune.bench.examinee import Examinee, has_tiles
         from ptprune.bench.items import digest
         from ptprune.bench.items.folder import folder_items
-        from ptprune.bench.items.scenes import scene_items
+        from ptprune.bench.items.scenes import USUAL, scene_items, world_named
         from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
         from ptprune.results.file import as_json, fingerprint, run_of
         from ptprune.results.rows import AccuracyResults
@@ -88,21 +95,25 @@ def accuracy(
         known = (*candidates.METHODS, *candidates.WITHOUT_PRUNER)
         names = None if methods is None else options.parse_methods(methods, known)
         compared = candidates.ablate(shares, given) if ablate else candidates.compare(names, shares, given, layer)
+        world = world_named(scenes or USUAL, background)
+        longest = max_new_tokens or (world.longest if items is None else SENTENCE)
         target, precision = choose_device(device), choose_dtype(dtype)
         checkpoint = Checkpoint.find(model)
         processor = checkpoint.processor()
         compared = [one for one in compared if one.method != candidates.THUMBNAIL_ALONE or has_tiles(processor)]
-        if scenes is None:
+        if part is None:
             assert items is not None
             work.say("opening pictures")
             asked = folder_items(items, limit, work.done)
         else:
             count = min(questions or QUESTIONS, limit or questions or QUESTIONS)
             work.say("drawing scenes", count)
-            asked = scene_items(scenes, count, work.done)
+            asked = scene_items(part, count, work.done, world.name, background)
         identity = {"model": fingerprint(checkpoint.directory), "items": digest(asked)}
         now = run_of(identity | {"dtype": precision, "max_new_tokens": longest}, str(target))
-        about = AccuracyResults(model=checkpoint.name, items=len(asked), split=scenes, runs=[now])
+        named = f"{world.name}, background {background}" if background else world.name
+        told = None if part is None or named == USUAL else named
+        about = AccuracyResults(model=checkpoint.name, items=len(asked), split=part, scenes=told, runs=[now])
         reference = candidates.Candidate(candidates.PTP, None, given if layer is None else {**given, "layer": layer})
         run = AccuracyRun(about, compared, asked, reference.settings, save)
         if missing := run.missing:
@@ -122,8 +133,9 @@ def accuracy(
 
 
 def title(results: AccuracyResults) -> str:
+    world = "" if results.scenes is None else f" about {results.scenes}"
     where = "" if results.split is None else f" of the {results.split} split"
-    return f"{results.model}, {results.items} questions{where}"
+    return f"{results.model}, {results.items} questions{world}{where}"
 
 
 def show(results: AccuracyResults, lines: dict[str, list[AccuracyRow]], ratios: list[float]) -> None:

@@ -62,7 +62,8 @@ class AccuracyRow(Row):
     variants: list[str] = []  # names in the ablation that the settings have; empty outside an ablation
     kept_tokens: Annotated[float, Field(gt=0)]  # mean of the visual tokens that a picture kept
     right: str  # a digit a question, 1 for right
-    accuracy: Percent  # right answers, with the bootstrap interval
+    marks: list[Annotated[float, Field(ge=0, le=1)]] | None = None  # of lists: F1 a question, which counts instead
+    accuracy: Percent  # right answers, or the mean of the marks, with the bootstrap interval
     low: Percent
     high: Percent
     retention: Percent | None  # of the unpruned accuracy; None where that is 0 or was not measured
@@ -198,6 +199,7 @@ class AccuracyResults(Results):
     model: str
     items: Annotated[int, Field(ge=1)]  # number of questions
     split: str | None  # of the scenes; None for a folder of questions
+    scenes: str | None = None  # name of the world and, if chosen, of its background; None for the usual one
     results: list[AccuracyRow] = []
 
     @model_validator(mode="after")
@@ -206,6 +208,8 @@ class AccuracyResults(Results):
         for number, row in enumerate(self.results):
             if len(row.right) != self.items or not set(row.right) <= {"0", "1"}:
                 raise ValueError(f"results.{number}.right must be {self.items} digits 0 or 1")
+            if row.marks is not None and len(row.marks) != self.items:
+                raise ValueError(f"results.{number}.marks must be {self.items} numbers")
         return self
 
 
