@@ -187,6 +187,20 @@ def deepen(state: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tenso
     return deeper
 
 
+def shallow(state: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
+    """Leave out the lowest ``layers`` layers of the language model."""
+    left = {}
+    for name, value in state.items():
+        parts = name.split(".")
+        if "language_model.layers" in name:
+            at = parts.index("layers") + 1
+            if int(parts[at]) < layers:
+                continue
+            parts[at] = str(int(parts[at]) - layers)
+        left[".".join(parts)] = value
+    return left
+
+
 def grow(
     state: dict[str, torch.Tensor], old: PreTrainedTokenizerFast, new: PreTrainedTokenizerFast
 ) -> dict[str, torch.Tensor]:

@@ -48,7 +48,10 @@ class Optimiser:
                     adjust_lr_fn="match_rms_adamw",
                 )
             )
-        self.parts.append(torch.optim.AdamW(list(others.values()), lr=adam, betas=(0.9, 0.98), weight_decay=0.0))
+        fused = all(p.is_cuda for p in others.values())
+        self.parts.append(
+            torch.optim.AdamW(list(others.values()), lr=adam, betas=(0.9, 0.98), weight_decay=0.0, fused=fused)
+        )
         self.peaks = [[group["lr"] for group in part.param_groups] for part in self.parts]
         self.steps, self.warmup, self.start = steps, warmup, 0
 

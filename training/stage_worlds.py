@@ -19,13 +19,15 @@ from ptprune.tiny import CHECKPOINT
 from .data import scaled_pixels
 from .dev_worlds import dev_accuracy, dev_pictures
 from .language import CAPTION, KINDS_ASKED, Packer, attention_mask
-from .model import build_model, build_tokenizer, grow, save
+from .model import build_model, build_tokenizer, deepen, grow, save, shallow
 from .optimise import Optimiser
 from .stage_vision import WEIGHTS
 from .stream import Stream
 from .vision import VisionHeads, tensors, vision_accuracy, vision_features, vision_losses
 from .worlds import maker
 
+SEEN = WEIGHTS | {"beside": 1.0, "below": 1.0}
+"""Weights of the vision losses; pages need their rows and columns read."""
 SHELF = 96  # items that wait for their turn
 ALWAYS_WAIT = 8  # the first items are waited for
 
@@ -40,14 +42,16 @@ class Options:
     workers: int = 1
     tiles: int = 832
     questions: int = 10
-    uses: int = 2
-    muon: float = 2e-3
-    adam: float = 1e-3
+    uses: int = 3
+    pages: float = 0.6
+    muon: float = 3e-3
+    adam: float = 1.5e-3
     warmup: int = 200
-    heads_first: int = 300
-    vision: float = 0.5
+    heads_first: int = 60
+    vision: float = 0.7
+    drop: int = 0
     precision: str = "tf32"
-    deepen: float = 2.0
+    deepen: float = 0.85
     save_every: float = 45.0
     dev: int = 96
     seed: int = 4
@@ -61,7 +65,7 @@ def train_worlds(options: Options) -> None:
     saved = options.out / "state.pt"
     state = torch.load(saved, weights_only=True) if saved.exists() else None
     first = 0 if state is None else int(state["step"])
-    stream = Stream(maker(packer, options.tiles, options.uses, options.questions), first * 2, options.workers)
+    stream = Stream(maker(packer, options), first, options.workers)
     try:
         Training(options, tokenizer, packer, stream, state).run()
     finally:
@@ -79,6 +83,7 @@ class Training:
         if state is None:
             old = AutoModelForImageTextToText.from_pretrained(CHECKPOINT)
             weights = grow(old.state_dict(), AutoTokenizer.from_pretrained(CHECKPOINT), tokenizer)
+            weights = shallow(weights, options.drop)
             self.step, self.before = 0, 0.0
         else:
             weights, self.step, self.before = state["model"], state["step"], state["seconds"]
@@ -128,12 +133,12 @@ class Training:
         while self.progress < 1:
             self.stream.tell(self.progress)
             for _ in range(2):
-                item = self.stream.next(wait=len(shelf) < min(ALWAYS_WAIT, SHELF))
+                item = self.stream.next(len(shelf) < ALWAYS_WAIT, self._on_device)
                 if item is None:
                     break
                 fresh += 1
                 place = len(shelf) if len(shelf) < SHELF else int(np.argmax(uses))
-                shelf[place : place + 1] = [self._on_device(item)]
+                shelf[place : place + 1] = [item]
                 uses[place : place + 1] = [0]
             least = min(uses)
             ready = [i for i, n in enumerate(uses) if n == least]
@@ -177,17 +182,15 @@ class Training:
         if self.step < self.options.heads_first:  # fresh heads do not shake the model
             words, tokens, cls = words.detach(), tokens.detach(), cls.detach()
         seen = vision_losses(self.heads, words, tokens, cls, batch)
-        loss = answers + self.options.vision * sum(WEIGHTS[k] * v for k, v in seen.items())
+        loss = answers + self.options.vision * sum(SEEN[k] * v for k, v in seen.items())
         loss.backward()
         norm = self.optimiser.step(self.step, self.progress)
         zero = torch.zeros((), device=self.device)
-        losses = torch.stack([answers, norm, *(seen.get(k, zero) for k in WEIGHTS)]).detach()
+        losses = torch.stack([answers, norm, *(seen.get(k, zero) for k in SEEN)]).detach()
         return torch.cat([losses, counts])
 
     def _deepen(self) -> None:
         """Put a silent layer below the language model's: see training/README.md."""
-        from .model import deepen
-
         weights = deepen(self.model.state_dict(), 1)
         self.model = build_model(self.tokenizer, self.options.seed, layers=text_layers(weights))
         self.model.load_state_dict(weights)
@@ -274,7 +277,7 @@ def answer_losses(logits: Tensor, pack: dict[str, Tensor]) -> tuple[Tensor, Tens
 def lines(tally: list[Tensor]) -> dict[str, Any]:
     """Means of the losses and shares of right answers since the last line."""
     total = torch.stack(tally).sum(0).cpu()
-    names = ["answer", "norm", *WEIGHTS]
+    names = ["answer", "norm", *SEEN]
     losses = {name: float(total[i]) / len(tally) for i, name in enumerate(names)}
     asked, right = total[len(names) :].reshape(2, -1).tolist()
     kinds = [*KINDS_ASKED, "caption", "ending"]

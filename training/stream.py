@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import mmap
 import multiprocessing
+import os
 import queue
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 Arrays = dict[str, np.ndarray]
+T = TypeVar("T")
 PATIENCE = 120  # seconds to wait for an item before the workers are taken for dead
 
 
@@ -41,6 +43,7 @@ class Stream:
 
     def _work(self, make: Callable[[int, float], Arrays], number: int, stride: int) -> None:
         torch.set_num_threads(1)
+        os.nice(5)  # the process that trains goes first
         while True:
             arrays = make(number, self._progress.value)
             slot = self._free.get()
@@ -59,8 +62,11 @@ class Stream:
         """Tell the workers how much of the run, 0 to 1, is done."""
         self._progress.value = progress
 
-    def next(self, wait: bool) -> Arrays | None:
-        """The next item as copies of its arrays; None where none is ready and ``wait`` is false."""
+    def next(self, wait: bool, take: Callable[[Arrays], T]) -> T | None:
+        """What ``take`` makes of the next item; None where none is ready and ``wait`` is false.
+
+        take : must copy the arrays, whose memory is used again.
+        """
         try:
             slot, places = self._full.get(timeout=PATIENCE) if wait else self._full.get_nowait()
         except queue.Empty:
@@ -70,16 +76,11 @@ class Stream:
         arrays = {}
         for name, (dtype, shape, at) in places.items():
             size = int(np.prod(shape))
-            arrays[name] = np.frombuffer(self._memory, dtype, size, at).reshape(shape).copy()
+            arrays[name] = np.frombuffer(self._memory, dtype, size, at).reshape(shape)
+        taken = take(arrays)
         self._free.put(slot)
-        return arrays
+        return taken
 
     def close(self) -> None:
         for worker in self._workers:
             worker.terminate()
-
-
-def each(stream: Stream) -> Iterator[Arrays]:
-    """The stream's items for ever."""
-    while (item := stream.next(wait=True)) is not None:
-        yield item

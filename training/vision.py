@@ -101,9 +101,9 @@ def tile_arrays(names: np.ndarray, colours: np.ndarray, thumbnail: np.ndarray) -
 
 def tensors(batch: dict[str, np.ndarray], device: torch.device | str = "cpu") -> dict[str, Tensor]:
     """The arrays of a batch on a device, copied without waiting for it."""
-    host = {name: torch.from_numpy(array) for name, array in batch.items()}
     if torch.device(device).type == "cpu":
-        return host
+        return {name: torch.tensor(array) for name, array in batch.items()}
+    host = {name: torch.from_numpy(array) for name, array in batch.items()}
     return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in host.items()}
 
 

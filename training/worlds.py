@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
@@ -15,12 +16,9 @@ from .language import CAPTION, IGNORE, Packer, conversations
 from .model import TOKENS
 from .vision import bags, dense_labels, tile_arrays
 
-TILES_AN_ITEM = 832  # with thumbnails: 64 scenes of twelve tiles
-EASY, ALL = (1, 2, 3, 4, 6), (1, 2, 3, 4, 6, 6, 8, 8, 9, 9, 10, 10, 12, 12, 12, 12)
+EASY, ALL = (1, 2, 2, 3, 4, 6), (1, 2, 3, 4, 6, 6, 8, 8, 9, 9, 10, 10, 12, 12, 12, 12)
 """Numbers of tiles to draw from, in the first part of the run and afterwards."""
-EASY_PART = 0.12
-PAGES = 0.5
-"""Share of pages among the pictures."""
+EASY_PART = 0.3
 FILLS = (((0.3, 0.7), 0.40), ((0.9, 1.0), 0.25), ((0.1, 0.25), 0.15), ((0.1, 1.0), 0.20))
 """Shares of the tiles that hold something, each with its share of the scenes: usual, crowded, sparse, any."""
 USUAL_BACKGROUND = 0.7
@@ -28,9 +26,9 @@ GAPS = (2, 8, 32)
 """Greatest jumps of the positions after a tile; half of the sequences have none."""
 
 
-def draw(seed: int, tiles: int, rng: np.random.Generator) -> Scene | Document:
-    """A picture of the training split for ``seed``, of so many tiles."""
-    if rng.random() < PAGES:
+def draw(seed: int, tiles: int, pages: float, rng: np.random.Generator) -> Scene | Document:
+    """A picture of the training split for ``seed``, of so many tiles; a page with the probability ``pages``."""
+    if rng.random() < pages:
         shapes = page_grids(tiles, tiles) or grids(tiles, tiles)
         grid = shapes[int(rng.integers(len(shapes)))]
         return generate_document("train", seed, grid=grid, fill=(0.5, 1.0) if rng.random() < 0.2 else (0.75, 1.0))
@@ -42,18 +40,27 @@ def draw(seed: int, tiles: int, rng: np.random.Generator) -> Scene | Document:
     return generate_scene("train", seed, grid=grid, fill=fill, background=background)
 
 
-def maker(packer: Packer, size: int, uses: int, questions: int) -> Callable[[int, float], dict[str, np.ndarray]]:
-    """The function that makes an item of at most ``size`` tiles, with ``uses`` sets of ``questions`` a picture."""
+class Wanted(Protocol):
+    """What an item should have: ``tiles`` at most, ``uses`` sets of ``questions`` a picture, a share of ``pages``."""
+
+    tiles: int
+    uses: int
+    questions: int
+    pages: float
+
+
+def maker(packer: Packer, wanted: Wanted) -> Callable[[int, float], dict[str, np.ndarray]]:
+    """The function that makes an item of a number, and of how much of the run is done."""
 
     def make(number: int, progress: float) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([number, 41])
         choices = EASY if progress < EASY_PART else ALL
         tiles = choices[int(rng.integers(len(choices)))]
-        count = max(1, min(size // (tiles + (tiles > 1)), size // 6))
-        pictures = [draw(10_000_000 + number * 256 + i, tiles, rng) for i in range(count)]
+        count = max(1, min(wanted.tiles // (tiles + (tiles > 1)), wanted.tiles // 6))
+        pictures = [draw(10_000_000 + number * 256 + i, tiles, wanted.pages, rng) for i in range(count)]
         item = picture_arrays(pictures)
-        for use in range(uses):
-            for name, array in pack_arrays(packer, pictures, use, questions, rng).items():
+        for use in range(wanted.uses):
+            for name, array in pack_arrays(packer, pictures, use, wanted.questions, rng).items():
                 item[f"{use}/{name}"] = array
         return item
 
