@@ -149,7 +149,9 @@ class Training:
             self.step += 1
             if (now := time.monotonic()) - told > 10:
                 each = (now - told) / (self.step - counted)
-                self.log(step=self.step, each=each, progress=self.progress, items=fresh, reused=max(uses), **lines(tally))
+                self.log(
+                    step=self.step, each=each, progress=self.progress, items=fresh, reused=max(uses), **lines(tally)
+                )
                 healthy = bool(torch.isfinite(torch.stack(tally)[-1]).all())
                 told, counted, tally, fresh = time.monotonic(), self.step, [], 0
                 if not healthy:

@@ -90,9 +90,7 @@ def pack_arrays(
         conversations(p, p.seed * 31 + 2 * use, questions, use % 2 == 0, use % 2 == 1, extra=questions // 2)
         for p in pictures
     ]
-    gaps = [
-        rng.integers(0, GAPS[int(rng.integers(len(GAPS)))] + 1, images) * int(rng.random() < 0.5) for _ in pictures
-    ]
+    gaps = [rng.integers(0, GAPS[int(rng.integers(len(GAPS)))] + 1, images) * int(rng.random() < 0.5) for _ in pictures]
     pack = packer.pack(pictures, talks, gaps=gaps, multiple=16)
     where = np.flatnonzero(pack.target != IGNORE)
     kind = pack.kind.reshape(-1)[where]

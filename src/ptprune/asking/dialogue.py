@@ -11,6 +11,7 @@ from PIL.Image import Image
 
 from ptprune.asking.chat import ask_about, chat_inputs, check_length
 from ptprune.asking.loaded import Generated, LoadedModel
+from ptprune.conventions import cache_of, keep_cache
 from ptprune.errors import UserError
 from ptprune.pruner import TokenPruner
 
@@ -47,11 +48,11 @@ def last_answer(
                 seen = sequence[:, :-1]  # the last token that was written has not been read
                 if not torch.equal(ids[:, : seen.shape[1]], seen):
                     raise UserError("the chat template writes an earlier turn otherwise than the model wrote it")
-                inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "past_key_values": cache}
+                inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **keep_cache(loaded.model, cache)}
             check_length(loaded.model, inputs, max_new_tokens)
             length = inputs["input_ids"].shape[1]
             output = loaded.model.generate(**inputs, **options, return_dict_in_generate=True)
-            sequence, cache = output.sequences, output.past_key_values
+            sequence, cache = output.sequences, cache_of(output)
             [text] = loaded.processor.tokenizer.batch_decode(sequence[:, length:], skip_special_tokens=True)
             conversation.append({"role": "assistant", "content": [{"type": "text", "text": text.strip()}]})
     kept = images

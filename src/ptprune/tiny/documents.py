@@ -105,8 +105,9 @@ def generate_document(
             shift = VALUE_ROOM - 1 - face.getlength(value) * squeeze if flush else 0
             boxes = []
             for text, x in ((case(key), left), (value, column * TILE + aside + shift)):
-                pen.text((x / squeeze, top), text, fill=255, font=face)
                 box = face.getbbox(text)
+                x = max(x, column * TILE - box[0] * squeeze)  # slanted letters reach out to the left
+                pen.text((x / squeeze, top), text, fill=255, font=face)
                 y0, y1 = (above + LINE * line + LINE / 2 + (box[i] - middle) for i in (1, 3))
                 boxes.append(tuple(round(v) for v in (x + box[0] * squeeze, y0, x + box[2] * squeeze, y1)))
             entries.append(Entry(key, value, column, row, line, boxes[0], boxes[1]))

@@ -96,9 +96,7 @@ WORLDS = {
             _one,
         ),
         World("documents", "pages of small print: words and numbers in rows", generate_document, _one, False),
-        World(
-            "captions", '"list everything", scored by F1', generate_scene, _everything, longest=LIST, listing=True
-        ),
+        World("captions", '"list everything", scored by F1', generate_scene, _everything, longest=LIST, listing=True),
         World("dialogue", "the second question, after a first one", _scene_or_page, _second, False),
     )
 }
