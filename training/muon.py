@@ -12,7 +12,7 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315  # Keller Jordan's, https://kellerjordan.
 
 
 class StackedMuon(torch.optim.Optimizer):
-    """``torch.optim.Muon`` with Nesterov momentum and ``adjust_lr_fn="match_rms_adamw"``, a stack of matrices a step."""
+    """``torch.optim.Muon`` with Nesterov momentum and ``adjust_lr_fn="match_rms_adamw"``, stack by stack."""
 
     def __init__(
         self, parameters: list[nn.Parameter], lr: float, momentum: float, weight_decay: float, ns_steps: int

@@ -14,6 +14,8 @@ pytest.importorskip("sklearn")
 pytest.importorskip("skimage")
 pytest.importorskip("matplotlib")
 
+from tests.tiny.test_scenes import answer_from_objects
+
 from ptprune.bench.items import digest
 from ptprune.bench.items.scenes import scene_items
 from ptprune.tiny import world
@@ -23,7 +25,6 @@ from ptprune.tiny.documents import LINE, Document, generate_document, page_grids
 from ptprune.tiny.questions import ask
 from ptprune.tiny.scenes import generate_scene
 from ptprune.tiny.worlds import WORLDS
-from tests.tiny.test_scenes import answer_from_objects
 
 ROOT = Path(__file__).parents[2]
 

@@ -38,7 +38,8 @@ def last_answer(
     inputs = chat_inputs(loaded.processor, [conversation], [[picture]], image_options).to(loaded.model.device)
     images = int((inputs["input_ids"] == loaded.model.config.image_token_id).sum())
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
-    cache = None
+    cache: Any = None
+    sequence = inputs["input_ids"]
     with nullcontext() if pruner is None else pruner(loaded.model), torch.no_grad():
         for number, question in enumerate(questions):
             if number:
@@ -53,7 +54,7 @@ def last_answer(
             length = inputs["input_ids"].shape[1]
             output = loaded.model.generate(**inputs, **options, return_dict_in_generate=True)
             sequence, cache = output.sequences, cache_of(output)
-            [text] = loaded.processor.tokenizer.batch_decode(sequence[:, length:], skip_special_tokens=True)
+            text = loaded.processor.tokenizer.decode(sequence[0, length:], skip_special_tokens=True)
             conversation.append({"role": "assistant", "content": [{"type": "text", "text": text.strip()}]})
     kept = images
     if pruner is not None:

@@ -53,9 +53,7 @@ def accuracy(
     batch: Annotated[int, options.model(min=1, help="Items a batch.")] = 16,
     max_new_tokens: Annotated[
         int | None,
-        options.model(
-            min=1, help="Longest answer.", show_default=f"the world's, 2 for a word; {SENTENCE} with --items"
-        ),
+        options.model(min=1, help="Longest answer.", show_default=f"the world's; {SENTENCE} with --items"),
     ] = None,
     save: Annotated[
         Path | None, options.output("--out", help="Keep results here; go on from there.", metavar="FILE.json")

@@ -60,7 +60,7 @@ def draw_background(
 
     which : one of ``BACKGROUNDS``.
     """
-    choice = {"mixture": rng.random, "plain": lambda: 0.0, "noise": lambda: 0.0, "photograph": lambda: 1.0}[which]()
+    choice = rng.random() if which == "mixture" else {"plain": 0.0, "noise": 0.0, "photograph": 1.0}[which]
     tint = rng.uniform(0.7, 1.0, size=3).astype(np.float32)
     low, high = rng.uniform(0.04, 0.16), rng.uniform(0.32, 0.50)
     if which == "noise":

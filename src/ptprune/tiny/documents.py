@@ -103,14 +103,14 @@ def generate_document(
             key, value = keys[len(entries)], values[len(entries)]
             top = above + LINE * (line + 0.5) - middle
             shift = VALUE_ROOM - 1 - face.getlength(value) * squeeze if flush else 0
-            boxes = []
+            boxes: list[Box] = []
             for text, x in ((case(key), left), (value, column * TILE + aside + shift)):
                 box = face.getbbox(text)
                 x = max(x, column * TILE - box[0] * squeeze)  # slanted letters reach out to the left
                 pen.text((x / squeeze, top), text, fill=255, font=face)
-                y0, y1 = (above + LINE * line + LINE / 2 + (box[i] - middle) for i in (1, 3))
-                boxes.append(tuple(round(v) for v in (x + box[0] * squeeze, y0, x + box[2] * squeeze, y1)))
-            entries.append(Entry(key, value, column, row, line, boxes[0], boxes[1]))
+                sides = round(x + box[0] * squeeze), round(x + box[2] * squeeze)
+                boxes.append((sides[0], round(top + box[1]), sides[1], round(top + box[3])))
+            entries.append(Entry(key, value, column, row, line, *boxes))
     ink = np.asarray(print_.resize((columns * TILE, rows * TILE), Image.Resampling.BILINEAR), np.float32) / 255
     return Document(split, seed, columns, rows, _on_paper(split, ink, rng), tuple(entries))
 

@@ -21,11 +21,12 @@ SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "diamond", "
 KINDS = ("digit", "letter", "shape")
 NAMES = {"digit": DIGITS, "letter": LETTERS, "shape": SHAPES}
 
-KEYS = tuple(
-    "ant bag bed box bus cab cow cup dog ear egg elk eye fan fig fly fur gem ham hen hut ice ink jet kit leg lid map mud "
-    "oak oil pea pie pot rat rug saw sky sun toy wax web zip arm axe dew gas hop ivy orb rim sod tin tub urn zoo gnu emu "
-    "eel asp".split()
-)
+KEYS = (
+    "ant", "bag", "bed", "box", "bus", "cab", "cow", "cup", "dog", "ear", "egg", "elk", "eye", "fan", "fig",
+    "fly", "fur", "gem", "ham", "hen", "hut", "ice", "ink", "jet", "kit", "leg", "lid", "map", "mud", "oak",
+    "oil", "pea", "pie", "pot", "rat", "rug", "saw", "sky", "sun", "toy", "wax", "web", "zip", "arm", "axe",
+    "dew", "gas", "hop", "ivy", "orb", "rim", "sod", "tin", "tub", "urn", "zoo", "gnu", "emu", "eel", "asp",
+)  # fmt: skip
 """Words of documents. Any two differ in at least two of their three letters."""
 VALUES = tuple(str(number) for number in range(10, 100))
 """Numbers of documents."""

@@ -100,9 +100,8 @@ def write(name: str, folder: Path, count: int, on_item: Callable[[int], None] = 
             picture = f"{number:05}.png"
             item.open().save(folder / picture)
             told = {"picture": picture, "question": item.question, "answer": item.answer, "kind": item.kind}
-            if item.listing:
-                told["listing"] = True
-            lines.append(json.dumps(told) + "\n")
+            more = {"listing": True} if item.listing else {}
+            lines.append(json.dumps(told | more) + "\n")
         write_whole(folder / LIST, "".join(lines))  # last: whoever finds it finds the rest
     return len(items)
 

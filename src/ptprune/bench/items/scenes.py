@@ -11,7 +11,6 @@ from ptprune.tiny.backgrounds import BACKGROUNDS
 from ptprune.tiny.world import MissingExtra
 from ptprune.tiny.worlds import WORLDS, World
 
-
 USUAL = "usual"
 """The world where nobody names one."""
 
