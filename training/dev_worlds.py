@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ptprune.bench.items import listing_f1
 from ptprune.tiny.documents import Document, generate_document
 from ptprune.tiny.questions import Question, caption
 from ptprune.tiny.scenes import Scene, generate_scene
@@ -61,7 +62,9 @@ def dev_accuracy(model: nn.Module, packer: Packer, world: str, pictures: list) -
                 asked[kind] += int(where.sum())
                 right[kind] += int(met[where].sum())
             if isinstance(some[0], Scene):
-                scores += [f1(a, caption(p)) for a, p in zip(_listings(model, packer, some, tokens), some, strict=True)]
+                scores += [
+                    listing_f1(a, caption(p)) for a, p in zip(_listings(model, packer, some, tokens), some, strict=True)
+                ]
     result: dict[str, Any] = {k: round(right[k] / n, 4) for k, n in asked.items() if n}
     result["all"] = round(sum(right.values()) / sum(asked.values()), 4)
     if scores:
@@ -94,10 +97,3 @@ def _listings(model: nn.Module, packer: Packer, scenes: list[Scene], tokens: Ten
         if bool(done.all()):
             break
     return packer.tokenizer.batch_decode(ids[:, start:], skip_special_tokens=True)
-
-
-def f1(given: str, expected: str) -> float:
-    """F1 over the objects of two listings such as "red 7, blue star"; each object counts as often as it is there."""
-    ours, theirs = (Counter(part.strip() for part in text.split(",") if part.strip()) for text in (given, expected))
-    hits = sum((ours & theirs).values())
-    return 2 * hits / max(1, sum(ours.values()) + sum(theirs.values()))

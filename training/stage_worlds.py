@@ -162,7 +162,8 @@ class Training:
             if not self.deeper and self.progress > self.options.deepen:
                 self._deepen()
         self.keep()
-        self.report()
+        if self.options.dev:
+            self.report()
 
     def _on_device(self, item: dict[str, np.ndarray]) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
         placed = tensors(item, self.device)
