@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,8 +217,8 @@ def test_items_mix_worlds(tmp_path: Path) -> None:
 
 
 def test_the_stage_runs_goes_on_and_writes_a_checkpoint(tmp_path: Path) -> None:
-    small = dict(out=tmp_path, tiles=8, questions=2, uses=1, dev=0, save_every=1000.0, warmup=2, heads_first=1)
-    train_worlds(Options(minutes=0.05, deepen=0.1, **small))  # type: ignore[arg-type]
+    options = Options(tmp_path, 0.05, deepen=0.1, tiles=8, questions=2, uses=1, dev=0, warmup=2, heads_first=1)
+    train_worlds(options)
     told = [json.loads(line) for line in (tmp_path / "worlds.jsonl").read_text().splitlines()]
     steps = told[-1]["step"]
     assert steps > 0
@@ -227,7 +228,7 @@ def test_the_stage_runs_goes_on_and_writes_a_checkpoint(tmp_path: Path) -> None:
     assert load_processor(tmp_path / "checkpoint").tokenizer(" fox")["input_ids"]
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in state["model"].items())
-    train_worlds(Options(minutes=0.1, deepen=0.1, **small))  # type: ignore[arg-type]
+    train_worlds(replace(options, minutes=0.1))
     again = torch.load(tmp_path / "state.pt", weights_only=True)
     assert again["step"] > state["step"]
     assert again["seconds"] > state["seconds"] > 0
