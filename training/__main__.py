@@ -4,23 +4,36 @@ python -m training vision     stage A: vision tower and projector
 python -m training language   stage B: the language model on frozen vision
 python -m training joint      stage C: everything together, then the checkpoint is written
 python -m training            all of them
+python -m training worlds     stage D: from the shipped checkpoint on to all worlds; on a GPU a matter of minutes
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 
 import torch
+
+from .optimise import RUNS
+from .stage_worlds import Options, train_worlds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__.splitlines()[0])
-    parser.add_argument("stage", nargs="?", default="all", choices=["vision", "language", "joint", "all"])
+    parser.add_argument("stage", nargs="?", default="all", choices=["vision", "language", "joint", "all", "worlds"])
     parser.add_argument("--steps", type=int, help="steps of this stage in all (the decay fits itself to them)")
     parser.add_argument("--threads", type=int, default=2)
+    worlds = parser.add_argument_group("stage worlds")
+    defaults = Options(out=RUNS / "worlds")
+    for field in fields(Options):
+        value = getattr(defaults, field.name)
+        worlds.add_argument(f"--{field.name.replace('_', '-')}", type=type(value), default=value)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     options = {} if arguments.steps is None else {"steps": arguments.steps}
+    if arguments.stage == "worlds":
+        train_worlds(Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)}))
+        return
     if arguments.stage in ("vision", "all"):
         from .stage_vision import train_vision
 

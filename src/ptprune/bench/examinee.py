@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 
 from ptprune.asking.chat import ask_about, chat_inputs, check_text, make_prompt
-from ptprune.asking.loaded import LoadedModel
+from ptprune.asking.dialogue import last_answer
+from ptprune.asking.loaded import Generated, LoadedModel
 from ptprune.bench.candidates import DOWNSAMPLE, THUMBNAIL_ALONE
 from ptprune.bench.items import Item
 from ptprune.errors import SettingError, UserError
@@ -46,7 +47,7 @@ class Examinee(LoadedModel):
         """
         self.check_pruners(pruners)
         try:
-            for question in dict.fromkeys(item.question for item in items):
+            for question in dict.fromkeys(text for item in items for text in (*item.before, item.question)):
                 check_text(self.model, self.processor, question)
             make_prompt(self.model, self.processor, [Image.new("RGB", items[0].size)], items[0].question, {})
         except SettingError as error:
@@ -70,17 +71,22 @@ class Examinee(LoadedModel):
         """
         views = [view(item.size) for item in items]
         lengths = [self.tokens(item.size, seen) for item, seen in zip(items, views, strict=True)]
-        order = sorted(range(len(items)), key=lambda n: (views[n].options, lengths[n]))  # little padding
+        # little padding; a conversation is asked by itself
+        order = sorted(range(len(items)), key=lambda n: (views[n].options, bool(items[n].before), lengths[n]))
         kept = 0
 
         def answer(numbers: list[int]) -> list[str]:
             nonlocal kept
+            if items[numbers[0]].before:
+                spoken = [self._converse(items[n], views[n], pruner) for n in numbers]
+                kept += sum(one.visual_tokens[1] for one in spoken)
+                return [text.strip() for one in spoken for text in one.texts]
             inputs = self._inputs([items[n] for n in numbers], [views[n] for n in numbers])
             written = self.generate(inputs, pruner, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
             kept += written.visual_tokens[1]
             return [text.strip() for text in written.texts]
 
-        given = self.in_batches(order, lambda n: views[n].options, answer, on_batch)
+        given = self.in_batches(order, lambda n: (views[n].options, bool(items[n].before)), answer, on_batch)
         return [given[n] for n in range(len(items))], kept / len(items)
 
     def tokens(self, size: Size, view: View = AS_IT_IS) -> int:
@@ -90,13 +96,19 @@ class Examinee(LoadedModel):
             self._tokens[size, view] = self.visual_tokens(self._inputs([blank], [view])["input_ids"])
         return self._tokens[size, view]
 
+    def _converse(self, item: Item, view: View, pruner: TokenPruner | None) -> Generated:
+        questions = [*item.before, item.question]
+        return last_answer(self, _shown(item, view), questions, pruner, self.max_new_tokens, dict(view.options))
+
     def _inputs(self, items: Sequence[Item], views: Sequence[View]) -> Any:
-        pictures = []
-        for item, view in zip(items, views, strict=True):
-            picture = item.open()
-            pictures.append([picture.resize(view.size, Image.Resampling.BICUBIC) if view.size else picture])
+        pictures = [[_shown(item, view)] for item, view in zip(items, views, strict=True)]
         asked = [ask_about(1, item.question) for item in items]
         return chat_inputs(self.processor, asked, pictures, dict(views[0].options))
+
+
+def _shown(item: Item, view: View) -> Image.Image:
+    picture = item.open()
+    return picture.resize(view.size, Image.Resampling.BICUBIC) if view.size else picture
 
 
 SMALLEST = 4  # pixels a side

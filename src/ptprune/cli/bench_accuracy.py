@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 items_option = partial(typer.Option, rich_help_panel="Items")
 QUESTIONS = 1000
-WORD, SENTENCE = 2, 32  # longest answers, in tokens: to the scenes' questions, and to any others
+SENTENCE = 32  # longest answer, in tokens, to questions of a folder
 FIRST, CELL = 60, 24  # widest columns of the table
 
 
@@ -37,6 +37,12 @@ def accuracy(
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Variants of ptp, on the development split, instead of methods.")
     ] = False,
+    scenes: Annotated[
+        str | None, items_option(help="The world: usual, sparse, crowded, ... (ptprune items).", show_default="usual")
+    ] = None,
+    background: Annotated[
+        str | None, items_option(help="Of scenes: mixture, plain, photograph or noise.", show_default="mixture")
+    ] = None,
     split: Annotated[
         str | None, items_option(help="test or dev: which scenes.", show_default="test; dev with --ablate")
     ] = None,
@@ -56,7 +62,9 @@ def accuracy(
     batch: Annotated[int, options.model(min=1, max=MAX_BATCH, help="Items a batch.")] = 16,
     max_new_tokens: Annotated[
         int | None,
-        options.model(min=1, max=MAX_TOKENS, help="Longest answer.", show_default=f"{WORD}, {SENTENCE} with --items"),
+        options.model(
+            min=1, max=MAX_TOKENS, help="Longest answer.", show_default=f"the world's; {SENTENCE} with --items"
+        ),
     ] = None,
     save: Annotated[
         Path | None, options.output("--out", help="Keep results here; go on from there.", metavar="FILE.json")
@@ -73,6 +81,8 @@ def accuracy(
         ("--split test", ablate and split == "test", "not with --ablate; only the development split compares settings"),
         ("--items-outside", outside and items is None, "only with --items"),
         ("--out and --plot", None not in (save, plot) and save == plot, "the same file; give two"),
+        ("--scenes", None not in (items, scenes), "not with --items; leave one out"),
+        ("--background", None not in (items, background), "not with --items, which has its own; leave it out"),
         ("--questions", None not in (items, questions), "not with --items, which has its own; give --limit instead"),
         ("--methods", ablate and methods is not None, "not with --ablate, which compares variants of ptp"),
         (f"--layer {layer}", layer is not None and ablate, "not with --ablate; leave one out"),
@@ -80,8 +90,7 @@ def accuracy(
     ):
         if wrong:
             raise UserError(f"{what}: {why}")
-    scenes = None if items is not None else split or ("dev" if ablate else "test")
-    longest = max_new_tokens or (WORD if items is None else SENTENCE)
+    part = None if items is not None else split or ("dev" if ablate else "test")
 
     with working("loading torch and transformers") as work:
         from ptprune.bench import candidates, plots
@@ -89,7 +98,7 @@ def accuracy(
         from ptprune.bench.examinee import Examinee, has_tiles
         from ptprune.bench.items import digest
         from ptprune.bench.items.folder import LIST, folder_items
-        from ptprune.bench.items.scenes import scene_items
+        from ptprune.bench.items.scenes import USUAL, scene_items, world_named
         from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
         from ptprune.files import check_writable
         from ptprune.results.file import as_json, fingerprint, run_of
@@ -104,11 +113,13 @@ def accuracy(
         names = None if methods is None else options.parse_methods(methods, known)
         ptp = read.get(candidates.PTP, {})
         compared = candidates.ablate(shares, ptp) if ablate else candidates.compare(names, shares, read, layer)
+        world = world_named(scenes or USUAL, background)
+        longest = max_new_tokens or (world.longest if items is None else SENTENCE)
         target, precision = choose_device(device), choose_dtype(dtype)
         checkpoint = Checkpoint.find(model)
         processor = checkpoint.processor()
         compared = [one for one in compared if one.method != candidates.THUMBNAIL_ALONE or has_tiles(processor)]
-        if scenes is None:
+        if part is None:
             assert items is not None
             work.say("opening pictures")
             asked = folder_items(items, limit, work.done, outside=outside)
@@ -119,10 +130,12 @@ def accuracy(
         else:
             count = min(questions or QUESTIONS, limit or questions or QUESTIONS)
             work.say("drawing scenes", count)
-            asked = scene_items(scenes, count, work.done)
+            asked = scene_items(part, count, work.done, world.name, background)
         identity |= {"model": fingerprint(checkpoint.directory), "items": digest(asked)}
         now = run_of(identity | {"dtype": precision, "max_new_tokens": longest}, str(target))
-        about = AccuracyResults(model=checkpoint.name, items=len(asked), split=scenes, runs=[now])
+        named = f"{world.name}, background {background}" if background else world.name
+        told = None if part is None or named == USUAL else named
+        about = AccuracyResults(model=checkpoint.name, items=len(asked), split=part, scenes=told, runs=[now])
         reference = candidates.Candidate(candidates.PTP, None, ptp if layer is None else {**ptp, "layer": layer})
         run = AccuracyRun(about, compared, asked, reference.settings, save)
         if missing := run.missing:
@@ -142,8 +155,9 @@ def accuracy(
 
 
 def title(results: AccuracyResults) -> str:
+    world = "" if results.scenes is None else f" about {results.scenes}"
     where = "" if results.split is None else f" of the {results.split} split"
-    return f"{results.model}, {results.items} questions{where}"
+    return f"{results.model}, {results.items} questions{world}{where}"
 
 
 def show(results: AccuracyResults, lines: dict[str, list[AccuracyRow]], ratios: list[float]) -> None:

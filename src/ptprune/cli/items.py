@@ -15,7 +15,7 @@ COUNT = 1000
 
 
 def items(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="scenes or easy-vqa.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="scenes, a world, easy-vqa.", show_default=False)],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.", show_default=False)],
     count: Annotated[int, typer.Option(min=1, max=MAX_ITEMS, help="How many.")] = COUNT,
 ) -> None:
@@ -24,7 +24,12 @@ def items(
         from ptprune.bench.items import folder as folders
 
         if name not in folders.SETS:
-            raise UserError(f"NAME {name}: unknown; give {' or '.join(folders.SETS)}")
+            why = (
+                "asked in two turns, only by bench accuracy --scenes dialogue"
+                if name == folders.DIALOGUE
+                else "unknown"
+            )
+            raise UserError(f"NAME {name}: {why}; give {' or '.join(folders.SETS)}")
         work.say(f"drawing {name}", count)
         written = folders.write(name, folder, count, work.done)
     out().print(f"{written} items in {folder}, task {folders.task_name(name)}", soft_wrap=True)
