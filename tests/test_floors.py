@@ -22,6 +22,7 @@ FLOORS = [  # from the bottom to the top
     "scores",
     "families",
     "report",
+    "encoding",
     "attach",
     "pruner",
     "methods",

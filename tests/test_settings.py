@@ -228,7 +228,7 @@ def test_a_misspelt_setting():
         pruner.keep_ration = 0.3
     with pytest.raises(SettingError, match="'coverage_bound': did you mean 'coverage_bounds'"):
         pruner.coverage_bound = (0, 1)
-    with pytest.raises(UnknownSetting, match="RandomPruning has no setting 'coverage', only keep_ratio, .*, seed"):
+    with pytest.raises(UnknownSetting, match="RandomPruning has no setting 'coverage', only .*keep_ratio, .*, seed"):
         RandomPruning().coverage = 0.5
     assert not hasattr(pruner, "keep_ration")
 

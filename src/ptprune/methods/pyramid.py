@@ -12,20 +12,8 @@ from ptprune.budget import allocate, allocate_beside
 from ptprune.pruner import Steps, TokenPruner
 from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES, ImageEvidence
 from ptprune.scores.region import region_weights
-from ptprune.scores.registry import ScoreRegistry
 from ptprune.selection import Selection, fuse_levels, keep_best, keep_top
-from ptprune.settings import FLAG, POSITIVE, SHARE, Rule, number, one_of, ratios, setting
-
-
-def score_of(registry: ScoreRegistry) -> Rule:
-    """The rule for a setting that names a score. Names are looked up late, so that users' scores count too."""
-
-    def names() -> tuple[str, ...]:
-        return *registry.names, *registry.reserved
-
-    return Rule(
-        lambda: f"one of {', '.join(map(repr, names()))}", lambda value: isinstance(value, str) and value in names()
-    )
+from ptprune.settings import FLAG, POSITIVE, SHARE, number, one_of, ratios, score_of, setting
 
 
 @dataclass(kw_only=True)
@@ -94,7 +82,7 @@ class PyramidTokenPruning(TokenPruner):
         if region is not None:
             [salient] = more
             region.check_finite(salient)
-        total = self.num_kept(layout.num_tokens)
+        total = self.budget(layout)
         if self.coverage is not None:
             [[number]] = yield [covering(fused, self.coverage)[None]]
             smallest, largest = (max(1, round(bound * len(fused))) for bound in self.coverage_bounds)

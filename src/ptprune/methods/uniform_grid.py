@@ -22,7 +22,7 @@ class UniformGrid(TokenPruner):
 
     def select(self, image: ImageEvidence) -> Selection:
         layout = image.layout
-        budgets = layout.even_budgets(self.num_kept(layout.num_tokens))
+        budgets = layout.even_budgets(self.budget(layout))
         kept = [
             tokens[even_cells(*region.grid, budget)]
             for region, tokens, budget in zip(layout.regions, layout.members_on_host(), budgets, strict=True)
