@@ -40,7 +40,12 @@ def tiles_of(specimen: Specimen, inputs: Inputs) -> Tensor:
 def tokens_of(specimen: Specimen, model: nn.Module, inputs: Inputs, rows: Tensor) -> Tensor:
     """BoolTensor [batch, prompt]: the visual tokens, structural ones excepted, that are made of encoder rows other than
     ``rows``, a BoolTensor [encoder rows], wholly or in part."""
-    values = rows.float()[:, None].expand(specimen.shape(model, inputs)).contiguous()
+    return tokens_of_patches(specimen, model, inputs, rows[:, None].expand(specimen.shape(model, inputs)))
+
+
+def tokens_of_patches(specimen: Specimen, model: nn.Module, inputs: Inputs, patches: Tensor) -> Tensor:
+    """The same, for a BoolTensor [encoder rows, patches]."""
+    values = patches.float().contiguous()
     found = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
     found[specimen.visual(model, inputs)] = torch.cat(specimen.pool(model, inputs, values)) < 1 - 1e-6
     return found

@@ -55,6 +55,7 @@ class ImageReport:
         num_tokens: prunable visual tokens before pruning.
         kept: LongTensor (CPU), sorted, the indices 0..num_tokens-1 of the kept tokens in prompt order.
         regions: tiles and thumbnail in prompt order.
+        encoded: LongTensor (CPU), sorted, the indices of the tokens that went through the whole vision encoder.
         scores: "token", "instruction", "fused" -> FloatTensor [num_tokens] (CPU), as far as the method computed them;
             0 for tokens that were not encoded.
     """
@@ -64,6 +65,7 @@ class ImageReport:
     kept: Tensor
     regions: list[RegionReport]
     scores: dict[str, Tensor]
+    encoded: Tensor
 
     @property
     def encoded_tiles(self) -> int:
@@ -73,7 +75,7 @@ class ImageReport:
     @property
     def encoded_tokens(self) -> int:
         """How many of the tokens went through the whole vision encoder."""
-        return sum(region.encoded for region in self.regions)
+        return len(self.encoded)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -120,6 +122,7 @@ class PruningReport:
                     "sample": image.sample,
                     "num_tokens": image.num_tokens,
                     "kept": image.kept.tolist(),
+                    "encoded": image.encoded.tolist(),
                     "regions": [vars(region).copy() for region in image.regions],
                     "scores": {name: score.tolist() for name, score in image.scores.items()},
                 }
@@ -232,4 +235,5 @@ def _write_image(layout: ImageLayout, selection: Selection) -> ImageReport:
             )
         )
     scores = {name: score.float().cpu() for name, score in selection.scores.items()}
-    return ImageReport(layout.sample, layout.num_tokens, kept, regions, scores)
+    encoded = torch.arange(layout.num_tokens) if partly is None else torch.from_numpy(partly.tokens.nonzero()[0])
+    return ImageReport(layout.sample, layout.num_tokens, kept, regions, scores, encoded)
