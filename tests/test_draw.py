@@ -21,7 +21,9 @@ WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 def region(row: int, column: int, indices: Sequence[int], grid: tuple[int, int], box: Box) -> RegionReport:
-    return RegionReport(row, column, row < 0, min(indices), max(indices) + 1, list(indices), grid, box, 0, None, len(indices))
+    return RegionReport(
+        row, column, row < 0, min(indices), max(indices) + 1, list(indices), grid, box, 0, None, len(indices)
+    )
 
 
 def tiled(rows: int, columns: int, grid: tuple[int, int] = (4, 4), first: int = 0) -> list[RegionReport]:

@@ -91,6 +91,11 @@ class TokenPruner(EncoderSettings):
         return self.select(image)
         yield  # makes this a generator
 
+    @property
+    def needs_grids(self) -> bool:
+        """Whether ``select`` relies on regions that have all tokens of their ``grid``: no patch may be missing then."""
+        return False
+
     def keeps_all(self, num_tokens: int | None = None) -> bool:
         """Whether every token of an image stays, whatever the evidence: none is gathered then, and nothing is scored.
 

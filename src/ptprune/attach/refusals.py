@@ -67,6 +67,11 @@ def check_encoder(model: Model, family: type[Family], settings: Method) -> Encod
                 f"vision_layer={layer} is not supported for {family.name}, which mixes neighbouring patches after they "
                 "are encoded: leave it None"
             )
+        if settings.needs_grids:
+            raise Refused(
+                f"vision_layer={layer} drops tokens inside tiles, and {type(settings).__name__} with these settings "
+                "needs whole tiles: leave it None"
+            )
         last = next(i for i, each in enumerate(encoder.layers) if _holds(each, family.vision_attention(model, {})))
         if layer > last:
             raise Refused(f"vision_layer must be at most {last}, the layer whose features are used, got {layer}")

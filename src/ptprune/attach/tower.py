@@ -21,9 +21,10 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ptprune.attach.patches import PatchCut
+from ptprune.attach.rows import EncodedRows, blank
 from ptprune.attach.setup import Setup
 from ptprune.attach.tap import AttentionTap
-from ptprune.attach.tile_cache import CachedTile, TileCache, fingerprints, identity
+from ptprune.attach.tile_cache import TileCache, fingerprints, identity
 from ptprune.conventions import PIXELS, named
 from ptprune.errors import BrokenPass
 from ptprune.families.encoded import Encoded, Encoding, EvidenceRequest
@@ -34,7 +35,6 @@ from ptprune.scores.tiles import TILE_SCORES, TileEvidence, choose_tiles
 
 PER_TILE = (PIXELS, "patch_attention_mask")  # arguments of vision towers that hold something for every tile
 WATCHED = frozenset({"encoder_attention", "received_attention"})
-Place = tuple[str, int | None]  # the name of an output of the tower, and which of its entries
 
 
 class TowerCall:
@@ -66,15 +66,13 @@ class TowerCall:
         self._arguments, self._original = named(original, args, kwargs), original
         self.pixels: Tensor = self._arguments[PIXELS]
         self.rows = len(self.pixels)
-        self._made = _Made(self.rows)
+        self._made = EncodedRows(self.rows)
         with self.setup.lap("select"):
             chosen, kept, scores = self._choose()
-            first = self._first_of_equals(kept)
+            first = self._first_of_equals(chosen, kept)
         todo = [row for row in range(self.rows) if chosen[row] and first[row] == row and row not in self._made]
         with self.setup.lap("select"):
             todo = self._from_cache(todo, kept)
-        if not todo and not self._made.order:
-            raise BrokenPass("no tile was chosen to be encoded")
         self._run(todo, kept, self.names)
         with self.setup.lap("select"):
             self._made.copy({row: first[row] for row in range(self.rows) if chosen[row] and first[row] != row})
@@ -86,7 +84,7 @@ class TowerCall:
         if self._present is None:
             return original(features, *args, **kwargs)
         tokens = original(features.index_select(0, self._present), *args, **kwargs)
-        return tokens.new_zeros(len(features), *tokens.shape[1:]).index_copy_(0, self._present, tokens)
+        return blank(tokens, len(features)).index_copy_(0, self._present, tokens)
 
     # --- what is encoded ----------------------------------------------------------------------------------------------
 
@@ -192,15 +190,15 @@ class TowerCall:
         given = [self._arguments[name] for name in PER_TILE if self._arguments.get(name) is not None]
         return torch.cat([fingerprints(each) for each in given], dim=1)
 
-    def _first_of_equals(self, kept: Sequence[int]) -> list[int]:
-        """For each row the first one that is the same, as far as the host knows or a cache makes it worth knowing."""
+    def _first_of_equals(self, chosen: np.ndarray, kept: Sequence[int]) -> list[int]:
+        """For each row the first chosen one that is the same, as far as the host knows or a cache makes it worth knowing."""
         if self._prints is None:
             if self.setup.cache is None:
                 return list(range(self.rows))
             self._prints = list(map(tuple, self._fingerprints.tolist()))
         seen: dict[Hashable, int] = {}
         pairs = enumerate(zip(self._prints, kept, strict=True))
-        return [seen.setdefault(pair, row) for row, pair in pairs]
+        return [seen.setdefault(pair, row) if chosen[row] else row for row, pair in pairs]
 
     @cached_property
     def _settings_key(self) -> Hashable:
@@ -310,111 +308,3 @@ class TowerCall:
         if self._made.untouched is not None:
             return self._made.untouched
         return self._made.output()
-
-
-class _Made:
-    """What was encoded, in its places among all rows of a call."""
-
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-        self.order: list[int] = []  # rows that are there, as they came
-        self.new: list[int] = []  # those that were encoded now
-        self.untouched: Any = None  # the tower's own output, where it encoded all rows at once, in order
-        self.states: dict[Place, Tensor] = {}
-        self.attention: dict[str, Tensor] = {}
-        self.groups: list[tuple[list[int], Tensor | np.ndarray]] = []  # rows, and the token groups that each has left
-        self._length = 0  # of the tuple of hidden states
-
-    def __contains__(self, row: int) -> bool:
-        return row in self.order
-
-    def add(self, rows: list[int], output: Any, attention: dict[str, Tensor], cut: PatchCut | None) -> None:
-        """Take what the tower made of some rows."""
-        self._length = len(getattr(output, "hidden_states", None) or ())
-        if rows == list(range(self.rows)) and cut is None:
-            self.untouched, self.attention = output, attention
-        else:
-            index: Tensor | None = None
-            done: dict[int, Tensor] = {}
-            for place, states in _places(output).items():
-                index = torch.tensor(rows, device=states.device) if index is None else index
-                if id(states) in done:  # one tensor under two names
-                    self.states[place] = done[id(states)]
-                    continue
-                whole = states if cut is None else cut.spread(states)
-                done[id(states)] = self.states[place] = self._put(self.states.get(place), whole, index)
-            for name, values in attention.items():
-                whole = values if cut is None else cut.spread(values)
-                self.attention[name] = self._put(self.attention.get(name), whole, index)
-        self.order += rows
-        self.new += rows
-        if cut is not None:
-            self.groups.append((rows, cut.groups))
-
-    def _put(self, there: Tensor | None, values: Tensor, index: Tensor | None) -> Tensor:
-        """Write rows into a tensor of all rows, zeros where there are none."""
-        assert index is not None
-        there = values.new_zeros(self.rows, *values.shape[1:]) if there is None else there
-        return there.index_copy_(0, index.to(values.device), values)
-
-    def take(self, row: int, tile: CachedTile) -> None:
-        """Take a row from the cache."""
-        for place, states in tile.states.items():
-            self.states[place] = self._put(self.states.get(place), states[None], torch.tensor([row]))
-        for name, values in tile.attention.items():
-            self.attention[name] = self._put(self.attention.get(name), values[None], torch.tensor([row]))
-        self._length = max(self._length, tile.length)
-        self.order.append(row)
-        if tile.groups is not None:
-            self.groups.append(([row], tile.groups[None]))
-
-    def tile(self, row: int, names: frozenset[str]) -> CachedTile:
-        """A row as the cache keeps it: copies, so that the others are not held with it."""
-        groups = self.groups_on_host().get(row)
-        places = self.states or _places(self.untouched)
-        states = {place: states[row].detach().clone() for place, states in places.items()}
-        return CachedTile(states, {name: self.attention[name][row].clone() for name in names}, groups, self._length)
-
-    def copy(self, sources: Mapping[int, int]) -> None:
-        """Rows whose pixels are those of other rows."""
-        if not sources:
-            return
-        for values in (self.states, self.attention):
-            for place, whole in list(values.items()):
-                to = torch.tensor(list(sources), device=whole.device)
-                of = torch.tensor(list(sources.values()), device=whole.device)
-                values[place] = whole.index_copy(0, to, whole.index_select(0, of))  # type: ignore[index]
-        mine = self.groups_on_host()
-        self.groups += [([row], mine[of][None]) for row, of in sources.items() if of in mine]
-
-    def groups_on_host(self) -> dict[int, np.ndarray]:
-        """Row -> the token groups that it has left, for rows that lost some; read from the device at once."""
-        if not self.groups:
-            return {}
-        on_device = [groups.flatten() for _, groups in self.groups if isinstance(groups, Tensor)]
-        if on_device:
-            read = torch.cat(on_device).cpu().numpy()
-            found = []
-            for rows, groups in self.groups:
-                if isinstance(groups, Tensor):
-                    found.append((rows, read[: groups.numel()].reshape(len(rows), -1)))
-                    read = read[groups.numel() :]
-                else:
-                    found.append((rows, groups))
-            self.groups = found  # type: ignore[assignment]
-        return {row: mine for rows, groups in self.groups for row, mine in zip(rows, groups, strict=True)}
-
-    def output(self) -> BaseModelOutputWithPooling:
-        """The tower's output for all rows."""
-        hidden = tuple(self.states.get(("hidden_states", i)) for i in range(self._length))
-        return BaseModelOutputWithPooling(
-            last_hidden_state=self.states["last_hidden_state", None],
-            hidden_states=hidden or None,  # type: ignore[arg-type]
-        )
-
-
-def _places(output: Any) -> dict[Place, Tensor]:
-    """The states that a tower's output holds, by their places."""
-    hidden = getattr(output, "hidden_states", None) or ()
-    places: dict[Place, Tensor] = {("last_hidden_state", None): output.last_hidden_state}
-    return places | {("hidden_states", i): states for i, states in enumerate(hidden) if states is not None}

@@ -71,7 +71,7 @@ class EncodedTiles:
     @cached_property
     def previews_on_host(self) -> np.ndarray:
         """Read once for all images of the call."""
-        return self.previews.cpu().numpy()
+        return self.previews.detach().cpu().numpy()
 
 
 @dataclass(frozen=True, eq=False)

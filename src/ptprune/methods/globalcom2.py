@@ -43,6 +43,10 @@ class GlobalCom2(TokenPruner):
     layer: int = 0
     temperature: float = setting(10.0, POSITIVE)
 
+    @property
+    def needs_grids(self) -> bool:
+        return True
+
     def steps(self, image: ImageEvidence) -> Steps:
         layout, attention = image.layout, image.require("encoder_attention").float()
         [seen] = yield from read({"encoder_attention": attention}, guiding(image, attention))

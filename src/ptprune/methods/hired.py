@@ -35,6 +35,10 @@ class HiRED(TokenPruner):
     layer: int = 0
     alpha: float = setting(0.5, SHARE)
 
+    @property
+    def needs_grids(self) -> bool:
+        return True
+
     def steps(self, image: ImageEvidence) -> Steps:
         layout, attention = image.layout, image.require("encoder_attention").float()
         [seen] = yield from read({"encoder_attention": attention}, guiding(image, attention))

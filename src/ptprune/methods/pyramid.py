@@ -52,6 +52,12 @@ class PyramidTokenPruning(TokenPruner):
         (0.0, 1.0), ratios("two ratios between 0 and 1, the smaller one first")
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.vision_layer is None or self.coverage is None, "vision_layer", "None if coverage chooses the ratio"
+        )
+
     @property
     def needs(self) -> frozenset[str]:
         needs = REGION_SCORES[self.region].needs | TOKEN_SCORES[self.token].needs
@@ -61,6 +67,10 @@ class PyramidTokenPruning(TokenPruner):
     def guided(self) -> bool:
         """Whether the question counts. With alpha 0 it does not, so its attention rows need not be computed."""
         return self.instruction != "none" and self.alpha > 0
+
+    @property
+    def needs_grids(self) -> bool:
+        return self.region == "attention-mass"
 
     def keeps_all(self, num_tokens: int | None = None) -> bool:
         return self.coverage is None and super().keeps_all(num_tokens)

@@ -20,6 +20,10 @@ class UniformGrid(TokenPruner):
     spread over rows and columns as evenly as whole numbers allow.
     """
 
+    @property
+    def needs_grids(self) -> bool:
+        return True
+
     def select(self, image: ImageEvidence) -> Selection:
         layout = image.layout
         budgets = layout.even_budgets(self.budget(layout))

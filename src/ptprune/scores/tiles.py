@@ -17,6 +17,7 @@ from ptprune.scores.registry import Score, ScoreRegistry
 
 BLOCKS = 16  # a side: 28 pixels of a tile of 448
 LARGEST = 8  # of a tile's blocks count, so that one word in an empty tile does
+NOISE = 1e-5  # of float32; a step of an 8-bit pixel is a thousand times as much
 BETA = 0.3  # what attention cannot take from a tile's detail
 
 
@@ -87,7 +88,7 @@ def detail(image: TileEvidence) -> Tensor:
     """
     errors = image.block_errors
     largest = errors.topk(min(LARGEST, errors.shape[1]), dim=1).values.mean(dim=1)
-    return (largest - errors.median(dim=1).values.min()).clamp_(min=0)
+    return F.threshold(largest - errors.median(dim=1).values.min(), NOISE, 0.0)
 
 
 @TILE_SCORES.register("attention")
