@@ -338,8 +338,8 @@ def slow_detail(tiles):
         error = (tile - F.interpolate(small, size=(height, width), mode="bilinear")[0]).abs().mean(0)
         edges = [(math.floor(b * height / blocks), math.ceil((b + 1) * height / blocks)) for b in range(blocks)]
         errors.append(sorted(float(error[a:b, c:d].mean()) for a, b in edges for c, d in edges))
-    background = min(each[(len(each) - 1) // 2] for each in errors)
-    detail = [sum(each[-8:]) / 8 - background for each in errors]
+    background = min(each[math.ceil(0.75 * len(each)) - 1] for each in errors)
+    detail = [sum(each[-8:]) / len(each[-8:]) - background for each in errors]
     return [each if each > 1e-5 else 0.0 for each in detail]
 
 

@@ -21,6 +21,7 @@ class Generated(NamedTuple):
 
     texts: list[str]  # one a prompt
     visual_tokens: tuple[int, int]  # before and after pruning, over the whole batch
+    encoded: Sequence[tuple[float, float]] = ()  # of each picture the shares of its tiles and tokens; empty: all
 
 
 @dataclass
@@ -110,11 +111,16 @@ class LoadedModel:
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
         full = kept = self.visual_tokens(inputs["input_ids"])
+        encoded: Sequence[tuple[float, float]] = ()
         if pruner is not None and full:
             assert pruner.report is not None
             before, after = pruner.report.visual_tokens
             kept -= before - after
-        return Generated(texts, (full, kept))
+            encoded = [
+                (image.encoded_tiles / len(image.regions), image.encoded_tokens / image.num_tokens)
+                for image in pruner.report.images
+            ]
+        return Generated(texts, (full, kept), encoded)
 
     def visual_tokens(self, input_ids: torch.Tensor) -> int:
         """Number of token ids that stand for a part of a picture."""

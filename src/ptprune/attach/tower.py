@@ -191,7 +191,7 @@ class TowerCall:
         return torch.cat([fingerprints(each) for each in given], dim=1)
 
     def _first_of_equals(self, chosen: np.ndarray, kept: Sequence[int]) -> list[int]:
-        """For each row the first chosen one that is the same, as far as the host knows or a cache makes it worth knowing."""
+        """For each row the first chosen one that is the same, where the host knows, or a cache makes it worthwhile."""
         if self._prints is None:
             if self.setup.cache is None:
                 return list(range(self.rows))

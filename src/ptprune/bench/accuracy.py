@@ -58,10 +58,13 @@ class AccuracyRun:
         for one in self.missing:
             told = partial(on_batch, f"{one.name} {'' if one.keep_ratio is None else one.keep_ratio}")
             view = views.of(one.method, one.keep_ratio)
-            given, kept = examinee.answers(self.items, one.pruner, view, told)
-            right = "".join("01"[is_right(a, item.answer)] for a, item in zip(given, self.items, strict=True))
+            given = examinee.answers(self.items, one.pruner, view, told)
+            pairs = zip(given.texts, self.items, strict=True)
+            right = "".join("01"[is_right(answer, item.answer)] for answer, item in pairs)
             kinds = [item.kind for item in self.items]
-            self._measured[one.key] = row_of(one, right, round(kept, 2), kinds, self._run)
+            row = row_of(one, right, round(given.kept_tokens, 2), kinds, self._run)
+            shares = {name: round(getattr(given, name), 4) for name in ("encoded_tiles", "encoded_tokens")}
+            self._measured[one.key] = row.model_copy(update=shares)
             if self.path is not None:
                 asked, keys = self.document(), {other.key for other in self.candidates}
                 others = [row for name, row in self._measured.items() if name not in keys]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -28,6 +28,15 @@ class View:
 
 
 AS_IT_IS = View()
+
+
+class Answers(NamedTuple):
+    """Answers to items, each about one picture, and means over these pictures."""
+
+    texts: list[str]
+    kept_tokens: float  # visual tokens that stayed
+    encoded_tiles: float  # share of tiles, thumbnail included, that were encoded
+    encoded_tokens: float  # share of visual tokens that went through the whole encoder
 
 
 @dataclass
@@ -57,8 +66,8 @@ class Examinee(LoadedModel):
         pruner: TokenPruner | None = None,
         view: Callable[[Size], View] = lambda size: AS_IT_IS,
         on_batch: Callable[[int], None] = lambda items: None,
-    ) -> tuple[list[str], float]:
-        """Greedy answers in the items' order, and the mean number of visual tokens that an item's picture kept.
+    ) -> Answers:
+        """Greedy answers in the items' order, and what was left of their pictures.
 
         Args:
             view: how a picture of this (width, height) is shown.
@@ -70,17 +79,20 @@ class Examinee(LoadedModel):
         views = [view(item.size) for item in items]
         lengths = [self.tokens(item.size, seen) for item, seen in zip(items, views, strict=True)]
         order = sorted(range(len(items)), key=lambda n: (views[n].options, lengths[n]))  # little padding
-        kept = 0
+        kept, tiles, tokens = 0, 0.0, 0.0
 
         def answer(numbers: list[int]) -> list[str]:
-            nonlocal kept
+            nonlocal kept, tiles, tokens
             inputs = self._inputs([items[n] for n in numbers], [views[n] for n in numbers])
             written = self.generate(inputs, pruner, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
             kept += written.visual_tokens[1]
+            tiles += sum(share for share, _ in written.encoded or [(1, 1)] * len(numbers))
+            tokens += sum(share for _, share in written.encoded or [(1, 1)] * len(numbers))
             return [text.strip() for text in written.texts]
 
         given = self.in_batches(order, lambda n: views[n].options, answer, on_batch)
-        return [given[n] for n in range(len(items))], kept / len(items)
+        number = len(items)
+        return Answers([given[n] for n in range(number)], kept / number, tiles / number, tokens / number)
 
     def tokens(self, size: Size, view: View = AS_IT_IS) -> int:
         """Visual tokens of a picture of this (width, height)."""

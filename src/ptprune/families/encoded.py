@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,6 +32,7 @@ class EvidenceRequest:
     names: frozenset[str]
     window: int | None
 
+    @torch.no_grad()
     def preview(self, pixels: Tensor) -> Tensor:
         """[tiles, channels, height, width] -> FloatTensor [tiles, channels, p, p]."""
         return F.adaptive_avg_pool2d(pixels.float(), PICTURE if "pixels" in self.names else PREVIEW)
@@ -71,7 +73,7 @@ class EncodedTiles:
     @cached_property
     def previews_on_host(self) -> np.ndarray:
         """Read once for all images of the call."""
-        return self.previews.detach().cpu().numpy()
+        return self.previews.cpu().numpy()
 
 
 @dataclass(frozen=True, eq=False)

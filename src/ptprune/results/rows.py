@@ -61,6 +61,8 @@ class AccuracyRow(Row):
 
     variants: list[str] = []  # names in the ablation that the settings have; empty outside an ablation
     kept_tokens: Annotated[float, Field(gt=0)]  # mean of the visual tokens that a picture kept
+    encoded_tiles: Annotated[float, Field(gt=0, le=1)] = 1.0  # mean share of a picture's tiles that were encoded
+    encoded_tokens: Annotated[float, Field(gt=0, le=1)] = 1.0  # and of its visual tokens, through the whole encoder
     right: str  # a digit a question, 1 for right
     accuracy: Percent  # right answers, with the bootstrap interval
     low: Percent

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 
 import numpy as np
 import torch
@@ -84,11 +85,11 @@ def detail(image: TileEvidence) -> Tensor:
     """What the thumbnail cannot show, by pixels alone: the same for every question, and nothing is encoded for it.
 
     ``E_t - min_u m_u``, at least 0. ``E_t`` is the mean of the eight largest block errors of the tile, and ``m_u`` the
-    median one: that of the quietest tile is the picture's background, so that noise and texture are no detail.
+    third quartile: that of the quietest tile is the picture's background, so that noise and texture are no detail.
     """
-    errors = image.block_errors
-    largest = errors.topk(min(LARGEST, errors.shape[1]), dim=1).values.mean(dim=1)
-    return F.threshold(largest - errors.median(dim=1).values.min(), NOISE, 0.0)
+    errors = image.block_errors.sort(dim=1).values
+    background = errors[:, ceil(0.75 * errors.shape[1]) - 1].min()
+    return F.threshold(errors[:, -LARGEST:].mean(dim=1) - background, NOISE, 0.0)
 
 
 @TILE_SCORES.register("attention")
