@@ -27,6 +27,7 @@ FLOORS = [  # from the bottom to the top
     "scores",
     "families",
     "report",
+    "encoding",
     "attach",
     "pruner",
     "methods",

@@ -93,6 +93,11 @@ def keep_best(scores: Tensor, number: int) -> Tensor:
     return torch.sort(scores, descending=True, stable=True).indices[:number].sort().values
 
 
+def keep_best_rows(scores: Tensor, number: int) -> Tensor:
+    """``keep_best`` in each row of scores [rows, n]: LongTensor [rows, number]."""
+    return torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :number].sort(dim=1).values
+
+
 def keep_top(scores: Tensor, groups: Tensor, budgets: Sequence[int], sizes: Sequence[int] | None = None) -> Tensor:
     """The best tokens of each group within the group's budget, in their original order.
 

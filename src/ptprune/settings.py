@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from inspect import isfunction, ismemberdescriptor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -131,6 +131,26 @@ def one_of(*names: str) -> Rule:
     """A rule for one of a few names."""
     *most, last = map(repr, names)
     return Rule(f"{', '.join(most)} or {last}", lambda value: isinstance(value, str) and value in names)
+
+
+class Named(Protocol):
+    """What has names, and some that mean something else."""
+
+    reserved: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+
+def score_of(registry: Named) -> Rule:
+    """The rule for a setting that names a score. Names are looked up late, so that users' scores count too."""
+
+    def names() -> tuple[str, ...]:
+        return *registry.names, *registry.reserved
+
+    return Rule(
+        lambda: f"one of {', '.join(map(repr, names()))}", lambda value: isinstance(value, str) and value in names()
+    )
 
 
 def ratios(allowed: str) -> Rule:

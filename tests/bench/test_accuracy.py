@@ -132,7 +132,7 @@ def test_what_follows_from_which_items_were_right() -> None:
 def test_batches_answer_as_single_prompts_do(subject: examinee.Examinee) -> None:
     asked = scene_items("dev", 6)
     for pruner in (None, PyramidTokenPruning(keep_ratio=0.1)):
-        given, kept = subject.answers(asked, pruner)
+        given, kept, *_ = subject.answers(asked, pruner)
         single, tokens = [], []
         for item in asked:
             inputs = make_prompt(subject.model, subject.processor, [item.open()], item.question, {})

@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 
 from ptprune.asking.chat import ask_about, chat_inputs, check_length
-from ptprune.asking.loaded import Generated, LoadedModel
+from ptprune.asking.loaded import Generated, LoadedModel, shares_encoded
 from ptprune.conventions import cache_of, keep_cache
 from ptprune.errors import UserError
 from ptprune.pruner import TokenPruner
@@ -56,9 +56,8 @@ def last_answer(
             sequence, cache = output.sequences, cache_of(output)
             text = loaded.processor.tokenizer.decode(sequence[0, length:], skip_special_tokens=True)
             conversation.append({"role": "assistant", "content": [{"type": "text", "text": text.strip()}]})
-    kept = images
-    if pruner is not None:
-        assert pruner.report is not None
-        before, after = pruner.report.visual_tokens
-        kept -= before - after
-    return Generated([text], (images, kept))
+    if pruner is None:
+        return Generated([text], (images, images))
+    assert pruner.report is not None
+    before, after = pruner.report.visual_tokens
+    return Generated([text], (images, images - before + after), shares_encoded(pruner.report))

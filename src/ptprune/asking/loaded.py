@@ -15,6 +15,7 @@ from ptprune.checkpoints import Checkpoint
 from ptprune.checkpoints.processor import tile_options
 from ptprune.errors import PtpruneError, SettingError, first_line
 from ptprune.pruner import TokenPruner
+from ptprune.report import PruningReport
 
 
 @contextmanager
@@ -43,6 +44,14 @@ class Generated(NamedTuple):
 
     texts: list[str]  # one a prompt
     visual_tokens: tuple[int, int]  # before and after pruning, over the whole batch
+    encoded: Sequence[tuple[float, float]] = ()  # of each picture the shares of its tiles and tokens; empty: all
+
+
+def shares_encoded(report: PruningReport) -> list[tuple[float, float]]:
+    """Of each picture the shares of its tiles and of its tokens that were encoded."""
+    return [
+        (image.encoded_tiles / len(image.regions), image.encoded_tokens / image.num_tokens) for image in report.images
+    ]
 
 
 @dataclass
@@ -133,11 +142,13 @@ class LoadedModel:
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
         full = kept = self.visual_tokens(inputs["input_ids"])
+        encoded: Sequence[tuple[float, float]] = ()
         if pruner is not None and full:
             assert pruner.report is not None
             before, after = pruner.report.visual_tokens
             kept -= before - after
-        return Generated(texts, (full, kept))
+            encoded = shares_encoded(pruner.report)
+        return Generated(texts, (full, kept), encoded)
 
     def visual_tokens(self, input_ids: torch.Tensor) -> int:
         """Number of token ids that stand for a part of a picture."""

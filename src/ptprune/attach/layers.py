@@ -26,6 +26,7 @@ from ptprune.attach.windows import restrict, slide
 from ptprune.conventions import PER_TOKEN, STATES, LayerCall, cache_of
 from ptprune.errors import BrokenPass
 from ptprune.report import PruningReport
+from ptprune.selection import Selection
 
 SHARED = tuple(name for name in PER_TOKEN if name != STATES)  # what all layers of a kind are given alike
 
@@ -56,7 +57,8 @@ class Layers:
         self._sliding, self._slid = sliding, slid
         self._stage: Stage | None = None
         self._cuts: list[tuple[int, Cut]] = []  # from which layer on, and all that was dropped up to it
-        self._next_layer = setup.cut_layers[0]  # of those from the first cut on
+        self._next_layer = setup.first_cut  # of those from the first cut on
+        self.known: list[Selection] | None = None  # what an earlier pass over the same prompt chose
         self._once = Memo()
         self._seen: dict[tuple[int, ...], tuple[tuple[Any, ...], dict[str, Any]]] = {}
         # layers that shift positions or look at old keys differ even where they are called alike
@@ -112,8 +114,11 @@ class Layers:
             self._passed(index, args[0])
             return args, {**kwargs, **changed}
         call = stock = LayerCall.read(module, args, kwargs)
-        if self.prompt is not None and index >= self.setup.cut_layers[0]:
+        if self.prompt is not None and index >= self.setup.first_cut:
             self._passed(index, call.states)
+            if index == 0 and self.stage.leaves_out:
+                with self.setup.lap("select"):
+                    call = self._leave_out(call)
             if index in self.setup.cut_layers and not self._whole:
                 with self.setup.lap("select"):
                     call = self._drop(index, module, call)
@@ -165,21 +170,37 @@ class Layers:
         assert self.prompt is not None
         return self.prompt.length if self.cut is None else self.cut.index.shape[1]
 
+    def _leave_out(self, call: LayerCall) -> LayerCall:
+        """Drop what was not encoded, before anything looks at it. What the layer is given is cut to the rest."""
+        stage = self.stage
+        now = stage.cut()
+        assert now is not None
+        states = self._cut(0, stage, now, call)
+        if not self._whole:
+            self._stage = stage.next(now)
+        return replace(call, states=states)
+
+    def _cut(self, index: int, stage: Stage, now: Cut, call: LayerCall) -> Tensor:
+        """Cut hidden states and the caches of the layers before."""
+        if unknown := call.unknown_per_token(stage.columns.length):
+            raise BrokenPass(f"layer {index} takes {', '.join(unknown)} for every token, which cannot be cut")
+        for layer in call.cache.layers[:index] if call.cache is not None else ():
+            gather_new(layer, now)
+        self._cuts.append((index, now if self.cut is None else self.cut.then(now)))
+        self._seen.clear()
+        return now.states(call.states)
+
     def _drop(self, index: int, module: nn.Module, call: LayerCall) -> LayerCall:
         """Choose what stays at this layer; cut hidden states and the caches of the layers before."""
         stage = self.stage
+        if self.known is not None and stage.before is None:
+            stage.keep(self.known)
         if not stage.chosen:
             self._select(index, module, call)
         states = stage.merge(call.states)
         now = stage.cut()
         if now is not None:
-            if unknown := call.unknown_per_token(stage.columns.length):
-                raise BrokenPass(f"layer {index} takes {', '.join(unknown)} for every token, which cannot be cut")
-            states = now.states(states)
-            for layer in call.cache.layers[:index] if call.cache is not None else ():
-                gather_new(layer, now)
-            self._cuts.append((index, now if self.cut is None else self.cut.then(now)))
-            self._seen.clear()
+            states = self._cut(index, stage, now, replace(call, states=states))
         if index < self.setup.cut_layers[-1]:
             self._stage = stage.next(now)
         stage.embeddings = stage.hidden_states = None
@@ -190,7 +211,9 @@ class Layers:
         stage, setup = self.stage, self.setup
         if self.scores is not None:
             if index == 0:
-                self.scores.score_before(layer, call)
+                cut = self.cut
+                given = call if cut is None else cut_layer_call(cut, call, setup.implementation, self._once)
+                self.scores.score_before(layer, given)
             else:
                 self.scores.check(index)
         if "hidden_states" in setup.needs:

@@ -61,12 +61,15 @@ class AccuracyRun:
         for one in self.missing:
             told = partial(on_batch, f"{one.name} {'' if one.keep_ratio is None else one.keep_ratio}")
             view = views.of(one.method, one.keep_ratio)
-            given, kept = examinee.answers(self.items, one.pruner, view, told)
-            marks = [mark(a, item.answer, item.listing) for a, item in zip(given, self.items, strict=True)]
+            given = examinee.answers(self.items, one.pruner, view, told)
+            pairs = zip(given.texts, self.items, strict=True)
+            marks = [mark(text, item.answer, item.listing) for text, item in pairs]
             right = "".join("01"[value == 1] for value in marks)
             parts = [round(value, 4) for value in marks] if any(item.listing for item in self.items) else None
             kinds = [item.kind for item in self.items]
-            self._measured[one.key] = row_of(one, right, round(kept, 2), kinds, self._run, parts)
+            row = row_of(one, right, round(given.kept_tokens, 2), kinds, self._run, parts)
+            shares = {name: round(getattr(given, name), 4) for name in ("encoded_tiles", "encoded_tokens")}
+            self._measured[one.key] = row.model_copy(update=shares)
             if self.path is not None:
                 asked, keys = self.document(), {other.key for other in self.candidates}
                 others = [row for name, row in self._measured.items() if name not in keys]

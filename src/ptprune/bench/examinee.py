@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -29,6 +29,15 @@ class View:
 
 
 AS_IT_IS = View()
+
+
+class Answers(NamedTuple):
+    """Answers to items, each about one picture, and means over these pictures."""
+
+    texts: list[str]
+    kept_tokens: float  # visual tokens that stayed
+    encoded_tiles: float  # share of tiles, thumbnail included, that were encoded
+    encoded_tokens: float  # share of visual tokens that went through the whole encoder
 
 
 @dataclass
@@ -59,8 +68,8 @@ class Examinee(LoadedModel):
         pruner: TokenPruner | None = None,
         view: Callable[[Size], View] = lambda size: AS_IT_IS,
         on_batch: Callable[[int], None] = lambda items: None,
-    ) -> tuple[list[str], float]:
-        """Greedy answers in the items' order, and the mean number of visual tokens that an item's picture kept.
+    ) -> Answers:
+        """Greedy answers in the items' order, and what was left of their pictures.
 
         Args:
             view: how a picture of this (width, height) is shown.
@@ -73,21 +82,25 @@ class Examinee(LoadedModel):
         lengths = [self.tokens(item.size, seen) for item, seen in zip(items, views, strict=True)]
         # little padding; a conversation is asked by itself
         order = sorted(range(len(items)), key=lambda n: (views[n].options, bool(items[n].before), lengths[n]))
-        kept = 0
+        kept, tiles, tokens = 0, 0.0, 0.0
 
         def answer(numbers: list[int]) -> list[str]:
-            nonlocal kept
+            nonlocal kept, tiles, tokens
             if items[numbers[0]].before:
                 spoken = [self._converse(items[n], views[n], pruner) for n in numbers]
-                kept += sum(one.visual_tokens[1] for one in spoken)
-                return [text.strip() for one in spoken for text in one.texts]
-            inputs = self._inputs([items[n] for n in numbers], [views[n] for n in numbers])
-            written = self.generate(inputs, pruner, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
-            kept += written.visual_tokens[1]
-            return [text.strip() for text in written.texts]
+            else:
+                inputs = self._inputs([items[n] for n in numbers], [views[n] for n in numbers])
+                options = {"max_new_tokens": self.max_new_tokens, "do_sample": False, "num_beams": 1}
+                spoken = [self.generate(inputs, pruner, **options)]
+            kept += sum(one.visual_tokens[1] for one in spoken)
+            shares = [share for one in spoken for share in one.encoded or [(1.0, 1.0)] * len(one.texts)]
+            tiles += sum(share for share, _ in shares)
+            tokens += sum(share for _, share in shares)
+            return [text.strip() for one in spoken for text in one.texts]
 
         given = self.in_batches(order, lambda n: (views[n].options, bool(items[n].before)), answer, on_batch)
-        return [given[n] for n in range(len(items))], kept / len(items)
+        number = len(items)
+        return Answers([given[n] for n in range(number)], kept / number, tiles / number, tokens / number)
 
     def tokens(self, size: Size, view: View = AS_IT_IS) -> int:
         """Visual tokens of a picture of this (width, height)."""

@@ -26,6 +26,8 @@ from ptprune.results.file import run_of
 from ptprune.results.rows import OverheadResults, OverheadRow
 
 PHASES = {
+    "choose tiles": ("attach/tower", "attach/rows", "attach/tile_cache", "scores/tiles", "encoding"),
+    "drop patches": ("attach/patches",),
     "watch the encoder": ("attach/vision", "attach/tap", "scores/attention", "families/"),
     "find the images": ("attach/prompt", "attach/forward", "families/prompt_image", "families/grouping", "layout"),
     "score": ("scores/", "attach/instruction", "attach/stage:_paid", "attach/stage:evidence"),

@@ -12,20 +12,8 @@ from ptprune.budget import allocate, allocate_beside
 from ptprune.pruner import Steps, TokenPruner
 from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES, ImageEvidence
 from ptprune.scores.region import region_weights
-from ptprune.scores.registry import ScoreRegistry
 from ptprune.selection import Selection, fuse_levels, keep_best, keep_top
-from ptprune.settings import FLAG, POSITIVE, SHARE, Rule, number, one_of, ratios, setting
-
-
-def score_of(registry: ScoreRegistry) -> Rule:
-    """The rule for a setting that names a score. Names are looked up late, so that users' scores count too."""
-
-    def names() -> tuple[str, ...]:
-        return *registry.names, *registry.reserved
-
-    return Rule(
-        lambda: f"one of {', '.join(map(repr, names()))}", lambda value: isinstance(value, str) and value in names()
-    )
+from ptprune.settings import FLAG, POSITIVE, SHARE, number, one_of, ratios, score_of, setting
 
 
 @dataclass(kw_only=True)
@@ -64,6 +52,12 @@ class PyramidTokenPruning(TokenPruner):
         (0.0, 1.0), ratios("two ratios between 0 and 1, the smaller one first")
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.vision_layer is None or self.coverage is None, "vision_layer", "None if coverage chooses the ratio"
+        )
+
     @property
     def needs(self) -> frozenset[str]:
         needs = REGION_SCORES[self.region].needs | TOKEN_SCORES[self.token].needs
@@ -73,6 +67,10 @@ class PyramidTokenPruning(TokenPruner):
     def guided(self) -> bool:
         """Whether the question counts. With alpha 0 it does not, so its attention rows need not be computed."""
         return self.instruction != "none" and self.alpha > 0
+
+    @property
+    def needs_grids(self) -> bool:
+        return self.region == "attention-mass"
 
     def keeps_all(self, num_tokens: int | None = None) -> bool:
         return self.coverage is None and super().keeps_all(num_tokens)
@@ -94,7 +92,7 @@ class PyramidTokenPruning(TokenPruner):
         if region is not None:
             [salient] = more
             region.check_finite(salient)
-        total = self.num_kept(layout.num_tokens)
+        total = self.budget(layout)
         if self.coverage is not None:
             [[number]] = yield [covering(fused, self.coverage)[None]]
             smallest, largest = (max(1, round(bound * len(fused))) for bound in self.coverage_bounds)

@@ -45,4 +45,4 @@ class PyramidDrop(TokenPruner):
         whole = image.layout.num_unpruned
         kept, cuts = self.num_kept(whole), self.stages - 1
         number = kept if image.stage == cuts - 1 else round(whole * (kept / whole) ** ((image.stage + 1) / cuts))
-        return Selection(keep_best(attention, number), scores={"instruction": attention})
+        return Selection(keep_best(attention, min(number, len(attention))), scores={"instruction": attention})

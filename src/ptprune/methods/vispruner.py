@@ -47,7 +47,7 @@ class VisPruner(TokenPruner):
         attention, features = image.require("encoder_attention").float(), image.require("token_features").float()
         yield from read({"encoder_attention": attention, "token_features": features})
         layout, sizes = image.layout, image.layout.sizes()
-        budgets = layout.even_budgets(self.num_kept(layout.num_tokens))
+        budgets = layout.even_budgets(self.budget(layout))
         important = [int(budget * self.important_ratio) for budget in budgets]
         wanted = [budget - number for budget, number in zip(budgets, important, strict=True)]
         left = [size - number if more else 0 for size, number, more in zip(sizes, important, wanted, strict=True)]

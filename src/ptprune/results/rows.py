@@ -68,6 +68,8 @@ class AccuracyRow(Row):
     OPTIONAL = ("marks",)
     variants: list[str] = []  # names in the ablation that the settings have; empty outside an ablation
     kept_tokens: Annotated[float, Field(gt=0)]  # mean of the visual tokens that a picture kept
+    encoded_tiles: Annotated[float, Field(gt=0, le=1)] = 1.0  # mean share of a picture's tiles that were encoded
+    encoded_tokens: Annotated[float, Field(gt=0, le=1)] = 1.0  # and of its visual tokens, through the whole encoder
     right: str  # a digit a question, 1 for right
     marks: list[Annotated[float, Field(ge=0, le=1)]] | None = None  # of lists: F1 a question, which counts instead
     accuracy: Percent  # right answers, or the mean of the marks, with the bootstrap interval
