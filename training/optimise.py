@@ -13,6 +13,8 @@ from torch import nn
 from .muon import StackedMuon
 
 RUNS = Path(__file__).parent / "runs"
+JOINT = RUNS / "joint"
+"""The checkpoint that stage C writes and stage D starts from."""
 LOGS = Path(__file__).parent / "logs"
 
 

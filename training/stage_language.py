@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ptprune.tiny import CHECKPOINT
 from ptprune.tiny.questions import QUESTION_KINDS
 from ptprune.tiny.scenes import generate_scene
 
 from .data import cut_tiles, normalise, prefetch
 from .language import Packer, conversations, hidden_states, language_accuracy, language_losses, make_scenes
 from .model import TEXT_LAYERS, build_model, build_tokenizer, deepen, is_language_layer, save
-from .optimise import Optimiser, Run
+from .optimise import JOINT, Optimiser, Run
 from .stage_vision import WEIGHTS
 from .vision import VisionHeads, make_batch, tensors, vision_accuracy, vision_features, vision_losses
 
@@ -153,7 +152,7 @@ def train_jointly(
     name: str = "joint",
     seed: int = 3,
 ) -> None:
-    """Everything together, end to end, on full scenes; the vision losses stay. Writes the checkpoint.
+    """Everything together, end to end, on full scenes; the vision losses stay. Writes a checkpoint.
 
     The language model is deepened first: see training/README.md.
     """
@@ -208,4 +207,4 @@ def train_jointly(
                 model=model.state_dict(), heads=heads.state_dict(), optimiser=optimiser.state_dict(), step=step + 1
             )
     source.close()
-    save(model, CHECKPOINT)
+    save(model, JOINT)

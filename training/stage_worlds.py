@@ -14,13 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from ptprune.tiny import CHECKPOINT
-
 from .data import scaled_pixels
 from .dev_worlds import dev_accuracy, dev_pictures
 from .language import CAPTION, KINDS_ASKED, Packer, attention_mask
 from .model import build_model, build_tokenizer, deepen, grow, save, shallow
-from .optimise import Optimiser
+from .optimise import JOINT, RUNS, Optimiser
 from .stage_vision import WEIGHTS
 from .stream import Stream
 from .vision import VisionHeads, tensors, vision_accuracy, vision_features, vision_losses
@@ -34,9 +32,26 @@ ALWAYS_WAIT = 8  # the first items are waited for
 
 @dataclass
 class Options:
-    """What the command line says. ``minutes`` counts training alone, over all starts of a run."""
+    """What the command line says.
 
-    out: Path
+    Attributes:
+        out: folder of the run: ``checkpoint/``, ``worlds.jsonl``, ``state.pt``.
+        start: the checkpoint to start from.
+        minutes: of training alone, over all starts of a run; the rates fit themselves to it.
+        workers: processes that draw.
+        tiles: of an item, thumbnails included.
+        questions: about each picture, in each of ``uses`` sets.
+        pages: their share among the pictures.
+        heads_first: steps in which the vision losses train their own heads alone.
+        vision: weight of the vision losses.
+        drop: lowest layers of the language model to leave out at the start.
+        deepen: when, in shares of the run, a silent layer is put below the language model's; over 1: never.
+        save_every: seconds from one writing of the checkpoint to the next.
+        dev: pictures of each world of the development split to measure at the end.
+    """
+
+    out: Path = RUNS / "worlds"
+    start: Path = JOINT
     minutes: float = 6.5
     device: str = "cpu"
     workers: int = 1
@@ -58,6 +73,8 @@ class Options:
 
 
 def train_worlds(options: Options) -> None:
+    if not options.start.is_dir():
+        raise SystemExit(f"{options.start}: no checkpoint; train the stages before first, or give --start")
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     tokenizer = build_tokenizer()
@@ -81,8 +98,8 @@ class Training:
         self.heads = VisionHeads(tokenizer, scale=0.5)
         deeper = 0
         if state is None:
-            old = AutoModelForImageTextToText.from_pretrained(CHECKPOINT)
-            weights = grow(old.state_dict(), AutoTokenizer.from_pretrained(CHECKPOINT), tokenizer)
+            old = AutoModelForImageTextToText.from_pretrained(options.start)
+            weights = grow(old.state_dict(), AutoTokenizer.from_pretrained(options.start), tokenizer)
             weights = shallow(weights, options.drop)
             self.step, self.before = 0, 0.0
         else:

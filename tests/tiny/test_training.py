@@ -217,7 +217,7 @@ def test_items_mix_worlds(tmp_path: Path) -> None:
 
 
 def test_the_stage_runs_goes_on_and_writes_a_checkpoint(tmp_path: Path) -> None:
-    options = Options(tmp_path, 0.05, deepen=0.1, tiles=8, questions=2, uses=1, dev=0, warmup=2, heads_first=1)
+    options = Options(tmp_path, CHECKPOINT, 0.05, deepen=0.1, tiles=8, questions=2, uses=1, dev=0, warmup=2, heads_first=1)
     train_worlds(options)
     told = [json.loads(line) for line in (tmp_path / "worlds.jsonl").read_text().splitlines()]
     steps = told[-1]["step"]
@@ -237,7 +237,7 @@ def test_the_stage_runs_goes_on_and_writes_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_goes_back(tmp_path: Path) -> None:
-    options = Options(out=tmp_path, minutes=0.0, dev=0, tiles=8)
+    options = Options(tmp_path, CHECKPOINT, minutes=0.0, dev=0, tiles=8)
     tokenizer = build_tokenizer()
     training = Training(options, tokenizer, Packer(tokenizer), stream=None, state=None)  # type: ignore[arg-type]
     good = {name: value.clone() for name, value in training.model.state_dict().items()}
