@@ -101,8 +101,8 @@ def control_tokens(tokenizer: Any) -> dict[int, str]:
 
 
 def check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
-    """Refuse a prompt that does not fit the model's positions: it would answer, and wrongly. Also one whose tiles are larger
-    by far than its vision tower's, which would take for ever.
+    """Refuse a prompt that does not fit the model's positions: it would answer, and wrongly. Also one whose tiles are
+    far larger than its vision tower's, which would take for ever.
 
     Raises SettingError, naming both lengths or sizes.
     """
