@@ -115,7 +115,7 @@ def _pictures() -> list[bytes]:
 PICTURES = _pictures()
 
 
-@cases(few=300, many=20_000)
+@cases(few=300, many=8000)
 @given(st.sampled_from(PICTURES), SEEDS)
 def test_pictures(tmp_path: Path, whole: bytes, seed: int) -> None:
     path = tmp_path / "a.png"
@@ -147,7 +147,7 @@ FILES = [
 ]
 
 
-@cases(few=40, many=2500)
+@cases(few=40, many=1500)
 @given(st.sampled_from(FILES), SEEDS)
 def test_configurations(tmp_path_factory: Any, capsys: Any, name: str, seed: int) -> None:
     chance, folder = random.Random(seed), tmp_path_factory.mktemp("model")
@@ -183,7 +183,7 @@ LINES = st.one_of(
 )
 
 
-@cases(few=200, many=6000)
+@cases(few=200, many=3000)
 @given(st.lists(LINES, max_size=4), st.booleans(), SEEDS)
 def test_lists_of_items(tmp_path: Path, lines: list[str], broken: bool, seed: int) -> None:
     folder = tmp_path / "set"
@@ -262,7 +262,7 @@ def command_lines(draw: Any) -> list[str]:
     return words
 
 
-@cases(few=60, many=4000)
+@cases(few=60, many=2000)
 @given(command_lines())
 def test_command_lines(tmp_path_factory: Any, capsys: Any, words: list[str]) -> None:
     folder = tmp_path_factory.mktemp("cwd")
@@ -315,7 +315,7 @@ class Tokenizer:
         return [ord(letter) % 50 for letter in text]
 
 
-@cases(few=200, many=8000)
+@cases(few=200, many=4000)
 @given(
     server=st.one_of(JSON, SETTINGS),
     request=st.one_of(JSON, SETTINGS),

@@ -202,14 +202,14 @@ def test_a_pipe_is_no_file(ask: Command, copy: Path) -> None:
 def test_looking_costs_milliseconds() -> None:
     """Of the shipped checkpoint, on any machine; the whole load takes hundreds."""
     checkpoint = Checkpoint.find(None)
-    config = checkpoint.config()
-    started = time.perf_counter()
-    for _ in range(5):
+    times = []
+    for _ in range(10):
+        started = time.perf_counter()
         checkpoint.config()
         with at_most(count_weights(checkpoint.directory, False)):
             pass
-    assert (time.perf_counter() - started) / 5 < 0.05
-    assert config.model_type == "internvl"
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.03
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -222,3 +222,25 @@ def test_every_family_is_still_loaded(name: str, tmp_path: Path) -> None:
     weights = loaded.state_dict()
     for key, value in specimen.build().state_dict().items():
         assert torch.equal(weights[key], value), key
+
+
+def test_found_by_fuzzing(ask: Command, copy: Path) -> None:
+    """Files that do not belong together: loaded without an error, and then no answer."""
+    whole = {name: (copy / name).read_bytes() for name in ("processor_config.json", "tokenizer_config.json")}
+
+    def wrong(name: str, change: Edit, says: str) -> None:
+        edit(copy / name, change)
+        refused(ask(copy), says)
+        (copy / name).write_bytes(whole[name])
+
+    def images(**values: Any) -> Edit:
+        return lambda config: config["image_processor"].update(values)
+
+    wrong("processor_config.json", images(size={"height": 64, "width": 6}), "files belong together")
+    wrong("processor_config.json", images(size={"height": 640, "width": 640}), "640 x 640")
+    wrong("tokenizer_config.json", lambda config: config.update(model_max_length=[None]), "model_max_length")
+    wrong("tokenizer_config.json", lambda config: config.update(end_image_token="../x"), "files belong together")
+    token = {"content": "<x>", "dtype": 5}
+    wrong("tokenizer_config.json", lambda config: config.update(pad_token=token), "pad_token is no token")
+    (copy / "chat_template.jinja").write_text("{{ messages[0]['content'][1]['text'] }}")  # shows no picture
+    refused(ask(copy), "files belong together")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from PIL.Image import Image
@@ -14,6 +15,8 @@ from ptprune.text import is_text
 
 #: Turns of a chat, ``{"role": ..., "content": [{"type": "image"}, {"type": "text", "text": ...}]}``.
 Conversation: TypeAlias = Sequence[Mapping[str, Any]]
+
+LARGER = 4  # times the pixels of a vision tower's own picture that a tile may have
 
 
 def ask_about(pictures: int, question: str) -> Conversation:
@@ -44,9 +47,19 @@ def chat_inputs(
     if len(texts) > 1:
         text_options["padding"] = True
     shown = {"images": [list(row) for row in pictures], "images_kwargs": dict(image_options or {})}
-    try:
+    with _of_the_checkpoint():
         return processor(text=texts, return_tensors="pt", text_kwargs=text_options, **(shown if any(pictures) else {}))
-    except Exception as error:  # settings and template are the checkpoint's, and lead to all kinds
+
+
+@contextmanager
+def _of_the_checkpoint() -> Iterator[None]:
+    """Run its processor: settings and template are the checkpoint's, and lead to errors of all kinds.
+
+    Raises SettingError for each.
+    """
+    try:
+        yield
+    except Exception as error:
         told = f"its processor cannot prepare the prompt ({type(error).__name__}: {first_line(error)})"
         raise SettingError(f"model: {told}; give a checkpoint whose files belong together") from error
 
@@ -72,7 +85,8 @@ def check_text(model: Any, processor: Any, text: str) -> None:
             raise SettingError(f"question: {token!r} stands for a picture; leave it out, pictures are put in front")
     control = control_tokens(tokenizer)
     # in tokens too: what stands for them before they are compared may be written otherwise
-    read = control.keys() & set(tokenizer(text, add_special_tokens=False)["input_ids"]) if control else ()
+    with _of_the_checkpoint():
+        read = control.keys() & set(tokenizer(text, add_special_tokens=False)["input_ids"])
     for token in (*(control[number] for number in read), *(token for token in control.values() if token in text)):
         raise SettingError(f"question: {token!r} would act on the chat, it is no text to this model; leave it out")
     require_template(processor)
@@ -87,10 +101,19 @@ def control_tokens(tokenizer: Any) -> dict[int, str]:
 
 
 def check_length(model: Any, inputs: Any, max_new_tokens: int) -> None:
-    """Refuse a prompt that does not fit the model's positions: it would answer, and wrongly.
+    """Refuse a prompt that does not fit the model's positions: it would answer, and wrongly. Also one whose tiles are
+    far larger than its vision tower's, which would take for ever.
 
-    Raises SettingError, naming both lengths.
+    Raises SettingError, naming both lengths or sizes.
     """
+    pixels = inputs.get("pixel_values")
+    stated = getattr(getattr(model.config, "vision_config", None), "image_size", None)
+    sides = stated if isinstance(stated, list | tuple) else (stated, stated)
+    if stated is not None and pixels is not None and pixels.ndim > 3:
+        height, width = pixels.shape[-2:]
+        if height * width > LARGER * sides[0] * sides[-1]:
+            told = f"its tiles have {height} x {width} pixels, and its vision tower takes {sides[0]} x {sides[-1]}"
+            raise SettingError(f"model: {told}; give a checkpoint whose files belong together")
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     length = inputs["input_ids"].shape[1]
     if limit is not None and length + max_new_tokens > limit:

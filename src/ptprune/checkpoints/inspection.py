@@ -241,6 +241,8 @@ LENGTHS = ("image_seq_length", "image_seq_len", "num_image_tokens")
 EDGES = ("shortest_edge", "longest_edge", "min_pixels", "max_pixels")
 AREAS = ("Qwen2VL", "Qwen3VL", "Glm4v")  # image processors whose "edges" are numbers of pixels
 LARGEST_AREA = 1 << 26
+TOKEN = {"content", "single_word", "lstrip", "rstrip", "normalized", "special", "__type", "id"}
+"""What a token says of itself; the tokenizers' library prints whatever else it finds."""
 GRIDS = 1024
 
 
@@ -267,6 +269,8 @@ def check_processor(directory: Path) -> None:
 def _check_setting(file: str, where: str, key: str, value: Any, areas: bool) -> None:
     if key.endswith("_file") and isinstance(value, str) and Path(value).name != value:
         raise Unfit(f"{file}: {where} names a file elsewhere; leave it out")
+    if isinstance(value, dict) and "content" in value and not TOKEN.issuperset(value):
+        raise Unfit(f"{file}: {where} is no token, it says more than {', '.join(sorted(TOKEN))}")
     if key == "image_grid_pinpoints" and value is not None:
         right = isinstance(value, list) and 0 < len(value) <= GRIDS and all(map(_is_grid, value))
         _require(right, file, where, value, f"a list of at most {GRIDS} pairs of sides")
@@ -282,6 +286,8 @@ def _check_setting(file: str, where: str, key: str, value: Any, areas: bool) -> 
             _require(is_whole(value) and 0 < value <= most, file, where, value, f"a whole number of 1 to {most}")
     if key in LENGTHS and is_number(value):
         _require(is_whole(value) and 0 <= value <= 1 << 16, file, where, value, f"a whole number to {1 << 16}")
+    if key == "model_max_length" and value is not None:  # where there is none, older files hold 10**30
+        _require(is_number(value) or isinstance(value, int), file, where, value, "a number")
     if key in ("image_mean", "image_std") and value is not None:
         numbers = value if isinstance(value, list) else [value]
         right = len(numbers) in (1, 3) and all(is_number(one) and abs(one) < 1e6 for one in numbers)
