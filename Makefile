@@ -32,7 +32,7 @@ TORCHVISION := $(shell grep '^torchvision==' $(VLLM_CONSTRAINTS))
 QUESTION = $(shell cat examples/question.txt)
 RESULTS = $(sort $(wildcard benchmarks/results/accuracy-*.json benchmarks/results/speed-*.json)) benchmarks/published.json
 
-.PHONY: help demo smoke test test-oldest test-newest test-eval test-vllm test-recipes lint check results versions docs notebook clean
+.PHONY: help demo smoke test test-oldest test-newest test-eval test-vllm test-recipes lint check results versions docs notebook release-check clean
 
 help:
 	@echo "make demo    answer a question about examples/scene.png, with and without pruning; writes demo/overlay.png"
@@ -48,6 +48,7 @@ help:
 	@echo "make test-recipes  the recipe for quantised weights, with torchao beside the environment of make test"
 	@echo "make docs    the site, into site/, strictly: no broken link, in an environment of its own (0.1 GB)"
 	@echo "make notebook     run examples/notebook.ipynb and keep its outputs"
+	@echo "make release-check  build sdist and wheel, try the wheel in an empty environment, and remove it again (2 GB)"
 	@echo "make results docs/results.md and its plots, from the files in benchmarks/"
 
 demo: $(INSTALLED)
@@ -100,6 +101,9 @@ notebook: $(INSTALLED)
 docs: $(DOCS_VENV)/.installed
 	$(DOCS_VENV)/bin/python -m tools.pages
 	$(DOCS_VENV)/bin/zensical build --clean --strict --config-file mkdocs.yml
+
+release-check:
+	$(PYTHON) tools/release_check.py build/release $(TORCH) $(TORCH_INDEX)
 
 results: $(INSTALLED)
 	$(BIN)/ptprune bench report $(RESULTS) --out docs/results.md
