@@ -1,4 +1,4 @@
-"""Builds what would be published and tries it where nothing else is: ``python tools/release_check.py WORK TORCH INDEX``.
+"""Builds what would be published, tries it where nothing else is: ``python tools/release_check.py WORK TORCH INDEX``.
 
 1. Builds the sdist, and the wheel from it; checks metadata, contents and that all places name the same version.
 2. Installs the wheel alone into an empty environment, with the newest of its dependencies and a CPU build of torch.
@@ -27,15 +27,8 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SDIST = (
-    "LICENSE",
-    "README.md",
-    "CHANGELOG.md",
-    "CITATION.cff",
-    "pyproject.toml",
-    "tests/conftest.py",
-    "examples/scene.png",
-)
+SDIST = ("LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml")
+SDIST += ("tests/conftest.py", "examples/scene.png", "examples/notebook.ipynb", "tools/release_check.py")
 MAX_MEGABYTES = 30
 PIP = ("-m", "pip", "--disable-pip-version-check", "--quiet")
 
