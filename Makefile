@@ -35,7 +35,7 @@ TORCHVISION := $(shell grep '^torchvision==' $(VLLM_CONSTRAINTS))
 QUESTION = $(shell cat examples/question.txt)
 RESULTS = $(sort $(wildcard benchmarks/results/accuracy-*.json benchmarks/results/speed-*.json)) benchmarks/published.json
 
-.PHONY: help demo smoke test fuzz audit test-oldest test-newest test-eval test-vllm test-recipes lint check results versions docs notebook clean
+.PHONY: help demo smoke test fuzz audit test-oldest test-newest test-eval test-vllm test-recipes lint check results versions docs notebook release-check clean
 
 help:
 	@echo "make demo    answer a question about examples/scene.png, with and without pruning; writes demo/overlay.png"
@@ -53,6 +53,7 @@ help:
 	@echo "make test-recipes  the recipe for quantised weights, with torchao beside the environment of make test"
 	@echo "make docs    the site, into site/, strictly: no broken link, in an environment of its own (0.1 GB)"
 	@echo "make notebook     run examples/notebook.ipynb and keep its outputs"
+	@echo "make release-check  build sdist and wheel, try the wheel in an empty environment, and remove it again (2 GB)"
 	@echo "make results docs/results.md and its plots, from the files in benchmarks/"
 
 demo: $(INSTALLED)
@@ -114,6 +115,9 @@ docs: $(DOCS_VENV)/.installed
 audit:
 	test -x $(AUDIT_VENV)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT_VENV) && $(AUDIT_VENV)/bin/$(PIP) install --quiet pip-audit; }
 	$(AUDIT_VENV)/bin/pip-audit --no-deps --disable-pip -r constraints.txt
+
+release-check:
+	$(PYTHON) tools/release_check.py build/release $(TORCH) $(TORCH_INDEX)
 
 results: $(INSTALLED)
 	$(BIN)/ptprune bench report $(RESULTS) --out docs/results.md
