@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import socket
+import subprocess
+import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +30,7 @@ from ptprune.errors import UserError
 from ptprune.pictures import open_picture
 
 from .conftest import Server
-from .steps import QUESTION, SCENE, SHOTS, answered, ask, budget, slide, upload
+from .steps import QUESTION, ROOT, SCENE, SHOTS, answered, ask, budget, slide, upload
 
 Visitor = Callable[..., Any]
 
@@ -120,14 +127,14 @@ def test_bad_files_are_one_friendly_line(visitor: Visitor, tmp_path: Path, name:
     assert page.locator(".ptp-trouble").count() == 0
 
 
-@pytest.mark.parametrize("missing", ["picture", "question"])
-def test_what_is_missing_is_asked_for(visitor: Visitor, missing: str) -> None:
+@pytest.mark.parametrize(("missing", "says"), [("picture", "Choose a picture"), ("question", "Ask something")])
+def test_what_is_missing_is_asked_for(visitor: Visitor, missing: str, says: str) -> None:
     page = visitor()
     if missing == "question":
         upload(page, SCENE)
     page.click("#ask")
     page.wait_for_selector("#note .ptp-trouble")
-    assert missing in page.inner_text("#note .ptp-note").lower() or missing == "question"
+    assert says in page.inner_text("#note .ptp-note")
 
 
 def test_settings_that_are_refused_leave_what_is_shown(visitor: Visitor) -> None:
@@ -155,6 +162,21 @@ def test_two_visitors_at_once(visitor: Visitor, truth: Callable[..., dict[str, A
         regions = truth(picture, question, keep_ratio=ratio)["regions"]
         cells = page.locator(".ptp-budgets td").all_inner_texts()
         assert cells == [f"{region['budget']}/{region['tokens']}" for region in regions]
+
+
+def test_an_example_outlives_those_who_uploaded_it(visitor: Visitor) -> None:
+    page = visitor()
+    for each in EXAMPLES:
+        upload(page, each.path)
+        page.wait_for_timeout(500)
+    page.context.close()
+    page = visitor()
+    page.wait_for_timeout(20_000)  # the server notices late who left
+    page.reload()
+    loaded = "[...document.querySelectorAll('table img')].map(image => image.complete && image.naturalWidth > 0)"
+    page.wait_for_selector("table img")
+    page.wait_for_timeout(1000)
+    assert page.evaluate(loaded) == [True] * len(EXAMPLES)
 
 
 def test_what_is_saved(visitor: Visitor, tmp_path: Path) -> None:
@@ -217,3 +239,43 @@ def test_programs_find_no_door(server: Server, tmp_path: Path) -> None:
     for sent in ({"path": "/etc/passwd"}, {"path": f"{tmp_path}/../x.png"}, "cat.png", {"url": "http://a"}, [1]):
         with pytest.raises(UserError, match="upload"):
             uploaded(sent, tmp_path)
+
+
+def test_a_port_that_is_taken_is_one_line(server: Server) -> None:
+    port = server.address.rpartition(":")[2]
+    ran = subprocess.run(
+        [sys.executable, "-m", "ptprune", "app", "--port", port], capture_output=True, text=True, timeout=120
+    )
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.count("\n") == 1
+    assert port in ran.stderr
+
+
+def test_the_space_is_this_page() -> None:
+    """The card names the version of Gradio that is tested, and its file starts a page that others can reach."""
+    card = (ROOT / "space/README.md").read_text()
+    assert f"sdk_version: {version('gradio')}\n" in card
+    assert re.search(r"^app_file: app\.py$", card, flags=re.MULTILINE)
+    port = str(free_port())
+    source = (ROOT / "space/app.py").read_text().replace("port=7860", f"port={port}")
+    process = subprocess.Popen([sys.executable, "-c", source], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        for _ in range(240):
+            assert process.poll() is None
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/config") as answer:
+                    config = json.load(answer)
+                break
+            except OSError:
+                time.sleep(0.5)
+        models = [each["props"] for each in config["components"] if each["props"].get("elem_id") == "model"]
+        assert [(each["allow_custom_value"], each["interactive"]) for each in models] == [(False, False)]
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
