@@ -127,6 +127,8 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
                 packed = gr.Textbox(visible="hidden", elem_id="packed")
 
         folder = Path(picture.GRADIO_CACHE).resolve()
+        ours = {str(file) for file in folder.rglob("*") if file.is_file()}  # the examples; an upload may be the same
+        picture.keep_in_cache |= ours
         controls: dict[str, Any] = {
             "picture": picture,
             "question": question,
@@ -218,7 +220,7 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
             try:
                 file = uploaded(sent, folder)
                 assert file is not None
-                if str(file) in page.upload_file_set:
+                if str(file) not in ours:
                     visit.files.add(file)
                 open_upload(file)
             except Exception as error:
