@@ -8,16 +8,13 @@ OLDEST_VENV ?= .venv-oldest
 NEWEST_VENV ?= .venv-newest
 # lmms-eval and what it draws in live apart: nothing else here needs them.
 EVAL_VENV ?= .venv-eval
-<<<<<<< HEAD
 # The site needs neither torch nor this package: its API pages are read from the source.
 DOCS_VENV ?= .venv-docs
 AUDIT_VENV ?= .venv-audit
 # How much of ten minutes `make fuzz` takes.
 SHARE ?= 1
-=======
 # Gradio and what drives a browser: Gradio wants older versions of some things.
 WEB_VENV ?= .venv-web
->>>>>>> app
 # CPU torch for people on Linux, where PyPI's wheel is the CUDA build (2 GB more). Out of reach: the usual index serves.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -40,11 +37,7 @@ TORCHVISION := $(shell grep '^torchvision==' $(VLLM_CONSTRAINTS))
 QUESTION = $(shell cat examples/question.txt)
 RESULTS = $(sort $(wildcard benchmarks/results/accuracy-*.json benchmarks/results/speed-*.json)) benchmarks/published.json
 
-<<<<<<< HEAD
-.PHONY: help demo smoke test fuzz audit test-oldest test-newest test-eval test-vllm test-recipes lint check results versions docs notebook release-check clean
-=======
-.PHONY: help demo smoke test test-oldest test-newest test-eval test-vllm test-web lint check results versions clean
->>>>>>> app
+.PHONY: help demo smoke test fuzz audit test-oldest test-newest test-eval test-vllm test-web test-recipes lint check results versions docs notebook release-check clean
 
 help:
 	@echo "make demo    answer a question about examples/scene.png, with and without pruning; writes demo/overlay.png"
@@ -171,18 +164,17 @@ $(EVAL_VENV)/.installed: pyproject.toml constraints.txt
 	  || $(EVAL_VENV)/bin/$(PIP) uninstall --quiet --yes torchvision timm
 	@touch $@
 
-<<<<<<< HEAD
 $(DOCS_VENV)/.installed: tools/docs-requirements.txt
 	test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
 	$(DOCS_VENV)/bin/$(PIP) install --quiet -r tools/docs-requirements.txt
-=======
+	@touch $@
+
 # Pillow is pinned apart: Gradio does not take the newest.
 $(WEB_VENV)/.installed: pyproject.toml constraints.txt integration/web/constraints.txt
 	$(call install_torch,$(WEB_VENV),$(TORCH))
 	grep -v '^pillow' constraints.txt > $(WEB_VENV)/constraints.txt
 	$(WEB_VENV)/bin/$(PIP) install --quiet -c $(WEB_VENV)/constraints.txt -c integration/web/constraints.txt \
 	  -e '.[web]' playwright pytest
->>>>>>> app
 	@touch $@
 
 $(VLLM_VENV)/bin/python:
@@ -201,8 +193,4 @@ $(VLLM_VENV)/.installed: pyproject.toml $(VLLM_CONSTRAINTS) integration/vllm/tor
 	@touch $@
 
 clean:
-<<<<<<< HEAD
-	rm -rf $(VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(EVAL_VENV) $(VLLM_VENV) $(DOCS_VENV) $(AUDIT_VENV) demo build dist site
-=======
-	rm -rf $(VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(EVAL_VENV) $(VLLM_VENV) $(WEB_VENV) demo build dist
->>>>>>> app
+	rm -rf $(VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(EVAL_VENV) $(VLLM_VENV) $(DOCS_VENV) $(AUDIT_VENV) $(WEB_VENV) demo build dist site

@@ -95,8 +95,15 @@ def test_vispruner_adds_eleven_operations_a_round(tiles, keep_ratio):
     assert (row.operations, row.reads) == (11 * rounds + 94, 2)
 
 
+@pytest.mark.parametrize("tiles", [3, 5])
+@pytest.mark.parametrize("keep_ratio", [0.1, 0.5])
+def test_scope_adds_eleven_operations_a_step(tiles, keep_ratio):
+    row = counted("scope", layer=0, tiles=tiles, keep_ratio=keep_ratio)
+    assert (row.operations, row.reads) == (11 * round(keep_ratio * 256) + 70, 2)
+
+
 def test_every_rival_is_counted():
-    assert METHODS.keys() == ADDED.keys() | {"ptp", "divprune", "vispruner"}
+    assert METHODS.keys() == ADDED.keys() | {"ptp", "divprune", "vispruner", "scope", "cdpruner", "tops"}
 
 
 def test_every_phase_is_seen():
