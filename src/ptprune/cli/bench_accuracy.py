@@ -123,10 +123,10 @@ def accuracy(
             assert items is not None
             work.say("opening pictures")
             asked = folder_items(items, limit, work.done, outside=outside)
-            read = [items / LIST, *(item.picture for item in asked if isinstance(item.picture, Path))]
+            opened = [items / LIST, *(item.picture for item in asked if isinstance(item.picture, Path))]
             for option, path in (("--out", save), ("--plot", plot)):
                 if path is not None:
-                    check_writable(path, option, read)
+                    check_writable(path, option, opened)
         else:
             count = min(questions or QUESTIONS, limit or questions or QUESTIONS)
             work.say("drawing scenes", count)
