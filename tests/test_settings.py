@@ -74,6 +74,7 @@ class Between(RandomPruning):
         ("tiles", 2.0, "got 2.0"),
         ("tile_threshold", 1.5, "got 1.5"),
         ("tile_score", "of mine", "got 'of mine'"),
+        ("left_out", "keep", "got 'keep'"),
         ("tile_batch", 0, "got 0"),
         ("vision_layer", 0, "got 0"),
         ("vision_margin", 0.9, "got 0.9"),

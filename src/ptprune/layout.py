@@ -63,10 +63,16 @@ class PartlyEncoded:
     Attributes:
         tokens: bool array [num_unpruned], the image's prunable tokens that have features.
         scores: one a region: how much it needed to be encoded; None where nobody asked.
+        borrowed: whether each region has the features of another.
     """
 
     tokens: np.ndarray
     scores: tuple[float | None, ...]
+    borrowed: tuple[bool, ...]
+
+    def own(self, region_of: np.ndarray) -> np.ndarray:
+        """Bool array [num_unpruned], the tokens with features of their own; ``region_of``: of all of them."""
+        return self.tokens & ~np.array(self.borrowed)[region_of]
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,8 @@ class RegionReport:
         box: (left, top, right, bottom) of the part of the picture that it shows, as fractions of width and height.
         budget: how many of its tokens were kept.
         saliency: the region level's score; None if the method or the image (a single tile) has no region stage.
-        encoded: how many of its tokens went through the whole vision encoder; 0 for a tile that was left out.
+        encoded: how many of its tokens went through the whole vision encoder; 0 for a tile that was left out,
+            also where it has the features of another one.
         tile_score: how much it needed to be encoded, see ``TILE_SCORES``; None if nobody asked.
     """
 
@@ -213,7 +214,8 @@ def _write_image(layout: ImageLayout, selection: Selection) -> ImageReport:
     kept_in = region_of[kept].bincount(minlength=len(layout.regions)).tolist()
     saliency = selection.saliency or [None] * len(layout.regions)
     partly = layout.encoded
-    made = None if partly is None else np.bincount(region_of.numpy()[partly.tokens], minlength=len(layout.regions))
+    own = np.ones(layout.num_tokens, bool) if partly is None else partly.own(region_of.numpy())
+    made = np.bincount(region_of.numpy()[own], minlength=len(layout.regions)).tolist()
     asked = [None] * len(layout.regions) if partly is None else partly.scores
     regions = []
     for number, (region, place) in enumerate(zip(layout.regions, layout.places(), strict=True)):
@@ -230,10 +232,10 @@ def _write_image(layout: ImageLayout, selection: Selection) -> ImageReport:
                 box=place.box,
                 budget=kept_in[number],
                 saliency=saliency[number],
-                encoded=len(indices) if made is None else int(made[number]),
+                encoded=made[number],
                 tile_score=asked[number],
             )
         )
     scores = {name: score.float().cpu() for name, score in selection.scores.items()}
-    encoded = torch.arange(layout.num_tokens) if partly is None else torch.from_numpy(partly.tokens.nonzero()[0])
+    encoded = torch.from_numpy(own.nonzero()[0])
     return ImageReport(layout.sample, layout.num_tokens, kept, regions, scores, encoded)

@@ -122,6 +122,49 @@ def test_exact_in_a_second_turn_with_a_picture(layer):
     assert torch.equal(pruned, stock)
 
 
+@pytest.mark.parametrize("settings", [{"tiles": 1}, {"tiles": "salient", "tile_threshold": 1.0}])
+@pytest.mark.parametrize("name", TILED)
+@torch.no_grad()
+def test_the_quietest_tile_stands_for_those_that_are_left_out(name, settings):
+    """As if every such tile had its pixels."""
+    model, inputs = model_of(name), inputs_of(name, "batch of several pictures")
+    pruner = PyramidTokenPruning(left_out="background", keep_ratio=0.4, **settings)
+    with pruner(model), watched(model) as seen:
+        pruned = model(**inputs).logits
+    given, tiles, row, report = torch.cat(seen), tiles_of(ZOO[name], inputs), 0, pruner.report
+    changed = tiles.clone()
+    for truth, image in zip(inputs.layout, report.images, strict=True):
+        assert len(image.kept) == max(1, round(0.4 * image.num_tokens))
+        mine = [row + t for t in range(truth.tiles) if t != truth.thumbnail]
+        row += truth.tiles
+        scores = [region.tile_score for region in image.regions if not region.is_thumbnail]
+        if truth.thumbnail is None or len(scores) < len(mine):
+            continue
+        quietest = mine[scores.index(min(scores))]
+        for tile in mine:
+            if not (given == tiles[tile]).flatten(1).all(1).any():
+                changed[tile] = tiles[quietest]
+    assert (len(given) < len(tiles)) == any(image.tiles > 3 for image in inputs.layout)
+    assert report.encoded_tiles[1] == len(given)
+    same = dict(inputs)
+    if inputs["pixel_values"].ndim == 4:
+        same["pixel_values"] = changed
+    else:
+        pixels, at = inputs["pixel_values"].clone(), 0
+        flat = pixels.flatten(0, 1)
+        real = flat.flatten(1).any(1)
+        flat[real] = changed if not name.startswith("llava") else flat[real]
+        if name.startswith("llava"):
+            for number, image in enumerate(inputs.layout):
+                pixels[number, : image.tiles] = changed[at : at + image.tiles]
+                at += image.tiles
+        same["pixel_values"] = pixels
+    with (plain := PyramidTokenPruning(keep_ratio=0.4))(model):
+        expected = model(**same).logits
+    assert torch.equal(report.kept_mask, plain.report.kept_mask)
+    torch.testing.assert_close(pruned, expected, atol=5e-5, rtol=0)
+
+
 @torch.no_grad()
 def test_everything_stays_that_was_encoded():
     """No token is chosen, and what was left out is gone all the same."""

@@ -27,6 +27,7 @@ class Method(Protocol):
     tiles: str | int
     tile_threshold: float
     tile_score: str
+    left_out: str
     tile_batch: int | None
     vision_layer: int | None
     vision_margin: float

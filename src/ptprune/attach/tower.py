@@ -61,6 +61,7 @@ class TowerCall:
         self.encoding: Encoding | None = None
         self.calls = 0
         self._present: Tensor | None = None  # rows that have features; None: all
+        self._borrowed: dict[int, int] = {}  # rows that are not encoded -> those whose features they get
 
     def encode(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """In the place of the vision tower's forward."""
@@ -71,6 +72,8 @@ class TowerCall:
         with self.setup.lap("select"):
             chosen, kept, scores = self._choose()
             first = self._first_of_equals(chosen, kept)
+            for row, other in self._borrowed.items():
+                first[row] = first[other]
         todo = [row for row in range(self.rows) if chosen[row] and first[row] == row and row not in self._made]
         with self.setup.lap("select"):
             todo = self._from_cache(todo, kept)
@@ -130,6 +133,10 @@ class TowerCall:
                 chosen[rows] = choose_tiles(values, settings.tiles, settings.tile_threshold)
                 for row, value in zip(rows, values, strict=True):
                     scores[row] = value
+                if settings.left_out == "background":
+                    quietest = rows[int(np.argmin(values))]
+                    self._borrowed |= {row: quietest for row in rows if not chosen[row] and row != quietest}
+                    chosen[rows] = True
         if settings.vision_layer is not None:
             for image in self.images:
                 for row, number in self._shares(image, chosen).items():
@@ -301,7 +308,9 @@ class TowerCall:
         for row, groups in self._made.groups_on_host().items():
             tokens[row] = False
             tokens[row, groups] = True
-        self.encoding = Encoding(tokens, scores)
+        borrowed = np.zeros(self.rows, bool)
+        borrowed[list(self._borrowed)] = True
+        self.encoding = Encoding(tokens, scores, borrowed)
         if not chosen.all():
             self._present = upload(chosen.nonzero()[0], self.pixels.device)
 

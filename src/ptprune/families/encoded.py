@@ -46,10 +46,12 @@ class Encoding:
         tokens: bool array [tiles, tokens], which of a tile's tokens have features. They are counted before tiles are
             merged into one grid.
         scores: one a tile: how much it needed to be encoded; None where nobody asked.
+        borrowed: bool array [tiles], those that have the features of another tile.
     """
 
     tokens: np.ndarray
     scores: Sequence[float | None]
+    borrowed: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +111,7 @@ class EncodedImage:
         rows: the regions' rows among all that the call encoded.
         encoded: bool array [placeholders], those that have features; None: all.
         scores: one a region: how much it needed to be encoded; None where nobody asked.
+        borrowed: whether each region has the features of another; empty: none has.
     """
 
     regions: tuple[Region, ...]
@@ -121,6 +124,7 @@ class EncodedImage:
     rows: Sequence[int] = ()
     encoded: np.ndarray | None = None
     scores: Sequence[float | None] = ()
+    borrowed: Sequence[bool] = ()
 
     @property
     def num_placeholders(self) -> int:
@@ -174,4 +178,5 @@ def join_tiles(
         rows=range(first, first + number),
         encoded=None if of.encoding is None else of.encoding.tokens[first : first + number].ravel(),
         scores=() if of.encoding is None else of.encoding.scores[first : first + number],
+        borrowed=() if of.encoding is None else of.encoding.borrowed[first : first + number].tolist(),
     )

@@ -107,7 +107,9 @@ class MergedFamily(WholeImages):
             image = _image(where[i], grid, side, {name: tokens[i] for name, tokens in packed.items()}, features[i])
             rows = [first + row for row in image.rows]
             scores = () if encoding is None else [encoding.scores[row] for row in rows]
-            images.append(replace(image, preview=previews[i], rows=rows, encoded=made[i], scores=scores))
+            borrowed = () if encoding is None else encoding.borrowed[rows].tolist()
+            told = {"encoded": made[i], "scores": scores, "borrowed": borrowed}
+            images.append(replace(image, preview=previews[i], rows=rows, **told))
             first += counts[i]
         return images
 

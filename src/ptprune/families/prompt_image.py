@@ -52,7 +52,7 @@ class PromptImage:
             made = None if made is None else made[kept]
         partly = None
         if made is not None:
-            partly = PartlyEncoded(made, tuple(encoded.scores) or (None,) * len(encoded.regions))
+            partly = PartlyEncoded(made, tuple(encoded.scores), tuple(encoded.borrowed))
         layout = ImageLayout(
             sample,
             columns,

@@ -21,7 +21,9 @@ SETTING = "ptprune"
 _KNOWN_BEFORE = "vLLM must know how many tokens stay before the picture is encoded: use keep_ratio or keep_tokens"
 _ENCODED = "the plugin lets vLLM encode every tile whole: leave it out"
 FIXED = {
-    **dict.fromkeys(("tiles", "tile_threshold", "tile_score", "tile_batch", "vision_layer", "vision_margin"), _ENCODED),
+    **dict.fromkeys(
+        ("tiles", "tile_threshold", "tile_score", "left_out", "tile_batch", "vision_layer", "vision_margin"), _ENCODED
+    ),
     "coverage": _KNOWN_BEFORE,
     "coverage_bounds": _KNOWN_BEFORE,
     "layer": "vLLM drops tokens before the language model, as layer=0 does: leave it out",
