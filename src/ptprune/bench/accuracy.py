@@ -61,7 +61,8 @@ class AccuracyRun:
             given, kept = examinee.answers(self.items, one.pruner, view, told)
             right = "".join("01"[is_right(a, item.answer)] for a, item in zip(given, self.items, strict=True))
             kinds = [item.kind for item in self.items]
-            self._measured[one.key] = row_of(one, right, round(kept, 2), kinds, self._run)
+            work = examinee.work(self.items, one.pruner, view)
+            self._measured[one.key] = row_of(one, right, round(kept, 2), kinds, self._run, work)
             if self.path is not None:
                 asked, keys = self.document(), {other.key for other in self.candidates}
                 others = [row for name, row in self._measured.items() if name not in keys]
@@ -92,12 +93,15 @@ def _check_identity(path: Path, earlier: Run, now: Run) -> None:
             raise UserError(f"--out {path}: holds results of {what}; give another file, or delete it")
 
 
-def row_of(one: Candidate, right: str, kept_tokens: float, kinds: Sequence[str], run: int = 0) -> AccuracyRow:
+def row_of(
+    one: Candidate, right: str, kept_tokens: float, kinds: Sequence[str], run: int = 0, work: float | None = None
+) -> AccuracyRow:
     """A row with all that follows from its own answers.
 
     Args:
         right: a digit an item, 1 for right.
         kinds: of the items.
+        work: up to the first token, as a share of the unpruned model's.
     """
     marks = decode(right)
     low, high = interval(marks)
@@ -105,6 +109,7 @@ def row_of(one: Candidate, right: str, kept_tokens: float, kinds: Sequence[str],
     return AccuracyRow(
         **one.of_row(run),
         kept_tokens=kept_tokens,
+        work=None if work is None else round(work, 4),
         right=right,
         accuracy=round(mean(marks), 2),
         low=round(low, 2),

@@ -13,8 +13,11 @@ from ptprune.asking.chat import ask_about, chat_inputs, make_prompt
 from ptprune.asking.loaded import LoadedModel
 from ptprune.bench.candidates import DOWNSAMPLE, THUMBNAIL_ALONE
 from ptprune.bench.items import Item
+from ptprune.bench.work import share_of_unpruned
 from ptprune.errors import SettingError, UserError
+from ptprune.methods import PyramidTokenPruning
 from ptprune.pruner import TokenPruner
+from ptprune.shapes import ModelShape
 
 Size = tuple[int, int]
 
@@ -36,6 +39,7 @@ class Examinee(LoadedModel):
 
     max_new_tokens: int = 2  # longest answer
     _tokens: dict[tuple[Size, View], int] = field(default_factory=dict, repr=False)
+    _words: dict[str, int] = field(default_factory=dict, repr=False)
 
     def check(self, items: Sequence[Item], pruners: Sequence[TokenPruner | None]) -> None:
         """Refuse what would fail in the middle of a long run.
@@ -88,6 +92,39 @@ class Examinee(LoadedModel):
             blank = Item(Image.new("RGB", size), size, "", "?", "")
             self._tokens[size, view] = self.visual_tokens(self._inputs([blank], [view])["input_ids"])
         return self._tokens[size, view]
+
+    def words(self, question: str) -> int:
+        """Tokens of a prompt with this question that are not visual."""
+        if question not in self._words:
+            size = (SMALLEST, SMALLEST)
+            ids = self._inputs([Item(Image.new("RGB", size), size, "", question, "")], [AS_IT_IS])["input_ids"]
+            self._words[question] = ids.shape[1] - self.visual_tokens(ids)
+        return self._words[question]
+
+    def work(
+        self,
+        items: Sequence[Item],
+        pruner: TokenPruner | None = None,
+        view: Callable[[Size], View] = lambda size: AS_IT_IS,
+    ) -> float | None:
+        """Multiply-accumulates up to the first token, as a share of the unpruned model's on the same items.
+
+        None where they cannot be counted: in a family whose shape or tiles are not known, or with a method that chooses
+        the number of tokens by their scores.
+        """
+        if isinstance(pruner, PyramidTokenPruning) and pruner.coverage is not None:
+            return None
+        try:
+            shape = ModelShape.from_config(self.model.config)
+        except ValueError:
+            return None
+        prompts = [
+            (self.tokens(item.size), self.tokens(item.size, view(item.size)), self.words(item.question))
+            for item in items
+        ]
+        if any(visual % shape.tile_tokens or shown % shape.tile_tokens for visual, shown, _ in prompts):
+            return None
+        return share_of_unpruned(shape, prompts, pruner)
 
     def _inputs(self, items: Sequence[Item], views: Sequence[View]) -> Any:
         pictures = []

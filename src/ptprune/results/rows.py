@@ -61,6 +61,7 @@ class AccuracyRow(Row):
 
     variants: list[str] = []  # names in the ablation that the settings have; empty outside an ablation
     kept_tokens: Annotated[float, Field(gt=0)]  # mean of the visual tokens that a picture kept
+    work: float | None = None  # multiply-accumulates up to the first token, of the unpruned model's; None: not counted
     right: str  # a digit a question, 1 for right
     accuracy: Percent  # right answers, with the bootstrap interval
     low: Percent
