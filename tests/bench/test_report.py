@@ -412,3 +412,11 @@ def test_a_page_that_cannot_be_written(report: Command, tmp_path: Path, monkeypa
     refused(report(one, "--out", out), "pip install 'ptprune[scenes]'")
     assert not out.exists()
     assert report(papers, "--out", out).code == 0  # nothing to draw
+
+
+def test_work_has_a_table_where_it_was_counted() -> None:
+    half = [measured(name, 0.5, FAIR) for name in ("ptp", "pyramiddrop", "random")]
+    counted = [row.model_copy(update={"work": share}) for row, share in zip(half, (0.5123, 0.6, None), strict=True)]
+    without, with_work = (page(of_accuracy(NONE, *each)).splitlines() for each in (half, counted))
+    more = [line for line in with_work if line not in without and line.startswith("|")]
+    assert more[1:] == ["| ptp | 51.2% |", "| pyramiddrop | 60.0% |", "| random | not measured |"]

@@ -70,6 +70,7 @@ class AccuracyRow(Row):
     kept_tokens: Annotated[float, Field(gt=0)]  # mean of the visual tokens that a picture kept
     encoded_tiles: Annotated[float, Field(gt=0, le=1)] = 1.0  # mean share of a picture's tiles that were encoded
     encoded_tokens: Annotated[float, Field(gt=0, le=1)] = 1.0  # and of its visual tokens, through the whole encoder
+    work: float | None = None  # multiply-accumulates up to the first token, of the unpruned model's; None: not counted
     right: str  # a digit a question, 1 for right
     marks: list[Annotated[float, Field(ge=0, le=1)]] | None = None  # of lists: F1 a question, which counts instead
     accuracy: Percent  # right answers, or the mean of the marks, with the bootstrap interval
