@@ -114,7 +114,13 @@ test-recipes: $(INSTALLED)
 notebook: $(INSTALLED)
 	$(BIN)/python tools/notebook.py examples/notebook.ipynb
 
-docs: $(DOCS_VENV)/.installed
+# What builds it is published for Python 3.11 and newer.
+docs:
+	@if $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))"; then $(MAKE) --no-print-directory build-docs; \
+	else echo "make docs SKIPPED: it takes Python 3.11, not $$($(PYTHON) --version)"; fi
+
+.PHONY: build-docs
+build-docs: $(DOCS_VENV)/.installed
 	$(DOCS_VENV)/bin/python -m tools.pages
 	$(DOCS_VENV)/bin/zensical build --clean --strict --config-file mkdocs.yml
 

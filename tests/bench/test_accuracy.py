@@ -373,7 +373,7 @@ def test_the_table_and_the_plot(bench: Command, tmp_path: Path) -> None:
         (["--set", "alpha"], "NAME=VALUE"),
         (["--set", "alpha=2"], "--set alpha must be between 0 and 1, got 2"),
         (["--set", "region=none"], "--set region must be"),
-        (["--set", "colour=red"], "--set colour: method ptp has no such setting"),
+        (["--set", "colour=red"], "--set colour: PyramidTokenPruning has no setting"),
         (["--set", "keep_ratio=.5"], "--ratios"),
         (["--limit", "0"], "--limit"),
         (["--questions", "0"], "--questions"),

@@ -128,6 +128,7 @@ def test_people_get_tables(run: Command) -> None:
     result = run(*SMALL, "--rounds", 1, "--layers", 2)
     assert result.code == 0, result.err
     assert "2 of 4 decoder layers" in result.out
+    assert "batch 1; 1 round\n" in result.out
     for told in ("unpruned", "ptp", "ideal", "select", "prefill", "first token", "peak", "KV cache"):
         assert told in result.out
     assert "…" not in result.out

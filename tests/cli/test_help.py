@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import version
 
 import pytest
-import torch
 
 import ptprune as package
 from ptprune.shapes import SHAPES
@@ -19,7 +19,7 @@ def test_the_version(ptprune: Command) -> None:
     result = ptprune("--version").silent
     assert result.code == 0
     assert result.out.startswith(f"ptprune {package.__version__} ")
-    assert torch.__version__ in result.out
+    assert all(f"{name} {version(name)}" in result.out for name in ("torch", "transformers"))
     assert result.out.count("\n") == 1
 
 

@@ -75,7 +75,7 @@ def test_run_takes_settings(ptprune: Command, picture: Path, checkpoint: Path) -
         (["--set", "=1"], "--set =1: give NAME=VALUE"),
         (["--set", ".alpha=1"], "give NAME=VALUE"),
         (["--set", "alpha=2"], "--set alpha must be between 0 and 1, got 2"),
-        (["--set", "alpa=1"], "did you mean 'alpha'"),
+        (["--set", "alpa=1"], "--set alpa: PyramidTokenPruning has no setting 'alpa': did you mean 'alpha'"),
         (["--set", "fastv.layer=1"], "--set fastv.layer: the method is ptp"),
         (["--set", "nothing.layer=1"], "--set nothing.layer: the method is ptp"),
         (["--set", "alpha=.1", "--alpha", ".2"], "--set alpha: --alpha says it"),

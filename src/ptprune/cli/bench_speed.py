@@ -96,13 +96,13 @@ def speed(
 
 def _show(results: SpeedResults) -> None:
     from ptprune.bench.report.speed import arms_table, depth, ratios_table
-    from ptprune.results.table import terminal
+    from ptprune.results.table import medians, terminal
 
     console = out(WIDTH)
     console.print(f"[bold]{results.shape}[/bold]{'' if results.layers is None else f', {depth(results)}'}")
     console.print(
         f"{results.runs[0].machine}, {results.device}, {results.threads} threads, {results.dtype}, "
-        f"{results.attention}, batch {results.batch}; medians of {results.rounds} rounds\n",
+        f"{results.attention}, batch {results.batch}; {medians(results.rounds)}\n",
         style="dim",
     )
     for headers, *rows in (arms_table(results), *(ratios_table(results, method) for method in results.ratios)):

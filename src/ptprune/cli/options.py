@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from ptprune.bounds import MAX_PIXELS, MAX_RATIOS, MAX_TILES, MIN_SIDE
-from ptprune.errors import SettingError, UserError
+from ptprune.errors import SettingError, UnknownSetting, UserError
 
 if TYPE_CHECKING:
     from ptprune.pruner import TokenPruner
@@ -108,8 +108,11 @@ def read_settings(given: Given) -> dict[str, dict[str, Any]]:
         if method not in METHODS:
             raise UserError(f"--set {method}.{next(iter(settings))}: no such method; see `ptprune methods`")
         try:
-            read[method] = {name: METHODS[method].read(name, text) for name, text in settings.items()}
+            for name, text in settings.items():
+                read.setdefault(method, {})[name] = METHODS[method].read(name, text)
             METHODS[method](**read[method])  # rules over several settings
+        except UnknownSetting as error:
+            raise UserError(f"--set {name}: {error}") from None
         except SettingError as error:
             raise UserError(f"--set {error}") from None
     return read

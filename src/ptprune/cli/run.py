@@ -201,7 +201,7 @@ def _comparison(document: dict[str, Any]) -> Table:
 
 def _first_token(times: dict[str, Any]) -> None:
     """Medians of both arms, and the part that each phase has."""
-    from ptprune.results.table import count, duration, ratio, terminal
+    from ptprune.results.table import count, duration, medians, ratio, terminal
 
     console, arms = out(), (times["unpruned"], times["pruned"])
     names = {"vision": "vision", "prefill": "language model", "select": "choosing tokens", "rest": "generate() itself"}
@@ -211,8 +211,9 @@ def _first_token(times: dict[str, Any]) -> None:
         rows.append([name, *parts, ratio(arms[1][phase], arms[0][phase])])
     rows.append(["[bold]first token[/bold]", *(duration(arm["total"]) for arm in arms), f"{times['ratio']:.2f}"])
     console.print(terminal(("", "unpruned", "pruned", "ratio"), rows))
-    rounds = "1 round" if times["rounds"] == 1 else f"medians of {times['rounds']} rounds"
-    console.print(f"Times: {rounds}, of a model of {count(times['parameters'])} parameters.", style="dim")
+    console.print(
+        f"Times: {medians(times['rounds'])}, of a model of {count(times['parameters'])} parameters.", style="dim"
+    )
     if (large := times["at_scale"]) is not None:
         console.print(
             f"A model of usual size ({large['model']}, {large['tiles']} tiles) would do {large['ratio']:.2f} of its "

@@ -50,6 +50,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
+def medians(rounds: int) -> str:
+    """What a number over so many rounds is."""
+    return "1 round" if rounds == 1 else f"medians of {rounds} rounds"
+
+
 def size(number: float) -> str:
     """Bytes in the unit that fits."""
     return _scaled(number, 1024, (" B", " KiB", " MiB", " GiB"))

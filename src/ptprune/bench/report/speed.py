@@ -9,7 +9,7 @@ from ptprune.bench import plots
 from ptprune.bench.arms import IDEAL, PRUNED, UNPRUNED
 from ptprune.bench.report.parts import Figures, facts, model_name, origin
 from ptprune.results.rows import SpeedResults, SpeedRow, Spread
-from ptprune.results.table import count, duration, escape, markdown, size
+from ptprune.results.table import count, duration, escape, markdown, medians, size
 
 SELECT_SHARE, TO_IDEAL = 0.01, 1.03
 """Targets: the pruner's own work at most this share of the unpruned prefill; the prefill at most this much of the
@@ -39,7 +39,7 @@ def section(results: SpeedResults, figures: Figures) -> list[str]:
     if shallow(results):
         whole = results.layers == results.layers_of_shape
         blocks.append(f"Only {depth(results)}: {VISION_CUT if whole else DECODER_CUT}")
-    blocks += [_markdown(arms_table(results)), f"Medians of {_rounds(results)}."]
+    blocks += [_markdown(arms_table(results)), f"Each number: {medians(results.rounds)}."]
     for method in results.ratios:
         blocks += [_markdown(table(results, method)) for table in (ratios_table, targets_table)]
     about = "Time to the first token by phase, unpruned = 1"
