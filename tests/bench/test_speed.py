@@ -250,7 +250,7 @@ def test_peak_memory_is_never_above_unpruned(batch: int, layer: int, keep_ratio:
         (["--layer", "-1"], "--layer must be"),
         (["--layers", "5"], "--layers 5: tiny-internvl has 4; give 1 to 4"),
         (["--vision-layers", "0"], "--vision-layers 0: tiny-internvl has 4; give 1 to 4"),
-        (["--keep-ratio", "0"], "--keep-ratio must be"),
+        (["--keep-ratio", "0"], "--keep-ratio 0: 0 is out of range"),
         (["--dtype", "int8"], "--dtype int8"),
         (["--device", "abacus"], "--device abacus"),
         (["--rounds", "0"], "--rounds"),

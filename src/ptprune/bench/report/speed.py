@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from ptprune.bench import plots
-from ptprune.bench.arms import IDEAL, PRUNED, UNPRUNED
+from ptprune.bench.arms import IDEAL, UNPRUNED
 from ptprune.bench.report.parts import Figures, facts, model_name, origin
 from ptprune.results.rows import SpeedResults, SpeedRow, Spread
 from ptprune.results.table import count, duration, escape, markdown, size
@@ -78,19 +78,20 @@ def _rounds(results: SpeedResults) -> str:
 
 
 def _name(row: SpeedRow) -> str:
-    return row.method or "" if row.arm == PRUNED else f"{IDEAL}, as short" if row.arm == IDEAL else row.arm
+    return f"{IDEAL}, as short" if row.arm == IDEAL else row.name
 
 
 def arms_table(results: SpeedResults) -> list[list[str]]:
     """Headers, and a line for each arm: medians of its times, its memory, and its operations."""
-    lines = [["arm", "kept", "layer", "tokens", "vision", "select", "prefill", "first token", "decode, a token"]]
-    lines[0] += ["peak", "KV cache", "MACs to first token"]
+    lines = [["arm", "kept", "layer", "tiles", "tokens", "vision", "select", "prefill", "first token"]]
+    lines[0] += ["decode, a token", "peak", "KV cache", "MACs to first token"]
     for row in results.rows:
         lines.append(
             [
                 _name(row),
                 "-" if row.keep_ratio is None else f"{100 * row.keep_ratio:g}%",
                 "-" if row.layer is None else str(row.layer),
+                "-" if row.encoded_tiles is None else str(row.encoded_tiles),
                 str(row.tokens),
                 *(duration(getattr(row, name).median) for name in (*STACKED, "ttft_s", "decode_s_per_token")),
                 "not measured" if row.peak_bytes is None else size(row.peak_bytes),
