@@ -51,9 +51,7 @@ def pruned_arms(
                 arms.append(arm)
     deepest, layers = max((arm.pruner.vision_layer or 0 for arm in arms if arm.pruner), default=0), setup.tower_layers
     if layers is not None and deepest >= layers:
-        raise SettingError(
-            f"vision_layer {deepest}: too deep, {layers} layers of the tower run; give 1 to {layers - 1}"
-        )
+        raise SettingError(f"set vision_layer={deepest}: too deep, {layers} vision layers run; give 1 to {layers - 1}")
     return arms
 
 
@@ -63,7 +61,7 @@ def _settings(encoder: str, pruner: TokenPruner, setup: Setup) -> dict[str, Any]
     layer = pruner.vision_layer
     if encoder in (PATCHES, BOTH) and layer is None:
         if setup.tower_layers is None:
-            raise SettingError(f"encoder {encoder}: the depth of the tower is not known; set vision_layer")
+            raise SettingError(f"encoder {encoder}: the depth of the tower is not known; --set vision_layer")
         layer = max(1, setup.tower_layers // 2)  # earlier, patches do not know enough of the picture to rank
     return {
         "tiles": tiles if encoder in (SALIENT, BOTH, RANDOM) else "all",
@@ -73,7 +71,7 @@ def _settings(encoder: str, pruner: TokenPruner, setup: Setup) -> dict[str, Any]
 
 
 def as_fewer(arm: Arm, salient: ImageReport, setup: Setup, subject: Subject) -> Arm:
-    """The ``FEWER`` arm with its prompt: as many tiles and as many tokens as the salient one of its method and ratio."""
+    """The ``FEWER`` arm with its prompt: as many tiles and tokens as the salient one of its method and ratio."""
     assert arm.pruner is not None
     tiles = salient.encoded_tiles - any(region.is_thumbnail for region in salient.regions)
     least = 2 if setup.shape is not None and setup.shape.family == "llava_next" else 1
@@ -120,8 +118,8 @@ def check_encoded(arm: Arm, images: Sequence[ImageReport], rows: Sequence[int]) 
     as_told = sum(rows) == told if arm.pruner.tiles == "all" else sum(rows) <= told
     if not (as_asked and as_told):
         raise BrokenPass(
-            f"{arm.label}: {at_least}{wanted} tiles should be encoded, the report tells of {told}, and the vision tower "
-            f"was given {sum(rows)}"
+            f"{arm.label}: {at_least}{wanted} tiles should be encoded, the report tells of {told}, and the vision "
+            f"tower was given {sum(rows)}"
         )
     return round(sum(rows) / len(images))
 

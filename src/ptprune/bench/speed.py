@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ptprune.bench.arms import IDEAL, PRUNED, UNPRUNED, Arm, Sample, check_kept, rotated, run_arm, spread
+from ptprune.bench.arms import IDEAL, UNPRUNED, Arm, Sample, check_kept, rotated, run_arm, spread
 from ptprune.bench.memory import peak_bytes
 from ptprune.bench.subject import Setup, Subject, prepare
 from ptprune.bench.warm_up import WARM_UP_TOKENS, Say, Warm, warm_up, warm_up_pruned

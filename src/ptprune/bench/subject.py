@@ -216,7 +216,7 @@ def _random_prompt(setup: Setup, model: Any, drawn: Drawn) -> dict[str, Tensor]:
 
 
 def _side(config: Any) -> int:
-    """Pixels a side of a checkpoint's tile, or of what stands for one where a model reads pictures at their own size."""
+    """Pixels a side of a checkpoint's tile, or of what stands for one where a model takes pictures of any size."""
     side: Any = getattr(config.vision_config, "image_size", None) or 448
     return side if isinstance(side, int) else side[0]
 

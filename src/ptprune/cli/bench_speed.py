@@ -124,7 +124,7 @@ def _encoders(text: str, known: Sequence[str]) -> list[str]:
     for name in names:
         if name not in (*known, "all"):
             raise UserError(
-                f"--encoder {text}: {name or 'nothing'!r} is unknown; give all, or some of {', '.join(known)}"
+                f"--encoder {text}: {name or 'nothing'!r} is unknown; give all or some of {', '.join(known)}"
             )
     return [name for name in known if name in names or "all" in names]
 

@@ -249,7 +249,7 @@ class SpeedPicture(Strict):
     """The picture of a prompt."""
 
     OPTIONAL = ("background", "filled_tiles")
-    kind: Literal["noise", "scene"]
+    kind: str  # "noise" or "scene"
     seed: int
     background: str | None = None  # this and the next: of a scene
     filled_tiles: int | None = None  # that hold something
