@@ -52,7 +52,7 @@ help:
 	@echo "make test-web   the page of \`ptprune app\` in Chromium, in an environment of its own (1.7 GB)"
 	@echo "make lint    ruff and mypy"
 	@echo "make check   lint and test"
-	@echo "make versions     README's table of tested versions, from the environments that are there"
+	@echo "make versions     docs/versions.md, the table of tested versions, from the environments that are there"
 	@echo "make test-recipes  the recipe for quantised weights, with torchao beside the environment of make test"
 	@echo "make docs    the site, into site/, strictly: no broken link, in an environment of its own (0.1 GB)"
 	@echo "make notebook     run examples/notebook.ipynb and keep its outputs"
@@ -136,7 +136,7 @@ results: $(INSTALLED)
 	$(BIN)/ptprune bench report $(RESULTS) --out docs/results.md
 
 versions: $(INSTALLED)
-	$(BIN)/python tools/versions.py --write README.md $(VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(EVAL_VENV) $(VLLM_VENV)
+	$(BIN)/python tools/versions.py --write docs/versions.md $(VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(EVAL_VENV) $(VLLM_VENV)
 
 # torch goes first and alone: once it is there, nothing later draws in another build of it. $(1) environment, $(2) torch
 define install_torch

@@ -26,18 +26,18 @@ def test_the_oldest_versions_are_the_lower_bounds():
     assert bounds == pinned
 
 
-def rows_of_readme() -> list[list[str]]:
+def rows_of_the_page() -> list[list[str]]:
     """Cells of the table, the header first."""
-    table = (ROOT / "README.md").read_text().partition(TOOL["BEGIN"])[2].partition(TOOL["END"])[0].strip()
+    table = (ROOT / "docs" / "versions.md").read_text().partition(TOOL["BEGIN"])[2].partition(TOOL["END"])[0].strip()
     if not table:
-        pytest.skip("README's table was not written yet: make versions")
+        pytest.skip("the table was not written yet: make versions")
     head, *rows = table.splitlines()
     assert [head, rows[0]] == TOOL["table"]({}).splitlines()
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in (head, *rows[1:])]
 
 
 def test_the_table_of_versions_is_what_the_tool_writes():
-    head, *rows = rows_of_readme()
+    head, *rows = rows_of_the_page()
     for row in rows:
         assert len(row) == len(head)
         assert re.fullmatch(r"`make ([\w-]+)`( \([\w-]+ \S+\))*", row[0])
@@ -45,7 +45,7 @@ def test_the_table_of_versions_is_what_the_tool_writes():
 
 
 def test_the_versions_of_transformers_are_those_of_the_table():
-    head, *rows = rows_of_readme()
+    head, *rows = rows_of_the_page()
     own = [row for row in rows if "test-eval" not in row[0] and "test-vllm" not in row[0]]
     found = sorted(Version(row[head.index("transformers")]) for row in own)
     assert f"{found[0].major}.{found[0].minor} to {found[-1].major}.{found[-1].minor}" == TESTED

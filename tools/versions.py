@@ -1,7 +1,7 @@
-"""Tells the versions that matter in this environment, and writes README's table of tested versions.
+"""Tells the versions that matter in this environment, and writes docs/versions.md's table of tested versions.
 
     python tools/versions.py                                one line about this environment
-    python tools/versions.py --write README.md DIR...       the table, from virtual environments that exist
+    python tools/versions.py --write docs/versions.md DIR...       the table, from virtual environments that exist
 
 The environments are those of `make test`, `test-oldest`, `test-newest`, `test-eval` and `test-vllm`.
 """
@@ -74,7 +74,7 @@ def write(readme: Path, environments: list[Path]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("--write", type=Path, metavar="README.md")
+    parser.add_argument("--write", type=Path, metavar="PAGE.md")
     parser.add_argument("environments", type=Path, nargs="*")
     options = parser.parse_args()
     if options.write:
