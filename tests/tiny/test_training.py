@@ -217,7 +217,9 @@ def test_items_mix_worlds(tmp_path: Path) -> None:
 
 
 def test_the_stage_runs_goes_on_and_writes_a_checkpoint(tmp_path: Path) -> None:
-    options = Options(tmp_path, CHECKPOINT, 0.05, deepen=0.1, tiles=8, questions=2, uses=1, dev=0, warmup=2, heads_first=1)
+    options = Options(
+        tmp_path, CHECKPOINT, 0.05, deepen=0.1, tiles=8, questions=2, uses=1, dev=0, warmup=2, heads_first=1
+    )
     train_worlds(options)
     told = [json.loads(line) for line in (tmp_path / "worlds.jsonl").read_text().splitlines()]
     steps = told[-1]["step"]
