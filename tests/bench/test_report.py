@@ -450,4 +450,4 @@ def test_work_has_a_table_where_it_was_counted() -> None:
     counted = [row.model_copy(update={"work": share}) for row, share in zip(half, (0.5123, 0.6, None), strict=True)]
     without, with_work = (page(of_accuracy(NONE, *each)).splitlines() for each in (half, counted))
     more = [line for line in with_work if line not in without and line.startswith("|")]
-    assert more[1:] == ["| ptp | 51.2% |", "| pyramiddrop | 60.0% |", "| random | not measured |"]
+    assert more[-3:] == ["| ptp | 51.2% |", "| pyramiddrop | 60.0% |", "| random | not measured |"]
