@@ -10,6 +10,11 @@ NEWEST_VENV ?= .venv-newest
 EVAL_VENV ?= .venv-eval
 # The site needs neither torch nor this package: its API pages are read from the source.
 DOCS_VENV ?= .venv-docs
+AUDIT_VENV ?= .venv-audit
+# How much of ten minutes `make fuzz` takes.
+SHARE ?= 1
+# Gradio and what drives a browser: Gradio wants older versions of some things.
+WEB_VENV ?= .venv-web
 # CPU torch for people on Linux, where PyPI's wheel is the CUDA build (2 GB more). Out of reach: the usual index serves.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -32,16 +37,19 @@ TORCHVISION := $(shell grep '^torchvision==' $(VLLM_CONSTRAINTS))
 QUESTION = $(shell cat examples/question.txt)
 RESULTS = $(sort $(wildcard benchmarks/results/accuracy-*.json benchmarks/results/speed-*.json)) benchmarks/published.json
 
-.PHONY: help demo smoke test test-oldest test-newest test-eval test-vllm test-recipes lint check results versions docs notebook release-check clean
+.PHONY: help demo smoke test fuzz audit test-oldest test-newest test-eval test-vllm test-web test-recipes lint check results versions docs notebook release-check clean
 
 help:
 	@echo "make demo    answer a question about examples/scene.png, with and without pruning; writes demo/overlay.png"
 	@echo "make smoke   a part of every family, method, refusal and setting, in 20 seconds"
 	@echo "make test    the test suite"
+	@echo "make fuzz    thousands of wrong pictures, checkpoints, lists, command lines and requests; ten minutes"
+	@echo "make audit   known vulnerabilities of the pinned versions; needs the network"
 	@echo "make test-oldest  what depends on versions, with the oldest that are accepted (8 GB)"
 	@echo "make test-newest  the same with the newest that are published (6 GB)"
 	@echo "make test-eval  ptprune eval with lmms-eval, in an environment of its own (2.5 GB)"
 	@echo "make test-vllm  the vLLM plugin with the real engine on the CPU, in an environment of its own (3.5 GB)"
+	@echo "make test-web   the page of \`ptprune app\` in Chromium, in an environment of its own (1.7 GB)"
 	@echo "make lint    ruff and mypy"
 	@echo "make check   lint and test"
 	@echo "make versions     README's table of tested versions, from the environments that are there"
@@ -61,6 +69,10 @@ smoke: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8
+
+# Ten minutes, other cases every time.
+fuzz: $(INSTALLED)
+	PTPRUNE_FUZZ=$(SHARE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/fuzz
 
 test-oldest: $(OLDEST_VENV)/.installed
 	$(OLDEST_VENV)/bin/python tools/versions.py
@@ -82,6 +94,10 @@ run-test-vllm: $(VLLM_VENV)/.installed
 
 test-eval: $(EVAL_VENV)/.installed
 	OMP_NUM_THREADS=1 $(EVAL_VENV)/bin/python -m pytest -n auto --maxprocesses 2 integration/lmms
+
+# Debian's Chromium (apt-get install chromium) or Google's; where there is none, the tests say so and skip.
+test-web: $(WEB_VENV)/.installed
+	OMP_NUM_THREADS=1 $(WEB_VENV)/bin/python -m pytest integration/web
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -107,6 +123,11 @@ docs:
 build-docs: $(DOCS_VENV)/.installed
 	$(DOCS_VENV)/bin/python -m tools.pages
 	$(DOCS_VENV)/bin/zensical build --clean --strict --config-file mkdocs.yml
+
+# The pinned versions against the advisories of PyPI, in an environment of its own.
+audit:
+	test -x $(AUDIT_VENV)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT_VENV) && $(AUDIT_VENV)/bin/$(PIP) install --quiet pip-audit; }
+	$(AUDIT_VENV)/bin/pip-audit --no-deps --disable-pip -r constraints.txt
 
 release-check:
 	$(PYTHON) tools/release_check.py build/release $(TORCH) $(TORCH_INDEX)
@@ -154,6 +175,14 @@ $(DOCS_VENV)/.installed: tools/docs-requirements.txt
 	$(DOCS_VENV)/bin/$(PIP) install --quiet -r tools/docs-requirements.txt
 	@touch $@
 
+# Pillow is pinned apart: Gradio does not take the newest.
+$(WEB_VENV)/.installed: pyproject.toml constraints.txt integration/web/constraints.txt
+	$(call install_torch,$(WEB_VENV),$(TORCH))
+	grep -v '^pillow' constraints.txt > $(WEB_VENV)/constraints.txt
+	$(WEB_VENV)/bin/$(PIP) install --quiet -c $(WEB_VENV)/constraints.txt -c integration/web/constraints.txt \
+	  -e '.[web]' playwright pytest
+	@touch $@
+
 $(VLLM_VENV)/bin/python:
 	$(PYTHON) -m venv $(VLLM_VENV)
 
@@ -170,4 +199,4 @@ $(VLLM_VENV)/.installed: pyproject.toml $(VLLM_CONSTRAINTS) integration/vllm/tor
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(EVAL_VENV) $(VLLM_VENV) $(DOCS_VENV) demo build dist site
+	rm -rf $(VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(EVAL_VENV) $(VLLM_VENV) $(DOCS_VENV) $(AUDIT_VENV) $(WEB_VENV) demo build dist site

@@ -52,19 +52,27 @@ class Choice:
     states: dict[tuple[int, int], Tensor]
 
     @classmethod
-    def of(cls, pruner: TokenPruner, model: nn.Module, mask: Tensor, copies: int = 1) -> Choice:
+    def of(
+        cls, pruner: TokenPruner, model: nn.Module, mask: Tensor, copies: int = 1, missing: Tensor | None = None
+    ) -> Choice:
         """From what a recording pruner has seen in one prefill.
 
         Args:
             mask: BoolTensor [batch, prompt], False on padding.
             copies: how often each prompt was repeated, for beams or several returns.
+            missing: BoolTensor [batch, prompt], visual tokens that were not encoded: gone before layer 0, so that a
+                method sees the columns that are left.
         """
         layers = tuple(pruner.cut_layers(len(language_model(model).layers)))
         seen, stages, left, states = pruner.__dict__["seen"], [], {}, {}
+        places = torch.arange(mask.shape[1]).expand(len(mask), -1)
+        if missing is not None and missing.any():
+            places = columns_left(mask, missing)
         for stage in range(len(layers)):
             gone = stages[-1].clone() if stage else torch.zeros_like(mask)
             for number, (image, selection) in enumerate(entry for entry in seen if entry[0].stage == stage):
-                row, where = image.layout.sample // copies, left[number] if stage else image.layout.tokens
+                row = image.layout.sample // copies
+                where = left[number] if stage else places[row, image.layout.tokens]
                 left[number] = where[selection.kept]
                 gone[row, where] = True
                 gone[row, left[number]] = False
@@ -74,6 +82,10 @@ class Choice:
                         (row, c): state for c, state in zip(left[number].tolist(), selection.states, strict=True)
                     }
             stages.append(gone & mask)
+        if missing is not None and missing.any():
+            stages = [stage | missing for stage in stages]
+            if layers[0] > 0:
+                layers, stages = (0, *layers), [missing, *stages]
         return cls(layers, stages, states)
 
     def moved(self, before: int, after: int) -> Choice:
@@ -88,6 +100,19 @@ class Choice:
 
     def same(self, other: Choice) -> bool:
         return all(map(torch.equal, self.stages, other.stages))
+
+
+def columns_left(mask: Tensor, missing: Tensor) -> Tensor:
+    """LongTensor [batch, longest]: the columns that are left where some are missing; rows of a batch that lose more are
+    filled up with the first of those that went, padding among them."""
+    gone = missing | ~mask
+    gone[:, -1] = False
+    length = int((~gone).sum(1).max())
+    rows = []
+    for row in gone:
+        spare = row.nonzero()[:, 0][: length - int((~row).sum())]
+        rows.append(torch.cat([(~row).nonzero()[:, 0], spare]).sort().values)
+    return torch.stack(rows)
 
 
 @contextmanager
@@ -113,7 +138,12 @@ def ignoring(
 
 
 def assert_exact(
-    model: nn.Module, inputs: Mapping[str, Tensor], pruner: TokenPruner, tokens: int = 6, **options: Any
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    pruner: TokenPruner,
+    tokens: int = 6,
+    missing: Tensor | None = None,
+    **options: Any,
 ) -> PruningReport:
     """A prefill and a call of generate() are those of the stock model that ignores what was dropped.
 
@@ -128,11 +158,12 @@ def assert_exact(
     Args:
         pruner: a ``recording`` one.
         tokens: how many to generate; none: the prefill alone.
+        missing: BoolTensor [batch, prompt], visual tokens that are not encoded.
         options: of generate().
     """
-    choice, report = _assert_prefill_exact(model, inputs, pruner)
+    choice, report = _assert_prefill_exact(model, inputs, pruner, missing)
     if tokens:
-        _assert_generation_exact(model, inputs, pruner, choice, report, tokens, options)
+        _assert_generation_exact(model, inputs, pruner, choice, report, tokens, missing, options)
     return report
 
 
@@ -166,7 +197,7 @@ def dropped_of(report: PruningReport, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def _assert_prefill_exact(
-    model: nn.Module, inputs: Mapping[str, Tensor], pruner: TokenPruner
+    model: nn.Module, inputs: Mapping[str, Tensor], pruner: TokenPruner, missing: Tensor | None
 ) -> tuple[Choice, PruningReport]:
     mask, compact = inputs["attention_mask"].bool(), pruner.positions == "compact"
     pruner.__dict__["seen"] = []
@@ -174,7 +205,7 @@ def _assert_prefill_exact(
         pruned = model(**inputs).logits
     report = pruner.report
     assert report is not None
-    choice, kept = Choice.of(pruner, model, mask), report.kept_mask
+    choice, kept = Choice.of(pruner, model, mask, missing=missing), report.kept_mask
     dropped = choice.stages[-1]
     assert torch.equal(kept, mask & ~dropped)
     assert dropped.any()
@@ -186,7 +217,7 @@ def _assert_prefill_exact(
     assert _difference(pruned[:, -1], stock[:, -1], last) <= 5e-5, "generate() reads the last column, be it padding"
     assert not pruned[:, :-1][dropped[:, :-1]].any(), "dropped positions have no logits"
     assert _difference(pruned, model(**inputs).logits, kept) > 1e-3, "the oracle would not notice"
-    if len(choice.layers) > 1:
+    if len(choice.layers) > 1 and not (missing is not None and torch.equal(choice.stages[0], choice.stages[-1])):
         at_once = Choice(choice.layers[:1], choice.stages[-1:], choice.states)
         with ignoring(model, at_once, mask, compact=compact):
             assert _difference(pruned, model(**inputs).logits, kept) > 1e-4, "the oracle would not notice stages"
@@ -210,6 +241,7 @@ def _assert_generation_exact(
     choice: Choice,
     report: PruningReport,
     tokens: int,
+    missing: Tensor | None,
     options: Mapping[str, Any],
 ) -> None:
     mask, compact = inputs["attention_mask"].bool(), pruner.positions == "compact"
@@ -219,7 +251,7 @@ def _assert_generation_exact(
     with pruner(model):
         pruned = model.generate(**inputs, **asked, **options)
     copies = max(options.get("num_beams", 1), options.get("num_return_sequences", 1))
-    assert Choice.of(pruner, model, mask, copies).same(choice)
+    assert Choice.of(pruner, model, mask, copies, missing).same(choice)
     assert pruner.report is not None
     for one, other in zip(pruner.report.images, report.images, strict=True):
         for name, scores in other.scores.items():

@@ -22,6 +22,7 @@ from transformers import (
 
 from ptprune import PyramidTokenPruning, RandomPruning, TokenPruner
 from ptprune.cost import (
+    Encoding,
     Prompt,
     decode_macs,
     head_macs,
@@ -158,6 +159,39 @@ def test_a_pruned_prefill_equals_torchs_counter(layer: int) -> None:
     random = pruned_cost(shape, prompt, 0.5, layer, instruction=0, patch_rows=0)
     assert random.select == 0
     assert prefill_flops(model, inputs, RandomPruning(keep_ratio=0.5, layer=layer)) == 2 * random.first_token
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("encoding", [Encoding(2), Encoding(layer=1), Encoding(3, 2, 1.5), Encoding(9)])
+def test_what_is_not_encoded_equals_torchs_counter(encoding: Encoding, layer: int) -> None:
+    """Tiles that differ, or equal ones would be encoded once."""
+    model = tiny_model(DECODERS["grouped-query"])
+    shape, prompt = ModelShape.from_config(model.config), Prompt(tiles=5, text_tokens=9)
+    visual = prompt.encoded * shape.tile_tokens
+    torch.manual_seed(0)
+    inputs = {
+        "input_ids": torch.tensor([[IMAGE_TOKEN] * visual + [2] * prompt.text_tokens]),
+        "pixel_values": torch.randn(prompt.encoded, 3, 32, 32),
+    }
+    pruner = PyramidTokenPruning(
+        keep_ratio=0.3,
+        layer=layer,
+        tiles="all" if encoding.tiles is None else encoding.tiles,
+        vision_layer=encoding.layer,
+        vision_margin=encoding.margin,
+    )
+    cost = pruned_cost(shape, prompt, 0.3, layer, encoding=encoding)
+    assert cost.first_token < pruned_cost(shape, prompt, 0.3, layer).first_token or encoding.tiles == 9
+    assert prefill_flops(model, inputs, pruner) == 2 * cost.first_token
+    assert pruner.report is not None
+    assert pruner.report.encoded_tiles[1] == encoding.rows(prompt)
+    assert pruner.report.encoded_tokens[1] == encoding.rows(prompt) * encoding.groups(shape, prompt, 0.3)
+
+
+def test_a_layer_that_the_tower_has_not_is_refused() -> None:
+    for layer in (0, 24):
+        with pytest.raises(ValueError, match="vision_layer"):
+            pruned_cost(SHAPES["internvl2-2b"], Prompt(12, 100), 0.5, 2, encoding=Encoding(layer=layer))
 
 
 @pytest.mark.parametrize("layer", [None, 0, 2])

@@ -21,7 +21,9 @@ WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 def region(row: int, column: int, indices: Sequence[int], grid: tuple[int, int], box: Box) -> RegionReport:
-    return RegionReport(row, column, row < 0, min(indices), max(indices) + 1, list(indices), grid, box, 0, None)
+    return RegionReport(
+        row, column, row < 0, min(indices), max(indices) + 1, list(indices), grid, box, 0, None, len(indices)
+    )
 
 
 def tiled(rows: int, columns: int, grid: tuple[int, int] = (4, 4), first: int = 0) -> list[RegionReport]:
@@ -57,7 +59,7 @@ def report_of(regions: Sequence[RegionReport], kept: Sequence[int] | None = None
     tokens = sorted(token for one in regions for token in one.indices)
     kept = random.Random(0).sample(tokens, max(1, round(0.4 * len(tokens)))) if kept is None else kept
     budgets = [replace(one, budget=len(set(one.indices) & set(kept))) for one in regions]
-    return ImageReport(0, len(tokens), torch.tensor(sorted(kept)), budgets, {})
+    return ImageReport(0, len(tokens), torch.tensor(sorted(kept)), budgets, {}, torch.arange(len(tokens)))
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -115,7 +117,7 @@ LAYOUTS: dict[str, list[RegionReport]] = {
 def test_kept_tokens_are_clear_and_dropped_ones_dark(
     regions: list[RegionReport], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draw, "_frame", lambda *arguments: None)  # borders and labels lie over the tokens
+    monkeypatch.setattr(draw, "frame", lambda *arguments: None)  # borders and labels lie over the tokens
     monkeypatch.setattr(draw, "MIN_SIDE", 1)
     monkeypatch.setattr(draw, "MIN_REGION", 1)
     image, report = gradient(*size), report_of(regions)
@@ -219,7 +221,7 @@ def test_regions_that_show_nothing() -> None:
     """One that lost all of its tokens, and one beside the picture, are left out; one without its grid is refused."""
     image, report = gradient(600, 600), report_of([*tiled(1, 1), thumbnail(16)], [0, 20])
     plain = draw_overlay(image, report)
-    empty = RegionReport(0, 0, False, 32, 32, [], (0, 3), (0.0, 0.5, 1.0, 0.5), 0, None)
+    empty = RegionReport(0, 0, False, 32, 32, [], (0, 3), (0.0, 0.5, 1.0, 0.5), 0, None, 0)
     beyond = region(0, 1, range(32, 34), (1, 2), (1.0, 0.0, 1.5, 1.0))
     for nothing in (empty, beyond):
         place = difference(plain, draw_overlay(image, replace(report, regions=[*report.regions, nothing])))

@@ -2,22 +2,31 @@
 
 python -m training vision     stage A: vision tower and projector
 python -m training language   stage B: the language model on frozen vision
-python -m training joint      stage C: everything together, then the checkpoint is written
+python -m training joint      stage C: everything together
+python -m training worlds     stage D: on to all worlds; minutes on a GPU
 python -m training            all of them
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 
 import torch
+
+from .stage_worlds import Options, train_worlds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__.splitlines()[0])
-    parser.add_argument("stage", nargs="?", default="all", choices=["vision", "language", "joint", "all"])
+    parser.add_argument("stage", nargs="?", default="all", choices=["vision", "language", "joint", "all", "worlds"])
     parser.add_argument("--steps", type=int, help="steps of this stage in all (the decay fits itself to them)")
     parser.add_argument("--threads", type=int, default=2)
+    worlds = parser.add_argument_group("stage worlds")
+    defaults = Options()
+    for field in fields(Options):
+        value = getattr(defaults, field.name)
+        worlds.add_argument(f"--{field.name.replace('_', '-')}", type=type(value), default=value)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     options = {} if arguments.steps is None else {"steps": arguments.steps}
@@ -33,6 +42,8 @@ def main() -> None:
         from .stage_language import train_jointly
 
         train_jointly(**options)
+    if arguments.stage in ("worlds", "all"):
+        train_worlds(Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)}))
 
 
 if __name__ == "__main__":

@@ -12,25 +12,30 @@ import torch
 from PIL import Image
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from ptprune.tiny.documents import Document
 from ptprune.tiny.scenes import Scene, generate_scene
-from ptprune.tiny.world import COLOURS, KINDS, NAMES, TILE
+from ptprune.tiny.world import COLOURS, KEYS, KINDS, NAMES, TILE, VALUES
 
-from .model import TOKENS
+from .model import PRINTED, TOKENS
 
 SIDE = int(TOKENS**0.5)
 BLOCK = TILE // SIDE
-IDENTITIES = [name for kind in KINDS for name in NAMES[kind]]
+IDENTITIES = [*(name for kind in KINDS for name in NAMES[kind]), *KEYS, *VALUES]
+KIND_NAMES = (*KINDS, *PRINTED)
 COLOUR_NAMES = list(COLOURS)
 NONE = -1
 ENOUGH = 14
 """Pixels of its 16x16 that an object must cover for an LLM token to be about it."""
+
+PRINT_MARGIN = 5
+"""Pixels of a word that reach into an LLM token without the token being about it."""
 
 _MEAN = np.array(OPENAI_CLIP_MEAN, np.float32)
 _STD = np.array(OPENAI_CLIP_STD, np.float32)
 _SCALED = (np.arange(256) * (1 / 255)).astype(np.float32)
 
 
-def cut_tiles(scene: Scene) -> np.ndarray:
+def cut_tiles(scene: Scene | Document) -> np.ndarray:
     """uint8 [tiles (+ 1), 64, 64, 3]: the tiles row by row, then the thumbnail if there is more than one tile."""
     pixels = np.asarray(scene.image)
     rows = pixels.reshape(scene.rows, TILE, scene.columns, TILE, 3).swapaxes(1, 2).reshape(-1, TILE, TILE, 3)
@@ -46,6 +51,12 @@ def normalise(tiles: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(((scaled - _MEAN) / _STD).transpose(0, 3, 1, 2).copy())
 
 
+def scaled_pixels(tiles: torch.Tensor) -> torch.Tensor:
+    """As ``normalise``, on the device where the uint8 tiles are; equal to it but for rounding."""
+    mean, std = (torch.tensor(values, device=tiles.device) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    return ((tiles.float() * (1 / 255) - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
 @dataclass
 class TokenLabels:
     """Per tile and LLM token ([tiles, 16]), -1 for none. The thumbnail, if any, is the last tile."""
@@ -55,6 +66,7 @@ class TokenLabels:
     kind: np.ndarray
     centre: np.ndarray  # the kind, at the one token where the object's middle lies
     beside: np.ndarray  # identity of the object's neighbour in its tile
+    below: np.ndarray  # identity of the word below in its table
 
 
 def token_labels(scene: Scene) -> TokenLabels:
@@ -83,10 +95,35 @@ def token_labels(scene: Scene) -> TokenLabels:
         kind=look_up(kind, owner),
         centre=look_up(kind, centre),
         beside=look_up(beside, owner),
+        below=np.full((scene.tiles, TOKENS), NONE, np.int64),
     )
 
 
-def _tile_major(grid: np.ndarray, scene: Scene) -> np.ndarray:
+def print_labels(document: Document) -> TokenLabels:
+    """A word's tokens say what it is, what stands beside it and, for a key, which key stands below it."""
+    shape = document.rows * SIDE, document.columns * SIDE
+    grids = {name: np.full(shape, NONE, np.int64) for name in ("identity", "kind", "centre", "beside", "below")}
+    lines = {(e.column, e.row, e.line): e for e in document.entries}
+    for e in document.entries:
+        y = e.row * SIDE + e.line
+        following = lines.get((e.column, e.row, e.line + 1))
+        for kind, text, other, box in (
+            (KIND_NAMES.index("key"), e.key, e.value, e.key_box),
+            (KIND_NAMES.index("value"), e.value, e.key, e.value_box),
+        ):
+            first = max(e.column * SIDE, (box[0] + PRINT_MARGIN) // BLOCK)
+            last = min((e.column + 1) * SIDE - 1, (box[2] - PRINT_MARGIN) // BLOCK)
+            grids["identity"][y, first : last + 1] = IDENTITIES.index(text)
+            grids["kind"][y, first : last + 1] = kind
+            grids["beside"][y, first : last + 1] = IDENTITIES.index(other)
+            grids["centre"][y, (box[0] + box[2]) // 2 // BLOCK] = kind
+            if text == e.key and following is not None:
+                grids["below"][y, first : last + 1] = IDENTITIES.index(following.key)
+    labels = {name: _tile_major(grid, document) for name, grid in grids.items()}
+    return TokenLabels(colour=np.full_like(labels["kind"], NONE), **labels)
+
+
+def _tile_major(grid: np.ndarray, scene: Scene | Document) -> np.ndarray:
     """[rows*4, columns*4] -> [tiles, 16], in the order of the LLM's tokens."""
     return grid.reshape(scene.rows, SIDE, scene.columns, SIDE).swapaxes(1, 2).reshape(-1, TOKENS)
 
@@ -105,11 +142,16 @@ def thumbnail_colours(scene: Scene) -> np.ndarray:
     return best.astype(np.int64)
 
 
-def tile_contents(scene: Scene) -> list[list[tuple[int, int]]]:
-    """Per tile the (identity, colour) of what it holds; the thumbnail, if any, holds everything."""
+def tile_contents(scene: Scene | Document) -> list[list[tuple[int, int]]]:
+    """Per tile the (identity, colour) of what it holds; the thumbnail, if any, holds everything. Print: no colour."""
     contents: list[list[tuple[int, int]]] = [[] for _ in range(scene.tiles)]
-    for o in scene.objects:
-        contents[o.row * scene.columns + o.column].append((IDENTITIES.index(o.name), COLOUR_NAMES.index(o.colour)))
+    if isinstance(scene, Document):
+        for e in scene.entries:
+            pair = ((IDENTITIES.index(text), NONE) for text in (e.key, e.value))
+            contents[e.row * scene.columns + e.column].extend(pair)
+    else:
+        for o in scene.objects:
+            contents[o.row * scene.columns + o.column].append((IDENTITIES.index(o.name), COLOUR_NAMES.index(o.colour)))
     if scene.tiles > 1:
         contents.append([pair for tile in contents for pair in tile])
     return contents

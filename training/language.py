@@ -7,6 +7,7 @@ sequence that the chat template gives for that question alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,13 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptprune.tiny.document_questions import DOCUMENT_KINDS, ask_document
+from ptprune.tiny.documents import Document
 from ptprune.tiny.questions import QUESTION_KINDS, Question, ask, caption
 from ptprune.tiny.scenes import Scene, generate_scene, grids
 
 from .data import cut_tiles, normalise
 from .model import ASSISTANT, END, IMAGE, IMAGE_END, IMAGE_START, LIST, PAD, TOKENS, USER
 
-CAPTION = len(QUESTION_KINDS)
+KINDS_ASKED = (*QUESTION_KINDS, *DOCUMENT_KINDS)
+CAPTION = len(KINDS_ASKED)
 """Stands for the kind of a caption's tokens."""
 IGNORE = -100
 SLOW = ("digit-by-colour", "letter-by-colour")
@@ -50,7 +54,7 @@ class Packer:
         (self.end,), (self.user,), (self.assistant,) = (self.encode(t) for t in (END, USER, ASSISTANT))
         self.pad, self.image = self.encode(PAD)[0], self.encode(IMAGE)[0]
 
-    def turns(self, questions: list[Question], scene: Scene) -> tuple[list[int], list[int], list[int]]:
+    def turns(self, questions: list[Question]) -> tuple[list[int], list[int], list[int]]:
         """Tokens, targets and kinds of one conversation after the picture."""
         ids: list[int] = []
         target: list[int] = []
@@ -61,24 +65,40 @@ class Packer:
             answer = [*self.encode(" " + question.answer), self.end] if question.answer else [self.end]
             ids += head + answer
             target += [IGNORE] * (len(head) - 1) + answer + [IGNORE]
-            kind = CAPTION if question.kind == "caption" else QUESTION_KINDS.index(question.kind)
+            kind = CAPTION if question.kind == "caption" else KINDS_ASKED.index(question.kind)
             kinds += [-1] * (len(head) - 1)
             kinds += [kind] * (len(answer) - 1 if kind == CAPTION else 1)
             kinds += [-1] * (len(ids) - len(kinds))
         return ids, target, kinds
 
-    def pack(self, scenes: list[Scene], conversations: list[list[list[Question]]]) -> Pack:
+    def pack(
+        self,
+        scenes: Sequence[Scene | Document],
+        conversations: list[list[list[Question]]],
+        gaps: list[np.ndarray] | None = None,
+        multiple: int = 1,
+    ) -> Pack:
+        """Sequences of several conversations about a picture each.
+
+        gaps : for each scene and tile, how far the positions jump after the tile.
+        multiple : the length is padded to a multiple of this.
+        """
         rows = []
-        for scene, blocks in zip(scenes, conversations, strict=True):
+        for index, (scene, blocks) in enumerate(zip(scenes, conversations, strict=True)):
             images = scene.tiles + (scene.tiles > 1)
             prefix = [self.user, *self.encode(IMAGE_START), *[self.image] * (TOKENS * images), *self.encode(IMAGE_END)]
-            row = [(prefix, list(range(len(prefix))), [0] * len(prefix), [IGNORE] * len(prefix), [-1] * len(prefix))]
+            places = np.arange(len(prefix))
+            if gaps is not None:
+                jumps = gaps[index].cumsum()
+                places[2:-1] += np.repeat(np.concatenate([[0], jumps[:-1]]), TOKENS)
+                places[-1] += jumps[-1]
+            row = [(prefix, places, [0] * len(prefix), [IGNORE] * len(prefix), [-1] * len(prefix))]
             for number, questions in enumerate(blocks, start=1):
-                ids, target, kinds = self.turns(questions, scene)
-                start = len(prefix)
+                ids, target, kinds = self.turns(questions)
+                start = int(places[-1]) + 1
                 row.append((ids, list(range(start, start + len(ids))), [number] * len(ids), target, kinds))
             rows.append([np.concatenate([part[i] for part in row]) for i in range(5)])
-        longest = max(len(row[0]) for row in rows)
+        longest = -(-max(len(row[0]) for row in rows) // multiple) * multiple
 
         def field(index: int, fill: int) -> np.ndarray:
             padded = [np.pad(row[index], (0, longest - len(row[index])), constant_values=fill) for row in rows]
@@ -88,12 +108,16 @@ class Packer:
 
 
 def conversations(
-    scene: Scene, seed: int, questions: int, captions: bool, long: bool, extra: int = 0
+    scene: Scene | Document, seed: int, questions: int, captions: bool, long: bool, extra: int = 0
 ) -> list[list[Question]]:
     """One-question conversations, perhaps one with several turns, perhaps one that lists everything.
 
-    ``extra`` more questions are of the kinds that are learnt last.
+    ``extra`` more questions are of the kinds that are learnt last. Nothing lists a page.
     """
+    if isinstance(scene, Document):
+        chosen = ask_document(scene, questions + extra, seed)
+        again = ask_document(scene, 3, seed + 1)
+        return [*([question] for question in chosen), *([again] if long else [])]
     chosen = ask(scene, questions, seed)
     if extra:
         chosen += [q for q in ask(scene, extra, seed + 1_000_003, kinds=SLOW) if q not in chosen]
@@ -119,8 +143,8 @@ def attention_mask(block: Tensor) -> Tensor:
     length = block.shape[1]
     query, key = block[:, :, None], block[:, None, :]
     seen = (key == 0) | (query == key)
-    seen &= torch.ones(length, length, dtype=torch.bool).tril()
-    return torch.zeros(seen.shape).masked_fill_(~seen, torch.finfo(torch.float32).min)[:, None]
+    seen &= torch.ones(length, length, dtype=torch.bool, device=block.device).tril()
+    return torch.zeros(seen.shape, device=block.device).masked_fill_(~seen, torch.finfo(torch.float32).min)[:, None]
 
 
 def hidden_states(model: nn.Module, pack: Pack, tokens: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from ptprune.checkpoints.image_only import image_only
-from ptprune.tiny.world import COLOURS, DIGITS, KINDS, LETTERS, SHAPES, TILE
+from ptprune.tiny.world import COLOURS, DIGITS, KEYS, KINDS, LETTERS, SHAPES, TILE, VALUES
 
 PATCH = 8
 TOKENS = (TILE // PATCH // 2) ** 2
@@ -51,14 +51,17 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
 )
 LIST = "list everything."
+PRINTED = ("key", "value")
+"""Kinds of what stands on pages, beside the kinds of objects in scenes."""
 NOTHING = "nothing"
 
 
 def words() -> list[str]:
     """Every word of the world; each must be one token with its leading space."""
-    frames = "which is what colour the how many are there a next to list everything nothing yes no"
-    plurals = [f"{kind}s" for kind in KINDS]
-    return [*frames.split(), *KINDS, *plurals, *COLOURS, *DIGITS, *LETTERS, *SHAPES]
+    frames = "which is what colour the how many are there a next to list everything nothing yes no of has stands below"
+    kinds = [*KINDS, *PRINTED]
+    plurals = [f"{kind}s" for kind in kinds]
+    return [*frames.split(), *kinds, *plurals, *COLOURS, *DIGITS, *LETTERS, *SHAPES, *KEYS, *VALUES]
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -67,7 +70,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=640,
+        vocab_size=1024,
         min_frequency=1,
         special_tokens=list(SPECIAL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -182,6 +185,36 @@ def deepen(state: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tenso
             parts[at] = str(place)
             deeper[".".join(parts)] = torch.zeros_like(value) if silent else value.clone()
     return deeper
+
+
+def shallow(state: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
+    """Leave out the lowest ``layers`` layers of the language model."""
+    left = {}
+    for name, value in state.items():
+        parts = name.split(".")
+        if "language_model.layers" in name:
+            at = parts.index("layers") + 1
+            if int(parts[at]) < layers:
+                continue
+            parts[at] = str(int(parts[at]) - layers)
+        left[".".join(parts)] = value
+    return left
+
+
+def grow(
+    state: dict[str, torch.Tensor], old: PreTrainedTokenizerFast, new: PreTrainedTokenizerFast
+) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint for a larger vocabulary: tokens keep their rows, new ones get random rows.
+
+    Random rows are about as long as those of trained words.
+    """
+    name = "model.language_model.embed_tokens.weight"
+    rows, known = state[name], old.get_vocab()
+    table = torch.randn(len(new), rows.shape[1]) * 0.11
+    for token, index in new.get_vocab().items():
+        if token in known:
+            table[index] = rows[known[token]]
+    return {n: table if n in (name, "lm_head.weight") else value for n, value in state.items()}
 
 
 def is_language_layer(name: str) -> bool:

@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ptprune.tiny import CHECKPOINT
 from ptprune.tiny.questions import QUESTION_KINDS
 from ptprune.tiny.scenes import generate_scene
 
 from .data import cut_tiles, normalise, prefetch
 from .language import Packer, conversations, hidden_states, language_accuracy, language_losses, make_scenes
 from .model import TEXT_LAYERS, build_model, build_tokenizer, deepen, is_language_layer, save
-from .optimise import Optimiser, Run
+from .optimise import JOINT, Optimiser, Run
 from .stage_vision import WEIGHTS
-from .vision import VisionHeads, make_batch, vision_accuracy, vision_features, vision_losses
+from .vision import VisionHeads, make_batch, tensors, vision_accuracy, vision_features, vision_losses
 
 # Share of the steps done -> numbers of tiles to draw from. Binding a colour to a digit is learnt on easy scenes.
 CURRICULUM = (
@@ -130,7 +129,7 @@ def train_language(
             shelf.pop(index)
         loss, notes = language_losses(model, pack, hidden_states(model, pack, tokens))
         loss.backward()
-        notes["norm"] = optimiser.step(step)
+        notes["norm"] = float(optimiser.step(step))
         tally.add(notes)
         if (step + 1) % 50 == 0:
             run.log(step=step + 1, **tally.line())
@@ -153,7 +152,7 @@ def train_jointly(
     name: str = "joint",
     seed: int = 3,
 ) -> None:
-    """Everything together, end to end, on full scenes; the vision losses stay. Writes the checkpoint.
+    """Everything together, end to end, on full scenes; the vision losses stay. Writes a checkpoint.
 
     The language model is deepened first: see training/README.md.
     """
@@ -193,10 +192,10 @@ def train_jointly(
         tokens, cls = vision_features(model, normalise(both))
         cut = len(item["pixels"])
         loss, notes = language_losses(model, item["packs"][0], hidden_states(model, item["packs"][0], tokens[:cut]))
-        losses = vision_losses(heads, words, tokens[cut:], cls[cut:], extra)
+        losses = vision_losses(heads, words, tokens[cut:], cls[cut:], tensors(extra))
         notes |= {f"vision {k}": float(v.detach()) for k, v in losses.items()}
         (loss + 0.5 * sum(WEIGHTS[k] * v for k, v in losses.items())).backward()
-        notes["norm"] = optimiser.step(step)
+        notes["norm"] = float(optimiser.step(step))
         tally.add(notes)
         if (step + 1) % 25 == 0:
             run.log(step=step + 1, **tally.line())
@@ -208,4 +207,4 @@ def train_jointly(
                 model=model.state_dict(), heads=heads.state_dict(), optimiser=optimiser.state_dict(), step=step + 1
             )
     source.close()
-    save(model, CHECKPOINT)
+    save(model, JOINT)

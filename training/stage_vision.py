@@ -9,7 +9,7 @@ from ptprune.tiny.scenes import generate_scene
 from .data import normalise, prefetch
 from .model import build_model, build_tokenizer, is_language_layer
 from .optimise import Optimiser, Run
-from .vision import VisionHeads, make_batch, vision_accuracy, vision_features, vision_losses
+from .vision import VisionHeads, make_batch, tensors, vision_accuracy, vision_features, vision_losses
 
 WEIGHTS = {
     "identity": 1.0,
@@ -17,6 +17,7 @@ WEIGHTS = {
     "kind": 0.25,
     "centre": 0.5,
     "beside": 0.5,
+    "below": 0.5,
     "contents": 0.3,
     "caption": 0.3,
     "thumbnail": 0.5,
@@ -46,9 +47,9 @@ def train_vision(
     since = time.monotonic()
     for step, batch in zip(range(first, steps), prefetch(lambda s: make_batch(s, tiles), first), strict=False):
         tokens, cls = vision_features(model, normalise(batch["pixels"]))
-        losses = vision_losses(heads, model.get_input_embeddings().weight, tokens, cls, batch)
+        losses = vision_losses(heads, model.get_input_embeddings().weight, tokens, cls, tensors(batch))
         sum(WEIGHTS[k] * v for k, v in losses.items()).backward()
-        norm = optimiser.step(step)
+        norm = float(optimiser.step(step))
         for key, value in losses.items():
             sums[key] = sums.get(key, 0.0) + float(value.detach())
         sums["norm"] = sums.get("norm", 0.0) + norm

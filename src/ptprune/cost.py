@@ -16,25 +16,36 @@ How it is counted:
   instruction (at most all text tokens) over all keys of one decoder layer. With k = 0 that layer's queries, keys and
   values are computed for it, once more than they would be (values are of no use: the layer computes them on the way);
   with k > 0 queries and keys are there already. What a method does with the scores is not counted.
+- ``Encoding``: tiles that are left out cost neither the tower nor the projector. Patches that are dropped before a
+  layer of the tower cost the layers before that one, and the projector. Their scores, one more row of attention, count
+  in ``select``; what chooses tiles by their pixels does not count.
 - KV bytes are keys and values of every decoder layer for the whole prompt.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import ceil
 from typing import Any
 
 from ptprune.errors import SettingError
 from ptprune.shapes import ModelShape, TextShape, VisionShape
 
 
-def vision_macs(vision: VisionShape) -> int:
-    """The ViT on one tile, [CLS] included."""
-    tokens = vision.patches + 1
+def vision_macs(vision: VisionShape, patches: int | None = None, layer: int = 0) -> int:
+    """The ViT on one tile, [CLS] included.
+
+    Args:
+        patches: those that layers from ``layer`` on see; None: all.
+    """
+
+    def one_layer(tokens: int) -> int:
+        linear = tokens * (4 * vision.width**2 + 2 * vision.width * vision.ffn)
+        return linear + 2 * tokens**2 * vision.width
+
+    left = vision.patches if patches is None else patches
     embedding = vision.patches * vision.patch_values * vision.width
-    linear = tokens * (4 * vision.width**2 + 2 * vision.width * vision.ffn)
-    attention = 2 * tokens**2 * vision.width
-    return embedding + vision.layers * (linear + attention)
+    return embedding + layer * one_layer(vision.patches + 1) + (vision.layers - layer) * one_layer(left + 1)
 
 
 def projector_macs(shape: ModelShape) -> int:
@@ -80,17 +91,31 @@ def kv_bytes(text: TextShape, tokens: int, itemsize: int = 2) -> int:
     return 2 * text.layers * text.kv_heads * text.head_dim * tokens * itemsize
 
 
-def select_macs(shape: ModelShape, encoded: int, before: int, instruction: int, layer: int, patch_rows: int = 1) -> int:
+def row_macs(vision: VisionShape, patches: int, rows: int = 1) -> int:
+    """Rows of a tile's attention map over ``patches`` patches and [CLS]; see ``select_macs``."""
+    scores = rows * (patches + 1) * vision.width
+    # a single row is one product with a block-diagonal matrix: every head over the widths of all
+    return scores * vision.heads if rows == 1 else scores
+
+
+def select_macs(
+    shape: ModelShape,
+    encoded: int,
+    before: int,
+    instruction: int,
+    layer: int,
+    patch_rows: int = 1,
+    patches: int | None = None,
+) -> int:
     """The scores: rows of ViT attention of ``encoded`` tiles, and ``instruction`` rows over ``before`` prompt tokens.
 
     Args:
         instruction: 0 for a method that does not look at the language model's attention.
         patch_rows: rows of a tile's attention map: 1 for [CLS] alone, ``patches + 1`` for all, 0 for none.
+        patches: of a tile at the layer whose features are used; None: all.
     """
     text, vision = shape.text, shape.vision
-    patch_scores = encoded * patch_rows * (vision.patches + 1) * vision.width
-    if patch_rows == 1:  # one product with a block-diagonal matrix: every head over the widths of all
-        patch_scores *= vision.heads
+    patch_scores = encoded * row_macs(vision, vision.patches if patches is None else patches, patch_rows)
     if not instruction:
         return patch_scores
     rows = instruction * before * text.heads * text.head_dim
@@ -137,6 +162,36 @@ class Prompt:
         return self.tiles + (self.tiles > 1)
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """What of an image is encoded.
+
+    Attributes:
+        tiles: so many of its tiles, besides the thumbnail; None: all.
+        layer: the tower's, before which patches are dropped; None: nowhere.
+        margin: so many times a tile's share of the kept tokens pass that layer.
+    """
+
+    tiles: int | None = None
+    layer: int | None = None
+    margin: float = 1.25
+
+    def rows(self, prompt: Prompt) -> int:
+        """How many tiles are encoded, with the thumbnail."""
+        return prompt.encoded if self.tiles is None or prompt.tiles == 1 else min(self.tiles, prompt.tiles) + 1
+
+    def groups(self, shape: ModelShape, prompt: Prompt, keep_ratio: float) -> int:
+        """How many token groups of each encoded tile pass the tower."""
+        if self.layer is None:
+            return shape.tile_tokens
+        kept = kept_tokens(prompt.encoded * shape.tile_tokens, keep_ratio)
+        share = min(1.0, kept / (self.rows(prompt) * shape.tile_tokens) * self.margin)
+        return ceil(share * shape.tile_tokens - 1e-9)
+
+
+WHOLE = Encoding()
+
+
 def unpruned_cost(shape: ModelShape, prompt: Prompt, itemsize: int = 2) -> Cost:
     """The untouched model."""
     return pruned_cost(shape, prompt, 1, 0, itemsize, instruction=0, patch_rows=0)
@@ -150,27 +205,36 @@ def pruned_cost(
     itemsize: int = 2,
     instruction: int | None = None,
     patch_rows: int = 1,
+    encoding: Encoding = WHOLE,
 ) -> Cost:
     """The model with K = max(1, round(keep_ratio * visual tokens)) visual tokens from layer ``layer`` on.
 
     Args:
         instruction: tokens whose attention is read; None: all text tokens. See ``select_macs``.
         patch_rows: see ``select_macs``.
+        encoding: what is encoded. Tokens that are not are dropped before the decoder.
 
     Raises:
-        SettingError: where keep_ratio is not in (0, 1] or layer is not one of the decoder's.
+        SettingError: where keep_ratio is not in (0, 1], or a layer is not one of the decoder's or of the tower's.
     """
     if not 0 < keep_ratio <= 1:
         raise SettingError(f"keep_ratio must be in (0, 1], got {keep_ratio}")
     if not 0 <= layer < shape.text.layers:
         raise SettingError(f"layer must be in 0..{shape.text.layers - 1}, got {layer}")
-    text, encoded, visual = shape.text, prompt.encoded, prompt.encoded * shape.tile_tokens
-    before, after = visual + prompt.text_tokens, kept_tokens(visual, keep_ratio) + prompt.text_tokens
+    if encoding.layer is not None and not 1 <= encoding.layer < shape.vision.layers:
+        raise SettingError(f"vision_layer must be in 1..{shape.vision.layers - 1}, got {encoding.layer}")
+    text, vision, visual = shape.text, shape.vision, prompt.encoded * shape.tile_tokens
+    encoded, groups = encoding.rows(prompt), encoding.groups(shape, prompt, keep_ratio)
+    patches = groups * vision.patches // shape.tile_tokens
+    before = encoded * groups + prompt.text_tokens
+    after = min(kept_tokens(visual, keep_ratio), encoded * groups) + prompt.text_tokens
     rows = prompt.text_tokens if instruction is None else instruction
+    cut = encoding.layer if groups < shape.tile_tokens else None
     return Cost(
-        vision=encoded * vision_macs(shape.vision),
+        vision=encoded * vision_macs(vision, patches, cut or 0),
         projector=encoded * projector_macs(shape),
-        select=select_macs(shape, encoded, before, rows, layer, patch_rows),
+        select=select_macs(shape, encoded, before, rows, layer, patch_rows, patches)
+        + (0 if cut is None else encoded * row_macs(vision, vision.patches)),
         prefill=prefill_macs(text, before, after, layer),
         lm_head=head_macs(text),
         decode_per_token=decode_macs(text, after + 1),
@@ -178,11 +242,15 @@ def pruned_cost(
     )
 
 
-def compared_costs(shape: ModelShape, prompt: Prompt, keep_ratio: float, layer: int, itemsize: int) -> dict[str, Any]:
+def compared_costs(
+    shape: ModelShape, prompt: Prompt, keep_ratio: float, layer: int, itemsize: int, encoding: Encoding = WHOLE
+) -> dict[str, Any]:
     """``pruned_cost`` and ``unpruned_cost`` with their inputs: the JSON object of ``ptprune cost``, see
     docs/command-line.md. Raises SettingError as the first does."""
+    pruned = pruned_cost(shape, prompt, keep_ratio, layer, itemsize, encoding=encoding)  # refuses what no prompt has
     visual = prompt.encoded * shape.tile_tokens
-    kept = kept_tokens(visual, keep_ratio)
+    rows, groups = encoding.rows(prompt), encoding.groups(shape, prompt, keep_ratio)
+    kept = min(kept_tokens(visual, keep_ratio), rows * groups)
     return {
         "model": shape.name,
         "tiles": prompt.tiles,
@@ -190,10 +258,12 @@ def compared_costs(shape: ModelShape, prompt: Prompt, keep_ratio: float, layer: 
         "text_tokens": prompt.text_tokens,
         "keep_ratio": keep_ratio,
         "layer": layer,
+        "encoded_tiles": {"before": prompt.encoded, "after": rows},
+        "encoded_tokens": {"before": visual, "after": rows * groups},
         "visual_tokens": {"before": visual, "after": kept},
         "sequence_length": {"before": visual + prompt.text_tokens, "after": kept + prompt.text_tokens},
         "unpruned": unpruned_cost(shape, prompt, itemsize).to_dict(),
-        "pruned": pruned_cost(shape, prompt, keep_ratio, layer, itemsize).to_dict(),
+        "pruned": pruned.to_dict(),
     }
 
 

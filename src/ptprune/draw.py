@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 
 import numpy as np
@@ -46,10 +46,7 @@ def draw_overlay(image: Image.Image, report: ImageReport, question: str = "", an
     Raises:
         Refused: where a region has not as many tokens as its grid has cells.
     """
-    for region in report.regions:
-        rows, columns = region.grid
-        if len(region.indices) != rows * columns:
-            raise Refused(f"cannot draw a region of {len(region.indices)} tokens as {rows} x {columns} cells")
+    check_grids(report)
     picture = image.convert("RGB")
     kept = set(report.kept.tolist())
     drawn = [region for region in report.regions if region.indices]
@@ -61,6 +58,14 @@ def draw_overlay(image: Image.Image, report: ImageReport, question: str = "", an
     side = min(longest // 2, MAX_THUMBNAIL) if tiles else longest
     panels += [_panel(picture, [region], kept, side, "thumbnail ") for region in drawn if region.is_thumbnail]
     return _compose(panels, report, [text for text in (question, answer) if text.strip()])
+
+
+def check_grids(report: ImageReport) -> None:
+    """Raises Refused where a region has not as many tokens as its grid has cells."""
+    for region in report.regions:
+        rows, columns = region.grid
+        if len(region.indices) != rows * columns:
+            raise Refused(f"cannot draw a region of {len(region.indices)} tokens as {rows} x {columns} cells")
 
 
 def token_boxes(region: RegionReport, width: int, height: int) -> dict[int, tuple[int, int, int, int]]:
@@ -98,20 +103,48 @@ def _panel(
     picture: Image.Image, regions: Sequence[RegionReport], kept: set[int], longest: int, name: str = ""
 ) -> Image.Image:
     """The picture with the cells of some of its regions, ``longest`` pixels long or as much as the tokens need."""
-    scale = longest / max(picture.size)
+    width, height = panel_size(picture.size, regions, longest)
+    clear = spread(regions, kept.__contains__, width, height, empty=False)
+    panel = _dim(picture.resize((width, height), Image.Resampling.BICUBIC), clear)
+    for region in regions:
+        budget = f"{region.budget}/{len(region.indices)}"
+        frame(panel, region, (name + budget, budget))
+    return panel
+
+
+def panel_size(picture: tuple[int, int], regions: Sequence[RegionReport], longest: int) -> tuple[int, int]:
+    """Width and height of a drawing in which every token of the regions is at least ``MIN_CELL`` pixels large.
+
+    Args:
+        picture: its width and height; the drawing keeps their proportion unless tokens would become thinner.
+        longest: pixels of its longer side, or more where the tokens need them.
+    """
+    scale = longest / max(picture)
     # as many cells as lie across and down the whole picture where they lie densest
     across = max(region.grid[1] / (region.box[2] - region.box[0]) for region in regions)
     down = max(region.grid[0] / (region.box[3] - region.box[1]) for region in regions)
-    width = max(round(picture.width * scale), ceil(MIN_CELL * across))
-    height = max(round(picture.height * scale), ceil(MIN_CELL * down))
-    clear = np.zeros((height, width), dtype=bool)
+    return max(round(picture[0] * scale), ceil(MIN_CELL * across)), max(
+        round(picture[1] * scale), ceil(MIN_CELL * down)
+    )
+
+
+def spread(
+    regions: Sequence[RegionReport], of: Callable[[int], float], width: int, height: int, empty: float
+) -> np.ndarray:
+    """What each token stands for, at every pixel that it shows.
+
+    Args:
+        of: token (index among the image's tokens) -> its number or truth value.
+        empty: what pixels get that no token shows; the array has its type.
+
+    Returns:
+        array [height, width].
+    """
+    found = np.full((height, width), empty)
     for region in regions:
         for token, (left, top, right, bottom) in token_boxes(region, width, height).items():
-            clear[top:bottom, left:right] = token in kept
-    panel = _dim(picture.resize((width, height), Image.Resampling.BICUBIC), clear)
-    for region in regions:
-        _frame(panel, region, name)
-    return panel
+            found[top:bottom, left:right] = of(token)
+    return found
 
 
 def _dim(panel: Image.Image, clear: np.ndarray) -> Image.Image:
@@ -129,8 +162,8 @@ def _dim(panel: Image.Image, clear: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _frame(panel: Image.Image, region: RegionReport, name: str) -> None:
-    """Border of one region, and its budget where that fits."""
+def frame(panel: Image.Image, region: RegionReport, labels: Sequence[str] = ()) -> None:
+    """Draw the border of one region, and the first of the labels that fits into its corner."""
     lefts, tops, rights, bottoms = zip(*token_boxes(region, *panel.size).values(), strict=True)
     x, y = min(lefts), min(tops)
     width, height = max(rights) - x, max(bottoms) - y
@@ -138,8 +171,7 @@ def _frame(panel: Image.Image, region: RegionReport, name: str) -> None:
         return
     draw = ImageDraw.Draw(panel)
     draw.rectangle((x, y, x + width - 1, y + height - 1), outline=LINE)
-    label = f"{region.budget}/{len(region.indices)}"
-    for text in dict.fromkeys([name + label, label]):
+    for text in dict.fromkeys(labels):
         for size in range(min(max(min(width, height) // 12, 11), MAX_FONT), MIN_FONT - 1, -1):
             font = ImageFont.load_default(size=size)
             _, _, right, lower = draw.textbbox((x + 5, y + 3), text, font=font)

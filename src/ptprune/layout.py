@@ -8,13 +8,13 @@ from functools import cached_property
 from math import prod
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ptprune.budget import allocate
 from ptprune.errors import Refused
 from ptprune.selection import padded_rows
+from ptprune.upload import upload
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,25 @@ def even_place(row: int, column: int, rows: int, columns: int) -> Place:
 
 
 @dataclass(frozen=True, eq=False)
+class PartlyEncoded:
+    """What of an image was encoded.
+
+    Attributes:
+        tokens: bool array [num_unpruned], the image's prunable tokens that have features.
+        scores: one a region: how much it needed to be encoded; None where nobody asked.
+        borrowed: whether each region has the features of another.
+    """
+
+    tokens: np.ndarray
+    scores: tuple[float | None, ...]
+    borrowed: tuple[bool, ...]
+
+    def own(self, region_of: np.ndarray) -> np.ndarray:
+        """Bool array [num_unpruned], the tokens with features of their own; ``region_of``: of all of them."""
+        return self.tokens & ~np.array(self.borrowed)[region_of]
+
+
+@dataclass(frozen=True, eq=False)
 class ImageLayout:
     """One image of a prompt: its regions, and where its prunable visual tokens stand in the (padded) batch row.
 
@@ -68,6 +87,9 @@ class ImageLayout:
         region_of: LongTensor [num_tokens], the index of each token's region.
         places: returns where the regions lie in the picture; called when a report is read.
         host: ``region_of`` as an array on the host; None after tokens were dropped.
+        unpruned: the image's prunable visual tokens, where some of them are in none of these regions, or missing in
+            them, because they were not encoded.
+        encoded: what of the image was encoded, for the report; None: all of it.
     """
 
     sample: int
@@ -76,9 +98,11 @@ class ImageLayout:
     region_of: Tensor
     places: Callable[[], Sequence[Place]]
     host: np.ndarray | None = None
+    unpruned: int | None = None
+    encoded: PartlyEncoded | None = None
 
     def __post_init__(self) -> None:
-        if self.num_tokens > self.num_unpruned or self.num_tokens != len(self.region_of):
+        if self.num_tokens > self._in_regions or self.num_tokens != len(self.region_of):
             sizes = [region.num_tokens for region in self.regions]
             raise Refused(f"regions of {sizes} tokens do not make an image of {self.num_tokens} tokens")
 
@@ -88,7 +112,11 @@ class ImageLayout:
 
     @cached_property
     def num_unpruned(self) -> int:
-        """The image's prunable visual tokens before any was dropped."""
+        """The image's prunable visual tokens before any was dropped or left out."""
+        return self._in_regions if self.unpruned is None else self.unpruned
+
+    @property
+    def _in_regions(self) -> int:
         return sum(region.num_tokens for region in self.regions)
 
     def members(self) -> Sequence[Tensor]:
@@ -116,11 +144,11 @@ class ImageLayout:
 
     def upload(self, values: np.ndarray) -> Tensor:
         """An array as a tensor on the tokens' device."""
-        return torch.from_numpy(values).to(self.tokens.device)
+        return upload(values, self.tokens.device)
 
     def sizes(self) -> list[int]:
         """Tokens of each region. They are read from the device only if a method drops tokens in stages."""
-        if self.num_tokens == self.num_unpruned:
+        if self.num_tokens == self._in_regions:
             return [region.num_tokens for region in self.regions]
         return np.bincount(self.numbers, minlength=len(self.regions)).tolist()
 

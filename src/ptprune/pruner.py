@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from ptprune.attach.attachment import Attachment, join
+from ptprune.attach.tile_cache import TileCache
+from ptprune.encoding import EncoderSettings
 from ptprune.errors import MethodError
+from ptprune.layout import ImageLayout
 from ptprune.report import PruningReport, ReportLog
 from ptprune.scores.answers import check_selection
 from ptprune.scores.evidence import ImageEvidence, wrong_needs
 from ptprune.selection import Selection
-from ptprune.settings import RATIO, Settings, one_of, setting, whole
+from ptprune.settings import RATIO, one_of, setting, whole
 
 if TYPE_CHECKING:
     from ptprune.clock import Clock
@@ -32,7 +35,7 @@ Steps = Generator[Sequence[Tensor], list[list[float]], Selection]
 
 
 @dataclass(kw_only=True)
-class TokenPruner(Settings):
+class TokenPruner(EncoderSettings):
     """Base class of all pruning methods. A method overrides ``select``.
 
     Attributes:
@@ -42,6 +45,8 @@ class TokenPruner(Settings):
         positions: "original" keeps each token's position id, "compact" renumbers the kept tokens.
         window: side of a window in visual tokens. Windows replace tiles in models without tiles (Qwen-VL, GLM-4V): the
             image is cut into the fewest windows of at most this size. None makes the whole image one region.
+
+    See ``EncoderSettings`` for those that say what is encoded.
     """
 
     keep_ratio: float = setting(0.5, RATIO)
@@ -86,6 +91,11 @@ class TokenPruner(Settings):
         return self.select(image)
         yield  # makes this a generator
 
+    @property
+    def needs_grids(self) -> bool:
+        """Whether ``select`` relies on regions that have all tokens of their ``grid``: no patch may be missing then."""
+        return False
+
     def keeps_all(self, num_tokens: int | None = None) -> bool:
         """Whether every token of an image stays, whatever the evidence: none is gathered then, and nothing is scored.
 
@@ -118,8 +128,17 @@ class TokenPruner(Settings):
         wanted = round(self.keep_ratio * num_tokens) if self.keep_tokens is None else self.keep_tokens
         return min(max(1, wanted), num_tokens)
 
+    def budget(self, layout: ImageLayout) -> int:
+        """``num_kept`` of all of an image's tokens, but at most those that are there.
+
+        Tokens are missing where some of the image was not encoded, or was dropped in an earlier stage.
+        """
+        return min(self.num_kept(layout.num_unpruned), layout.num_tokens)
+
     @contextmanager
-    def __call__(self, model: nn.Module, clock: Clock | None = None) -> Iterator[TokenPruner]:
+    def __call__(
+        self, model: nn.Module, clock: Clock | None = None, tile_cache: TileCache | None = None
+    ) -> Iterator[TokenPruner]:
         """Prune ``model`` inside a ``with`` block.
 
         Blocks of the same pruner may overlap, also across threads. The model is pruned until the last block ends, which
@@ -127,18 +146,22 @@ class TokenPruner(Settings):
 
         Args:
             clock: adds up the seconds of "vision" and of "select" (all work that this package adds).
+            tile_cache: keeps features of tiles between calls; overlapping blocks have to share one.
 
         Raises:
             UnsupportedModel, AttachError, Refused, UnknownTransformers: see ``attach``.
         """
-        attachment = join(self, model, clock)
+        attachment = join(self, model, clock, tile_cache)
         try:
             yield self
         finally:
             attachment.leave()
 
-    def attach(self, model: nn.Module) -> None:
+    def attach(self, model: nn.Module, tile_cache: TileCache | None = None) -> None:
         """Prune ``model`` until ``detach`` is called, for pipelines and servers.
+
+        Args:
+            tile_cache: keeps features of tiles between calls.
 
         Raises:
             UnsupportedModel: on a model of no supported family.
@@ -146,7 +169,7 @@ class TokenPruner(Settings):
             Refused: if this pruner's settings do not fit the model.
             UnknownTransformers: if the installed transformers is not as this version of the package expects it.
         """
-        self._attachments.append(Attachment(self, model))
+        self._attachments.append(Attachment(self, model, cache=tile_cache))
 
     def detach(self) -> None:
         """Restore every model that ``attach`` was called with. Does nothing if there is none.

@@ -28,6 +28,9 @@ class RegionReport:
         box: (left, top, right, bottom) of the part of the picture that it shows, as fractions of width and height.
         budget: how many of its tokens were kept.
         saliency: the region level's score; None if the method or the image (a single tile) has no region stage.
+        encoded: how many of its tokens went through the whole vision encoder; 0 for a tile that was left out,
+            also where it has the features of another one.
+        tile_score: how much it needed to be encoded, see ``TILE_SCORES``; None if nobody asked.
     """
 
     row: int
@@ -40,6 +43,8 @@ class RegionReport:
     box: tuple[float, float, float, float]
     budget: int
     saliency: float | None
+    encoded: int
+    tile_score: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +56,9 @@ class ImageReport:
         num_tokens: prunable visual tokens before pruning.
         kept: LongTensor (CPU), sorted, the indices 0..num_tokens-1 of the kept tokens in prompt order.
         regions: tiles and thumbnail in prompt order.
-        scores: "token", "instruction", "fused" -> FloatTensor [num_tokens] (CPU), as far as the method computed them.
+        encoded: LongTensor (CPU), sorted, the indices of the tokens that went through the whole vision encoder.
+        scores: "token", "instruction", "fused" -> FloatTensor [num_tokens] (CPU), as far as the method computed them;
+            0 for tokens that were not encoded.
     """
 
     sample: int
@@ -59,6 +66,17 @@ class ImageReport:
     kept: Tensor
     regions: list[RegionReport]
     scores: dict[str, Tensor]
+    encoded: Tensor
+
+    @property
+    def encoded_tiles(self) -> int:
+        """How many of the regions were encoded, the thumbnail included."""
+        return sum(region.encoded > 0 for region in self.regions)
+
+    @property
+    def encoded_tokens(self) -> int:
+        """How many of the tokens went through the whole vision encoder."""
+        return len(self.encoded)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -87,6 +105,16 @@ class PruningReport:
         """(before, after) over the whole batch."""
         return sum(image.num_tokens for image in self.images), sum(len(image.kept) for image in self.images)
 
+    @property
+    def encoded_tiles(self) -> tuple[int, int]:
+        """(all tiles and thumbnails, those of them that were encoded) over the whole batch."""
+        return sum(len(image.regions) for image in self.images), sum(image.encoded_tiles for image in self.images)
+
+    @property
+    def encoded_tokens(self) -> tuple[int, int]:
+        """(all visual tokens, those that went through the whole vision encoder) over the whole batch."""
+        return self.visual_tokens[0], sum(image.encoded_tokens for image in self.images)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {
@@ -95,6 +123,7 @@ class PruningReport:
                     "sample": image.sample,
                     "num_tokens": image.num_tokens,
                     "kept": image.kept.tolist(),
+                    "encoded": image.encoded.tolist(),
                     "regions": [vars(region).copy() for region in image.regions],
                     "scores": {name: score.tolist() for name, score in image.scores.items()},
                 }
@@ -103,6 +132,8 @@ class PruningReport:
             "kept_mask": self.kept_mask.tolist(),
             "sequence_length": [list(pair) for pair in self.sequence_length],
             "visual_tokens": list(self.visual_tokens),
+            "encoded_tiles": list(self.encoded_tiles),
+            "encoded_tokens": list(self.encoded_tokens),
         }
 
     def __str__(self) -> str:
@@ -111,7 +142,13 @@ class PruningReport:
         old = max((pair[0] for pair in self.sequence_length), default=0)
         new = max((pair[1] for pair in self.sequence_length), default=0)
         saved = round(100 * (1 - new / old)) if old else 0
-        return f"{before} -> {after} visual tokens, {regions} regions, KV cache -{saved}%"
+        text = f"{before} -> {after} visual tokens, {regions} regions, KV cache -{saved}%"
+        tiles, tokens = self.encoded_tiles[1], self.encoded_tokens[1]
+        if tiles < regions:
+            text += f", {tiles} of {regions} tiles encoded"
+        if tokens < before:
+            text += f", {tokens} of {before} tokens encoded"
+        return text
 
 
 class ReportLog(Sequence[PruningReport]):
@@ -176,6 +213,10 @@ def _write_image(layout: ImageLayout, selection: Selection) -> ImageReport:
     kept, region_of = selection.kept.cpu(), layout.region_of.cpu()
     kept_in = region_of[kept].bincount(minlength=len(layout.regions)).tolist()
     saliency = selection.saliency or [None] * len(layout.regions)
+    partly = layout.encoded
+    own = np.ones(layout.num_tokens, bool) if partly is None else partly.own(region_of.numpy())
+    made = np.bincount(region_of.numpy()[own], minlength=len(layout.regions)).tolist()
+    asked = [None] * len(layout.regions) if partly is None else partly.scores
     regions = []
     for number, (region, place) in enumerate(zip(layout.regions, layout.places(), strict=True)):
         indices = (region_of == number).nonzero()[:, 0].tolist()
@@ -191,7 +232,10 @@ def _write_image(layout: ImageLayout, selection: Selection) -> ImageReport:
                 box=place.box,
                 budget=kept_in[number],
                 saliency=saliency[number],
+                encoded=made[number],
+                tile_score=asked[number],
             )
         )
     scores = {name: score.float().cpu() for name, score in selection.scores.items()}
-    return ImageReport(layout.sample, layout.num_tokens, kept, regions, scores)
+    encoded = torch.from_numpy(own.nonzero()[0])
+    return ImageReport(layout.sample, layout.num_tokens, kept, regions, scores, encoded)

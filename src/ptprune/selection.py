@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ptprune.errors import Refused
+from ptprune.upload import upload
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +93,11 @@ def keep_best(scores: Tensor, number: int) -> Tensor:
     return torch.sort(scores, descending=True, stable=True).indices[:number].sort().values
 
 
+def keep_best_rows(scores: Tensor, number: int) -> Tensor:
+    """``keep_best`` in each row of scores [rows, n]: LongTensor [rows, number]."""
+    return torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :number].sort(dim=1).values
+
+
 def keep_top(scores: Tensor, groups: Tensor, budgets: Sequence[int], sizes: Sequence[int] | None = None) -> Tensor:
     """The best tokens of each group within the group's budget, in their original order.
 
@@ -106,7 +112,7 @@ def keep_top(scores: Tensor, groups: Tensor, budgets: Sequence[int], sizes: Sequ
     """
     if sizes is None:
         sizes = torch.bincount(groups, minlength=len(budgets)).tolist()
-    slots = torch.from_numpy(stretches(starts_of(sizes), budgets)).to(scores.device)
+    slots = upload(stretches(starts_of(sizes), budgets), scores.device)
     return ranked(scores, groups)[slots].sort().values
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from inspect import isfunction, ismemberdescriptor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from ptprune.errors import AttachError, MethodError, SettingError, UnknownSetting
 
 _RULE = "ptprune.rule"  # key in a field's metadata
+LONGEST = 400  # characters of a value in an error message
 
 
 def plain(value: Any) -> Any:
@@ -52,7 +53,7 @@ class Rule:
         stored = self.normal(value)
         if not self.holds(stored):
             allowed = self.allowed if isinstance(self.allowed, str) else self.allowed()
-            raise SettingError(f"{name} must be {allowed}, got {_shown(value)}")
+            raise SettingError(f"{name} must be {allowed}, got {shown(value)}")
         return stored
 
     def read(self, name: str, text: str) -> Any:
@@ -79,14 +80,18 @@ def _literal(text: str) -> Any:
         return None
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value in an error message; of arrays and booleans also why they are no numbers."""
     if isinstance(value, bool | np.bool_):
         return f"{value!r}, a truth value"
     if isinstance(value, np.ndarray | Tensor):
         kind = "Tensor" if isinstance(value, Tensor) else "NumPy array"
         return f"a {kind} {list(value.shape)}: give a plain number, such as .item() returns"
-    return repr(value)
+    try:
+        told = repr(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes
+        told = f"a {type(value).__name__} that is too large to be shown"
+    return told if len(told) <= LONGEST else f"{told[:LONGEST]}..."
 
 
 def setting(default: Any, rule: Rule) -> Any:
@@ -95,13 +100,13 @@ def setting(default: Any, rule: Rule) -> Any:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a plain value is a number; a boolean is not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a plain value is a number that tensors can hold; a boolean is not, nor is 10**20."""
+    return isinstance(value, float) or is_whole(value)
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a plain value is a whole number; a boolean is not, nor is 2.0."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Whether a plain value is a whole number of at most 64 bits; a boolean is not, nor is 2.0."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def number(allowed: str, holds: Callable[[float], bool], *, optional: bool = False) -> Rule:
@@ -126,6 +131,26 @@ def one_of(*names: str) -> Rule:
     """A rule for one of a few names."""
     *most, last = map(repr, names)
     return Rule(f"{', '.join(most)} or {last}", lambda value: isinstance(value, str) and value in names)
+
+
+class Named(Protocol):
+    """What has names, and some that mean something else."""
+
+    reserved: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+
+def score_of(registry: Named) -> Rule:
+    """The rule for a setting that names a score. Names are looked up late, so that users' scores count too."""
+
+    def names() -> tuple[str, ...]:
+        return *registry.names, *registry.reserved
+
+    return Rule(
+        lambda: f"one of {', '.join(map(repr, names()))}", lambda value: isinstance(value, str) and value in names()
+    )
 
 
 def ratios(allowed: str) -> Rule:
@@ -221,7 +246,7 @@ class Settings:
             SettingError: where it does not hold.
         """
         if not holds:
-            raise SettingError(f"{name} must be {allowed}, got {_shown(getattr(self, name))}")
+            raise SettingError(f"{name} must be {allowed}, got {shown(getattr(self, name))}")
 
     def __post_init__(self) -> None:
         """Checks that involve several fields."""

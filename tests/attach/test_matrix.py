@@ -83,7 +83,7 @@ def possible(case: Case) -> bool:
     """Whether there is such a case; see ``all_pairs``."""
     name, _ = parsed(case.get("family", "internvl"))
     method, layer, mode, prompt = (case.get(axis) for axis in ("method", "layer", "mode", "prompt"))
-    in_stages = method in ("pyramiddrop", "staged")
+    in_stages = method in ("pyramiddrop", "tops", "staged")
     rules = [
         not (ZOO[name].native and case.get("positions") == "compact"),
         not (method == "visionzip" and layer not in (0, None)),  # merges before the language model
@@ -128,6 +128,8 @@ def pruner_of(case: Case, **settings: Any) -> TokenPruner:
     method, layer = case["method"], case["layer"]
     if method == "pyramiddrop":
         settings["stages"] = min(4, 5 - layer)
+    elif method == "tops":
+        settings["stages"] = min(3, 4 - layer)
     elif method == "visionzip":
         settings["contextual_ratio"] = 0.4
     return recording(ALL_METHODS[method], layer=layer, positions=case["positions"], window=WINDOW, **settings)

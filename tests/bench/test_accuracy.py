@@ -132,7 +132,7 @@ def test_what_follows_from_which_items_were_right() -> None:
 def test_batches_answer_as_single_prompts_do(subject: examinee.Examinee) -> None:
     asked = scene_items("dev", 6)
     for pruner in (None, PyramidTokenPruning(keep_ratio=0.1)):
-        given, kept = subject.answers(asked, pruner)
+        given, kept, *_ = subject.answers(asked, pruner)
         single, tokens = [], []
         for item in asked:
             inputs = make_prompt(subject.model, subject.processor, [item.open()], item.question, {})
@@ -362,8 +362,8 @@ def test_the_table_and_the_plot(bench: Command, tmp_path: Path) -> None:
         (["--items", ".", "--split", "dev"], "--split"),
         (["--items", ".", "--questions", "5"], "--questions"),
         (["--model", "/nowhere"], "no such directory"),
-        (["--set", "layer=5"], "5 language model layers"),
-        (["--layer", "5"], "5 language model layers"),
+        (["--set", "layer=6"], "6 language model layers"),
+        (["--layer", "6"], "6 language model layers"),
         (["--layer", "2", "--methods", "visionzip"], "--layer 2: visionzip cannot drop there"),
         (["--layer", "2", "--ablate"], "--layer 2: not with --ablate"),
         (["--layer", "2", "--set", "layer=1"], "--layer 2: not with --set layer"),
@@ -375,7 +375,7 @@ def test_bad_options(
     bench: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
 ) -> None:
     monkeypatch.setattr(examinee.Examinee, "answers", None)  # refused before anything is computed
-    if "--out" in arguments or "layer=5" in arguments or "5" in arguments:
+    if "--out" in arguments or "layer=6" in arguments or "6" in arguments:
         arguments = [*arguments, "--items", str(folder)]
     if "--limit" not in arguments:
         arguments = [*arguments, "--limit", "1"]  # soon over where it is not refused

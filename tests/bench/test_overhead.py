@@ -17,8 +17,8 @@ def setup_of(pruner, layers=4, tiles=3, batch=1):
     return choose_setup(wanted, "internvl3-1b", layers, 2, [pruner])
 
 
-def counted(method="ptp", layers=4, layer=2, tiles=3, batch=1, keep_ratio=0.5):
-    pruner = METHODS[method](layer=layer, keep_ratio=keep_ratio)
+def counted(method="ptp", layers=4, layer=2, tiles=3, batch=1, keep_ratio=0.5, encoder=None):
+    pruner = METHODS[method](layer=layer, keep_ratio=keep_ratio, **(encoder or {}))
     setup = setup_of(pruner, layers, tiles, batch)
     [row] = measure(setup, {method: pruner}).rows
     return row
@@ -95,12 +95,43 @@ def test_vispruner_adds_eleven_operations_a_round(tiles, keep_ratio):
     assert (row.operations, row.reads) == (11 * rounds + 94, 2)
 
 
+@pytest.mark.parametrize("tiles", [3, 5])
+@pytest.mark.parametrize("keep_ratio", [0.1, 0.5])
+def test_scope_adds_eleven_operations_a_step(tiles, keep_ratio):
+    row = counted("scope", layer=0, tiles=tiles, keep_ratio=keep_ratio)
+    assert (row.operations, row.reads) == (11 * round(keep_ratio * 256) + 70, 2)
+
+
 def test_every_rival_is_counted():
-    assert METHODS.keys() == ADDED.keys() | {"ptp", "divprune", "vispruner"}
+    assert METHODS.keys() == ADDED.keys() | {"ptp", "divprune", "vispruner", "scope", "cdpruner", "tops"}
 
 
 def test_every_phase_is_seen():
-    assert set(PHASES) <= set(counted().operations_by_phase)
+    assert set(PHASES) <= set(counted(encoder={"tiles": 2, "vision_layer": 1}, keep_ratio=0.2).operations_by_phase)
+
+
+@pytest.mark.parametrize("tiles", [3, 8])
+@pytest.mark.parametrize(
+    ("encoder", "layer", "operations", "reads"),
+    [
+        ({"tiles": 2}, 2, 181, 3),
+        ({"tiles": 2}, 0, 265, 3),
+        ({"tiles": 2, "tile_score": "detail-attention"}, 2, 309, 4),  # runs the tower twice
+        ({"vision_layer": 1}, 2, 200, 3),
+        ({"tiles": 2, "vision_layer": 1}, 2, 239, 4),
+    ],
+)
+def test_what_is_not_encoded_adds_the_same_whatever_the_number_of_tiles(encoder, layer, operations, reads, tiles):
+    row = counted(encoder=encoder, layer=layer, tiles=tiles, keep_ratio=0.2)
+    assert (row.operations, row.reads) == (operations, reads)
+    assert row.reads_by_phase.get("choose tiles", 0) + row.reads_by_phase.get("watch the encoder", 0) <= 2
+    assert (row.decode_operations, row.decode_reads) == (0, 0)
+
+
+def test_groups_of_tiles_add_to_it_by_the_group():
+    one, two = (counted(tiles=3, encoder={"tile_batch": size}) for size in (4, 2))
+    assert (one.operations, one.reads) == (98, 2)
+    assert two.operations - one.operations == 26 + 88, "what puts tiles in their places, and the tower once more"
 
 
 def test_reads_are_noticed():

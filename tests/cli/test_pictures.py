@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
+from ptprune.bounds import MAX_PIXELS
 from ptprune.errors import UserError
-from ptprune.pictures import open_picture
+from ptprune.pictures import HEAVY, SPARE, open_picture, open_pictures
 
 HALVES = Image.new("RGB", (40, 20), (200, 30, 40))
 HALVES.paste((20, 60, 220), (20, 0, 40, 20))  # red left, blue right
@@ -178,7 +181,7 @@ def test_decompression_bomb(tmp_path: Path, size: tuple[int, int]) -> None:
 
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", *size, 8, 2, 0, 0, 0))
     (tmp_path / "a.png").write_bytes(png + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b""))
-    assert "89 million pixels" in refused(tmp_path / "a.png")
+    assert "89.5 million pixels" in refused(tmp_path / "a.png")
 
 
 def test_pixels_without_agreed_white(tmp_path: Path) -> None:
@@ -188,3 +191,123 @@ def test_pixels_without_agreed_white(tmp_path: Path) -> None:
     assert "32-bit" in refused(tmp_path / "b.tiff")
     Image.fromarray(np.full((8, 8), 65535, np.int32)).save(tmp_path / "c.tiff")
     assert pixel(open_picture(tmp_path / "c.tiff"), 1, 1) == (255, 255, 255)
+
+
+def tiff(path: Path, values: np.ndarray, **tags: int) -> np.ndarray:
+    """The picture of these values, saved as TIFF and opened, as one channel."""
+    numbers = {"most": 281, "photometric": 262}
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    for name, value in tags.items():
+        info[numbers[name]] = value
+    Image.fromarray(values).save(path, tiffinfo=info)
+    return np.asarray(open_picture(path))[..., 0]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_white_is_that_of_the_values(tmp_path: Path, dtype: type, bits: int) -> None:
+    """Microscopes and scanners write 12 bits into 16; divided by 65535 they are almost black."""
+    ramp = np.tile(np.linspace(0, 2**bits - 1, 64), (8, 1)).astype(dtype)
+    shown = tiff(tmp_path / "a.tiff", ramp)
+    assert np.abs(shown[4] - np.linspace(0, 255, 64)).max() <= 1
+
+
+def test_white_is_that_of_the_tag(tmp_path: Path) -> None:
+    dark = np.full((8, 8), 500, np.uint16)
+    assert tiff(tmp_path / "a.tiff", dark, most=1000)[0, 0] in (127, 128)
+    assert tiff(tmp_path / "b.tiff", dark, most=100)[0, 0] == round(500 / 1023 * 255)  # a tag that cannot be
+
+
+def test_white_may_be_zero(tmp_path: Path) -> None:
+    ramp = np.tile(np.linspace(0, 65535, 64), (8, 1)).astype(np.uint16)
+    shown = tiff(tmp_path / "a.tiff", ramp, photometric=0)
+    assert np.abs(shown[4] - np.linspace(255, 0, 64)).max() <= 1
+
+
+def test_dark_png_stays_dark(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(tmp_path / "a.png")
+    assert pixel(open_picture(tmp_path / "a.png"), 1, 1) == (16, 16, 16)
+
+
+def test_one_frame_is_shown_and_said_so(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (10, 10), colour) for colour in ("red", "lime", "blue")]
+    for name in ("a.gif", "a.png", "a.webp", "a.tiff"):
+        said: list[str] = []
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        assert close(pixel(open_picture(tmp_path / name, say=said.append), 5, 5), (255, 0, 0))
+        assert len(said) == 1
+        assert "the first" in said[0]
+        frames[0].save(tmp_path / name)
+        open_picture(tmp_path / name, say=said.append)
+        assert len(said) == 1
+
+
+def test_strips_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (37, 41, 4), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    whole = np.asarray(open_picture(tmp_path / "a.png"))
+    monkeypatch.setattr("ptprune.pictures.STRIP", 100)
+    assert np.array_equal(np.asarray(open_picture(tmp_path / "a.png")), whole)
+    alpha = noise[..., 3:] / 255
+    assert np.abs(whole - (noise[..., :3] * alpha + 255 * (1 - alpha))).max() <= 1
+
+
+def test_the_most_pixels_are_a_choice(tmp_path: Path) -> None:
+    Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
+    path = tmp_path / "a.png"
+    assert len(open_pictures([path, path], 20_000)) == 2
+    for paths, most in (([path], 9_999), ([path, path], 19_999)):
+        with pytest.raises(UserError, match="too large"):
+            open_pictures(paths, most)
+    with pytest.raises(UserError, match="at most 64"):
+        open_pictures([path] * 65)
+
+
+MEASURE = """
+import resource, sys
+from ptprune.pictures import SPARE, open_picture
+from PIL import Image
+import numpy
+Image.init()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+width, height = open_picture(sys.argv[1]).size
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, width * height * 3)
+"""
+SIDES = 3000, 2000
+
+
+def heavy(path: Path, kind: str) -> None:
+    """A large picture of few bytes."""
+    if kind == "grey16.png":
+        Image.fromarray(np.zeros(SIDES, np.uint16)).save(path)
+    elif kind == "grey32.tiff":
+        Image.fromarray(np.full(SIDES, 60000, np.int32)).save(path)
+    elif kind == "clear.png":
+        Image.new("P", SIDES).save(path, transparency=0)
+    elif kind == "rgba.png":
+        Image.new("RGBA", SIDES, (1, 2, 3, 4)).save(path)
+    elif kind == "turned.jpg":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("CMYK", SIDES).save(path, exif=exif)
+    else:
+        Image.new("RGBA", SIDES, (1, 2, 3, 4)).convert("RGB" if kind.endswith("jpg") else "RGBA").save(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured in the units of Linux")
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [
+        *[(name, 3.0) for name in ("grey16.png", "grey32.tiff", "clear.png", "rgba.png", "turned.jpg", "plain.jpg")],
+        *[(name, 9.0) for name in ("heavy.webp", "heavy.jp2")],  # these have fewer pixels to spend: see below
+    ],
+)
+def test_memory_is_three_times_the_picture(tmp_path: Path, kind: str, most: float) -> None:
+    heavy(tmp_path / kind, kind)
+    told = subprocess.run(
+        [sys.executable, "-c", MEASURE, tmp_path / kind], capture_output=True, text=True, check=True
+    ).stdout
+    used, size = map(int, told.split())
+    assert used <= most * size + (12 << 20)  # strips, tables
+    pixels = HEAVY.get({"webp": "WEBP", "jp2": "JPEG2000"}.get(kind[-4:].strip("."), ""), MAX_PIXELS)
+    assert used / size * 3 * pixels <= 9 * pixels + SPARE

@@ -180,13 +180,18 @@ def test_cohere2_vision_tiles(most: int) -> None:
 def test_with_torchvision(
     name: str, files: dict[str, Any], auto: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """AutoProcessor has its way unless it would ask for a video part that was never saved."""
+    """The class has its video part unless that was never saved."""
     savable(ZOO[name]).save_pretrained(tmp_path)
     for file, content in files.items():
         (tmp_path / file).write_text(json.dumps(content))
     asked = []
     monkeypatch.setattr(loading, "is_torchvision_available", lambda: True)
-    monkeypatch.setattr(loading.AutoProcessor, "from_pretrained", lambda *args, **kwargs: asked.append(args))
-    loaded = load_processor(tmp_path)
-    assert asked == ([(tmp_path,)] if auto else [])
-    assert (loaded is None) == auto
+    stock = find_class(tmp_path)
+
+    def from_pretrained(cls: type[ProcessorMixin], directory: Path, **options: Any) -> None:
+        assert options == {"local_files_only": True, "trust_remote_code": False}
+        asked.append(cls)
+
+    monkeypatch.setattr(ProcessorMixin, "from_pretrained", classmethod(from_pretrained))
+    load_processor(tmp_path)
+    assert asked == [stock if auto else image_only(stock)]

@@ -16,6 +16,7 @@ from ptprune import PyramidTokenPruning
 from ptprune.checkpoints.processor import load_processor
 from ptprune.cli import main
 from ptprune.clock import Clock
+from ptprune.explain import draw_explanation, levels
 from ptprune.scores.region import region_weights
 from tests.command import Command
 
@@ -132,6 +133,22 @@ def test_overlay_shows_what_the_report_says(ptprune: Command, checkpoint: Path, 
 def test_an_overlay_a_picture(ptprune: Command, checkpoint: Path, picture: Path, tmp_path: Path) -> None:
     run_json(ptprune, picture, picture, "--model", checkpoint, "--overlay", tmp_path / "out.png", "--together")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out-1.png", "out-2.png"]
+
+
+def test_explain_draws_the_levels(ptprune: Command, checkpoint: Path, picture: Path, tmp_path: Path) -> None:
+    """The figure of the command is that of the library, of the same pass."""
+    target = tmp_path / "why.png"
+    document = run_json(ptprune, picture, "--model", checkpoint, "--explain", target, "--layer", 1)
+    assert document["explain"] == [str(target)]
+    model, _, inputs = stock_inputs(checkpoint, picture)
+    pruner = PyramidTokenPruning(layer=1)
+    with pruner(model), torch.no_grad():
+        model(**inputs)
+    assert pruner.report is not None
+    [report] = pruner.report.images
+    assert levels(report) == ["region", "token", "instruction", "fused"]
+    wanted = draw_explanation(Image.open(picture), report)
+    assert Image.open(target).tobytes() == wanted.tobytes()
 
 
 @pytest.mark.parametrize("mode", ["plain", "compare"])

@@ -38,7 +38,7 @@ def test_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_items(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "give scenes or easy-vqa" in refused(command(capsys)("items", "cats", str(tmp_path)))
+    assert "give scenes or easy-vqa or sparse" in refused(command(capsys)("items", "cats", str(tmp_path)))
     (tmp_path / "mine.txt").write_text("mine")
     assert "holds other files" in refused(command(capsys)("items", "scenes", str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

@@ -7,7 +7,7 @@ states that change.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import torch
@@ -259,6 +259,99 @@ def sparsevlm(image: ImageEvidence, total: int) -> tuple[list[int], States]:
     return sorted(best(scores, list(range(len(visual))), total)), {}
 
 
+def determinant(matrix: list[list[float]]) -> float:
+    """By elimination, with the largest pivot."""
+    rows, product = [list(row) for row in matrix], 1.0
+    for k in range(len(rows)):
+        pivot = max(range(k, len(rows)), key=lambda i: abs(rows[i][k]))  # noqa: B023
+        if not rows[pivot][k]:
+            return 0.0
+        if pivot != k:
+            rows[k], rows[pivot], product = rows[pivot], rows[k], -product
+        product *= rows[k][k]
+        for i in range(k + 1, len(rows)):
+            factor = rows[i][k] / rows[k][k]
+            rows[i] = [x - factor * y for x, y in zip(rows[i], rows[k], strict=True)]
+    return product
+
+
+def determinantal(
+    vectors: list[list[float]],
+    weights: list[float],
+    candidates: list[int],
+    total: int,
+    given: Sequence[int] = (),
+    ridge: float = 0.01,
+) -> list[int]:
+    """Greedily the tokens of the largest determinant, each from explicit determinants of the whole chosen set."""
+
+    def kernel(chosen: list[int]) -> list[list[float]]:
+        return [[cosine(vectors[i], vectors[j]) + ridge * (i == j) for j in chosen] for i in chosen]
+
+    def gain(i: int) -> float:
+        return weights[i] ** 2 * determinant(kernel([*chosen, i])) / determinant(kernel(chosen))
+
+    chosen = list(given)[:total]
+    while len(chosen) < min(total, len(vectors[0])):
+        gains = {i: gain(i) for i in candidates if i not in chosen}
+        chosen.append(min(gains, key=lambda i: (-gains[i], i)))  # noqa: B023
+    gains = {i: gain(i) for i in candidates if i not in chosen}
+    return chosen + sorted(gains, key=lambda i: (-gains[i], i))[: total - len(chosen)]
+
+
+def scope(image: ImageEvidence, total: int, alpha: float = 1.0) -> tuple[list[int], States]:
+    attention, features, kept = image.encoder_attention.tolist(), image.token_features.tolist(), []
+    for tokens, budget in zip(regions(image), even(image, total), strict=True):
+        chosen: list[int] = []
+        while len(chosen) < budget:
+            covered = {j: max([0.0, *(cosine(features[j], features[k]) for k in chosen)]) for j in tokens}
+            gains = {}
+            for i in tokens:
+                if i not in chosen:
+                    more = sum(max(0.0, cosine(features[i], features[j]) - covered[j]) for j in tokens)
+                    gains[i] = more * attention[i] ** alpha
+            chosen.append(min(gains, key=lambda i: (-round(gains[i], 5), i)))  # noqa: B023
+        kept += chosen
+    return sorted(kept), {}
+
+
+def cdpruner(image: ImageEvidence, total: int) -> tuple[list[int], States]:
+    visual, text = image.embeddings.tolist(), image.instruction_embeddings.tolist()
+    paid = [sum(cosine(token, word) for word in text) / len(text) for token in visual]
+    low, high = min(paid), max(paid)
+    relevance = [(value - low) / (high - low) if high > low else 0.0 for value in paid]
+    kept = []
+    for tokens, budget in zip(regions(image), even(image, total), strict=True):
+        kept += determinantal(visual, relevance, tokens, budget)
+    return sorted(kept), {}
+
+
+def tops_set(
+    vectors: list[list[float]], relevance: list[float], total: int, a: float, c: float, scale: str = "minmax"
+) -> list[int]:
+    """One stage of TOPS: the greedy sum of relevance, diversity and coverage."""
+    low, high, mean = min(relevance), max(relevance), sum(relevance) / len(relevance)
+    if scale == "mean":
+        scaled = [r / mean if mean else 0.0 for r in relevance]
+    else:
+        scaled = [(r - low) / (high - low) if high > low else 0.0 for r in relevance]
+    count = len(vectors)
+    likeness = [[min(1.0, cosine(x, y)) for y in vectors] for x in vectors]
+    chosen = [scaled.index(max(scaled))]
+    while len(chosen) < total:
+        nearest = [1.0 if j in chosen else max(likeness[j][k] for k in chosen) for j in range(count)]
+        left = [i for i in range(count) if i not in chosen]
+        d = [0.0 if i in chosen else 1 - nearest[i] for i in range(count)]
+        cover = [sum(max(0.0, likeness[i][j] - nearest[j]) for j in left if i in left) for i in range(count)]
+        total_of = []
+        for term in (d, cover):
+            size = sum(term) / len(left) if scale == "mean" else max(term)
+            total_of.append([value / max(size, 1e-6) for value in term])
+        sums = {i: scaled[i] + a * total_of[0][i] + c * total_of[1][i] for i in left}
+        chosen.append(min(left, key=lambda i: (-round(sums[i], 5), i)))  # noqa: B023
+    return sorted(chosen)
+
+
 SLOW: dict[str, Slow] = {
     "uniform-grid": uniform_grid,
     "fastv": fastv,
@@ -270,6 +363,8 @@ SLOW: dict[str, Slow] = {
     "divprune": divprune,
     "dart": dart,
     "sparsevlm": sparsevlm,
+    "scope": scope,
+    "cdpruner": cdpruner,
 }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +16,7 @@ from ptprune.methods import METHODS, DivPrune, HiRED, VisionZip
 from ptprune.methods.uniform_grid import even_cells
 from ptprune.scores import ImageEvidence
 from ptprune.scores.thumbnail import attention_shares, guiding, seen_from_thumbnail
-from tests.methods.slow import SLOW, check, regions
+from tests.methods.slow import SLOW, check, regions, tops_set
 
 RIVALS = list(SLOW)
 OPTIONS = {
@@ -22,6 +25,7 @@ OPTIONS = {
     "globalcom2": [{"temperature": 0.05}],
     "visionzip": [{"contextual_ratio": 0.0}, {"contextual_ratio": 0.5}, {"contextual_ratio": 1.0}],
     "dart": [{"pivots": 1}, {"pivots": 3}],
+    "scope": [{"alpha": 0.5}, {"alpha": 2.0}],
 }
 SETTINGS = [(name, more) for name in RIVALS for more in ({}, *OPTIONS.get(name, ()))]
 
@@ -111,11 +115,11 @@ def only(image, names):
 
 @pytest.mark.smoke
 def test_every_rival_is_registered():
-    staged = ["pyramiddrop"]  # its slow twin is in tests/attach/test_stages.py
+    staged = ["pyramiddrop", "tops"]  # their slow twins are in tests/attach/test_stages.py and below
     assert [name for name in METHODS if name not in staged] == ["ptp", "random", *RIVALS]
     for name in METHODS.keys() - {"ptp", "random"}:
         pruner = METHODS[name]()
-        assert pruner.layer == (2 if name in ("uniform-grid", "fastv", "dart", "sparsevlm", *staged) else 0)
+        assert pruner.layer == (2 if name in ("uniform-grid", "fastv", "dart", "sparsevlm", "pyramiddrop") else 0)
         about, _, rest = METHODS[name].__doc__.partition("\n\n")
         assert "\n" not in about
         assert "Source: " in rest
@@ -231,6 +235,11 @@ def test_overflow_is_refused(name, bad):
         ("visionzip", "contextual_ratio", (-0.1, 1.1, None)),
         ("visionzip", "layer", (1, 2)),
         ("dart", "pivots", (0, 1.5)),
+        ("scope", "alpha", (-1, float("inf"), "one")),
+        ("tops", "stages", (0, 4, 1.5)),
+        ("tops", "diversity", (-0.1, float("nan"))),
+        ("tops", "deep_coverage", (-0.1, "much")),
+        ("tops", "scale", ("sum", None)),
         ("fastv", "keep_ratio", (0, 2)),
         ("hired", "keep_ratio", (0, 2)),
     ],
@@ -324,3 +333,51 @@ def test_visionzip_keeps_what_it_does_not_merge():
     image = random_image("windows")
     assert VisionZip(keep_ratio=1, contextual_ratio=1).select(image).states is None
     assert VisionZip(keep_ratio=0.5, contextual_ratio=0).select(image).states is None
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("more", [{}, {"scale": "mean"}, {"deep_diversity": 0.0, "coverage": 2.0}, {"stages": 1}])
+def test_each_stage_of_tops(layout, more):
+    for seed, ratio in itertools.product(range(2), (0.05, 0.3, 0.6, 1)):
+        image = random_image(layout, seed)
+        pruner = METHODS["tops"](keep_ratio=ratio, **more)
+        number = image.layout.num_tokens
+        kept = max(1, round(ratio * number))
+        for stage in range(pruner.stages):
+            after = round(number * (kept / number) ** ((stage + 1) / pruner.stages))
+            weights = pruner.deep_diversity, pruner.deep_coverage
+            relevance = [sum(column) / 5 for column in zip(*image.instruction_map.tolist(), strict=True)]
+            if stage == 0:
+                relevance, weights = image.encoder_attention.tolist(), (pruner.diversity, pruner.coverage)
+            slow = tops_set(image.hidden_states.tolist(), relevance, after, *weights, pruner.scale)
+            found = pruner.checked_select(replace(only(image, pruner.needs), stage=stage))
+            assert found.kept.tolist() == slow
+            [scores] = found.scores.values()
+            torch.testing.assert_close(scores, torch.tensor(relevance))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_overflow_is_refused_in_each_stage_of_tops(bad):
+    for stage, needed in ((0, "encoder_attention"), (1, "instruction_map"), (2, "hidden_states")):
+        image = replace(only(random_image("windows"), METHODS["tops"]().needs), stage=stage)
+        getattr(image, needed).view(-1)[3] = bad
+        with pytest.raises(ValueError, match=f"{needed} holds NaN or infinite"):
+            METHODS["tops"]().select(image)
+
+
+def test_methods_that_compare_with_the_instruction_do_without_one():
+    image = random_image("windows")
+    empty = {"instruction_embeddings": torch.zeros(0, 7), "instruction_map": torch.zeros(0, image.layout.num_tokens)}
+    image = replace(image, stage=1, **empty)
+    for method in ("cdpruner", "tops"):
+        kept = METHODS[method](keep_tokens=4, **({"stages": 2} if method == "tops" else {})).checked_select(image).kept
+        assert len(kept) == 4
+
+
+def test_depths_of_tops():
+    tops = METHODS["tops"]
+    assert tops().cut_layers(28) == (0, 12, 16)
+    assert tops(stages=1).cut_layers(28) == (0,)
+    assert tops(layer=1).cut_layers(4) == (1, 2, 3)
+    with pytest.raises(ValueError, match="stages must be at most 2 where 2 layers follow, got 3"):
+        tops(layer=3).cut_layers(5)

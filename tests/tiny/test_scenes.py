@@ -154,7 +154,7 @@ def test_unknown_split_is_refused() -> None:
         generate_scene("validation", 0)
 
 
-@pytest.mark.parametrize(("library", "call"), [("sklearn", "_handwriting"), ("matplotlib", "_font")])
+@pytest.mark.parametrize(("library", "call"), [("sklearn", "_handwriting"), ("matplotlib", "font")])
 def test_missing_libraries_name_the_extra(monkeypatch: pytest.MonkeyPatch, library: str, call: str) -> None:
     for name in [n for n in sys.modules if n == library or n.startswith(library + ".")]:
         monkeypatch.setitem(sys.modules, name, None)

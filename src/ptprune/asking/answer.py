@@ -11,11 +11,11 @@ from PIL.Image import Image
 
 from ptprune.asking import first_token
 from ptprune.asking.chat import check_length, make_prompt
-from ptprune.asking.loaded import LoadedModel
+from ptprune.asking.loaded import LoadedModel, whose_fault
 from ptprune.asking.meter import PhaseMeter, vision_lap
 from ptprune.clock import Clock
 from ptprune.pruner import TokenPruner
-from ptprune.report import ImageReport
+from ptprune.report import ImageReport, PruningReport
 
 WARM_UP_TOKENS = 2  # enough to run prefill and decode once
 REGION = ("row", "column", "is_thumbnail", "grid", "box", "budget", "saliency")
@@ -45,12 +45,14 @@ def ask(
     pruner: TokenPruner | None,
     max_new_tokens: int,
     on_pass: Callable[[int], None] = lambda number: None,
+    **options: Any,
 ) -> Answer:
     """Answer greedily, with or without pruning.
 
     Args:
         inputs: of one prompt, as ``make_prompt`` returns them.
         on_pass: told before each forward pass how many there were, to show progress.
+        options: of the model's ``generate()`` besides, such as a ``streamer``.
 
     Raises:
         PtpruneError: where the pruner refuses the model or the prompt.
@@ -62,12 +64,52 @@ def ask(
     with meter.watch():
         # an unpruned model is timed by us, a pruned one by its pruner
         arm = vision_lap(model, clock) if pruner is None else pruner(model, clock=clock)
-        with arm, torch.no_grad(), clock.lap("rest"):
-            output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
+        with whose_fault(model, inputs), arm, torch.no_grad(), clock.lap("rest"):
+            output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, **options)
     new = output[0, length:]
     seconds = {phase: clock.seconds[phase] for phase in (*PHASES, "rest")} | {"total": sum(clock.seconds.values())}
     text = processor.tokenizer.decode(new, skip_special_tokens=True).strip()
     return Answer(text, len(new), seconds, meter.kv_bytes, meter.full_kv_bytes)
+
+
+def describe(pruned: Answer, unpruned: Answer | None, report: PruningReport) -> dict[str, Any]:
+    """What was answered and kept, in JSON types, with the keys that docs/command-line.md lists.
+
+    Args:
+        unpruned: the stock model's answer to the same prompt, if it was asked.
+        report: of the pruned answer's prefill.
+    """
+    kept = report.to_dict()
+    document: dict[str, Any] = {
+        "answer": pruned.text,
+        "visual_tokens": _change(*kept["visual_tokens"]),
+        "sequence_length": _change(*kept["sequence_length"][0]),
+        "kv_bytes": _change(unpruned.kv_bytes if unpruned else pruned.full_kv_bytes, pruned.kv_bytes),
+        "new_tokens": pruned.new_tokens,
+        "seconds": _reported(pruned),
+        "regions": regions_of(kept),
+    }
+    if unpruned:
+        alone = {"new_tokens": unpruned.new_tokens, "seconds": _reported(unpruned), "kv_bytes": unpruned.kv_bytes}
+        document["unpruned"] = {"answer": unpruned.text, **alone}
+    return document
+
+
+def regions_of(kept: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every region of all pictures of ``PruningReport.to_dict()``, without its single tokens."""
+    return [
+        {"image": number, "tokens": len(region["indices"]), **{name: region[name] for name in REGION}}
+        for number, image in enumerate(kept["images"])
+        for region in image["regions"]
+    ]
+
+
+def _reported(answer: Answer) -> dict[str, float]:
+    return {phase: answer.seconds[phase] for phase in (*PHASES, "total")}
+
+
+def _change(before: int, after: int) -> dict[str, int]:
+    return {"before": before, "after": after}
 
 
 def run_document(
@@ -103,36 +145,15 @@ def run_document(
 
         return ask(loaded.model, loaded.processor, inputs, arm, limit, show)
 
-    def reported(answer: Answer) -> dict[str, float]:
-        return {phase: answer.seconds[phase] for phase in (*PHASES, "total")}
-
-    def change(before: int, after: int) -> dict[str, int]:
-        return {"before": before, "after": after}
-
     if compare:  # the first call initialises kernels and buffers: neither arm shall pay for it
         for arm in (None, pruner):
             answer(arm, min(WARM_UP_TOKENS, max_new_tokens), "warming up")
     unpruned = answer(None, max_new_tokens, "answering without pruning") if compare else None
     pruned = answer(pruner, max_new_tokens, "answering with pruning")
     assert pruner.report is not None
-    report = pruner.report.to_dict()
-    document: dict[str, Any] = {
-        "answer": pruned.text,
-        "visual_tokens": change(*report["visual_tokens"]),
-        "sequence_length": change(*report["sequence_length"][0]),
-        "kv_bytes": change(unpruned.kv_bytes if unpruned else pruned.full_kv_bytes, pruned.kv_bytes),
-        "new_tokens": pruned.new_tokens,
-        "seconds": reported(pruned),
-        "regions": [
-            {"image": number, "tokens": len(region["indices"]), **{name: region[name] for name in REGION}}
-            for number, image in enumerate(report["images"])
-            for region in image["regions"]
-        ],
-    }
+    document = describe(pruned, unpruned, pruner.report)
     if unpruned:
-        alone = {"new_tokens": unpruned.new_tokens, "seconds": reported(unpruned), "kv_bytes": unpruned.kv_bytes}
-        document["unpruned"] = {"answer": unpruned.text, **alone}
-        whole, kept = report["visual_tokens"]
+        whole, kept = pruner.report.visual_tokens
         arms = {"unpruned": lambda: answer(None, 1, "").seconds, "pruned": lambda: answer(pruner, 1, "").seconds}
         document["first_token"] = {
             **first_token.compare(arms, say),

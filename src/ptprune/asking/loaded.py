@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -13,7 +13,30 @@ import torch
 from ptprune.asking.chat import check_length
 from ptprune.checkpoints import Checkpoint
 from ptprune.checkpoints.processor import tile_options
+from ptprune.errors import PtpruneError, SettingError, first_line
 from ptprune.pruner import TokenPruner
+from ptprune.report import PruningReport
+
+
+@contextmanager
+def whose_fault(model: Any, inputs: Any) -> Iterator[None]:
+    """Errors inside that the stock model makes too, without a pruner and on the same inputs, are its checkpoint's.
+
+    Raises:
+        SettingError: for those; all others come through as they are.
+    """
+    try:
+        yield
+    except PtpruneError:
+        raise
+    except Exception:
+        try:
+            with torch.no_grad():
+                model(**inputs)
+        except Exception as error:
+            told = f"it cannot read this prompt, pruned or not ({type(error).__name__}: {first_line(error)})"
+            raise SettingError(f"model: {told}; give a checkpoint whose files belong together") from error
+        raise
 
 
 class Generated(NamedTuple):
@@ -21,6 +44,14 @@ class Generated(NamedTuple):
 
     texts: list[str]  # one a prompt
     visual_tokens: tuple[int, int]  # before and after pruning, over the whole batch
+    encoded: Sequence[tuple[float, float]] = ()  # of each picture the shares of its tiles and tokens; empty: all
+
+
+def shares_encoded(report: PruningReport) -> list[tuple[float, float]]:
+    """Of each picture the shares of its tiles and of its tokens that were encoded."""
+    return [
+        (image.encoded_tiles / len(image.regions), image.encoded_tokens / image.num_tokens) for image in report.images
+    ]
 
 
 @dataclass
@@ -105,16 +136,19 @@ class LoadedModel:
         """
         check_length(self.model, inputs, options["max_new_tokens"])
         inputs = inputs.to(self.model.device)
-        with nullcontext() if pruner is None else pruner(self.model), torch.no_grad():
+        arm = nullcontext() if pruner is None else pruner(self.model)
+        with whose_fault(self.model, inputs), arm, torch.no_grad():
             output = self.model.generate(**inputs, **options)
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
         full = kept = self.visual_tokens(inputs["input_ids"])
+        encoded: Sequence[tuple[float, float]] = ()
         if pruner is not None and full:
             assert pruner.report is not None
             before, after = pruner.report.visual_tokens
             kept -= before - after
-        return Generated(texts, (full, kept))
+            encoded = shares_encoded(pruner.report)
+        return Generated(texts, (full, kept), encoded)
 
     def visual_tokens(self, input_ids: torch.Tensor) -> int:
         """Number of token ids that stand for a part of a picture."""

@@ -23,6 +23,7 @@ from ptprune.attach.forward import Pass
 from ptprune.attach.generation import Generation
 from ptprune.attach.setup import Method, Setup
 from ptprune.attach.static import Lengths, check_windows, fitting, is_static, making_masks
+from ptprune.attach.tile_cache import TileCache
 from ptprune.attach.vision import VisionWatch
 from ptprune.attach.whole import WholePass
 from ptprune.attach.wrapping import wrap
@@ -39,6 +40,7 @@ from ptprune.conventions import (
 from ptprune.errors import AttachError
 from ptprune.families.base import Model
 from ptprune.families.encoded import Encoded, EvidenceRequest
+from ptprune.families.prompt_image import PromptImage
 
 # Weak references, because the model's wrappers own the attachment: it must die with the model.
 _attached: WeakKeyDictionary[nn.Module, ReferenceType[Attachment]] = WeakKeyDictionary()
@@ -60,15 +62,15 @@ class Attachment:
         UnknownTransformers: on a version of transformers that the hooks do not know.
     """
 
-    def __init__(self, pruner: Method, model: Model, clock: Clock | None = None) -> None:
-        self.setup = Setup.of(pruner, model, clock)
+    def __init__(
+        self, pruner: Method, model: Model, clock: Clock | None = None, cache: TileCache | None = None
+    ) -> None:
+        self.setup = Setup.of(pruner, model, clock, cache)
         self.pruner, self.model = pruner, model
         self.entries = 1
         self._multimodal = self.setup.family.multimodal(model)
         wanted = EvidenceRequest(self.setup.needs, pruner.window)
-        self._vision = VisionWatch(
-            self.setup.family, model, wanted, self.setup.keeps_all, self.setup.lap, self._receive_images
-        )
+        self._vision = VisionWatch(self.setup, wanted, self._receive_images, self._find_images)
         self._lock = threading.RLock()
         self._depth = 0  # nested calls in progress, all in the thread that holds the lock
         self._pass: Pass | WholePass | None = None
@@ -84,12 +86,18 @@ class Attachment:
                     (model, "forward", self._forward, check_outer),
                     (model, PREPARE, self._prepare, None),
                     (model, "generate", self._generate, None),
+                    *self._encoder_wrappers(),
                 ):
                     if name != VIDEO_FEATURES or hasattr(owner, name):
                         undo.callback(wrap(owner, name, wrapper, traced))
                 self._undo = undo.pop_all()
             _attached[model] = ref(self)
             pruner.hold(1)
+
+    def _encoder_wrappers(self) -> Iterator[tuple[Any, str, Callable[..., Any], None]]:
+        if (encoder := self.setup.encoder) is not None:
+            yield encoder.tower, "forward", self._vision.encode, None
+            yield encoder.projector, "forward", self._vision.project, None
 
     def leave(self) -> None:
         """End one use. The last one waits for the calls of other threads and then removes the wrappers.
@@ -180,7 +188,7 @@ class Attachment:
                 self.pruner.forget()
             # pruned caches need their masks and positions; for static ones dynamic layers stand in
             static = is_static(call.cache) or (self._generation is not None and self._generation.stand_in is not None)
-            whole = self.setup.keeps_all and not static and not pruned(call.cache)
+            whole = self._vision.later and not static and not pruned(call.cache)
             outer, self._pass = self._pass, (WholePass if whole else Pass)(self.setup, self._generation)
             try:
                 with self.setup.lap("select"):
@@ -202,19 +210,31 @@ class Attachment:
         elif self._generation is not None:
             self._generation.encoded = encoded
 
+    def _find_images(self, encoded: Sequence[Encoded]) -> list[PromptImage] | None:
+        """The images of the prompt of the running forward pass, or of generate(); None where neither runs."""
+        family, prompt = self.setup.family, None
+        if self._pass is not None:
+            prompt = self._pass.prompt if isinstance(self._pass, Pass) and self._pass.waits_for_images else None
+        elif self._generation is not None:
+            prompt = self._generation.new_prompt(family, self.model)
+        return None if prompt is None else prompt.find_images(family, encoded)[0]
 
-def join(pruner: Method, model: Model, clock: Clock | None = None) -> Attachment:
+
+def join(pruner: Method, model: Model, clock: Clock | None = None, cache: TileCache | None = None) -> Attachment:
     """Use the pruner's existing attachment to a model once more, or create it.
 
     Raises:
+        AttachError: also if the existing one has another tile cache.
         UnsupportedModel, AttachError, Refused, UnknownTransformers: see ``Attachment``.
     """
     with _placing:
         active = attachment_of(model)
         if active is not None and active.pruner is pruner:
+            if cache is not active.setup.cache:
+                raise AttachError("the pruner is attached to this model with another tile cache: detach it first")
             active.entries += 1
             return active
-        return Attachment(pruner, model, clock)
+        return Attachment(pruner, model, clock, cache)
 
 
 def attachment_of(model: Model) -> Attachment | None:

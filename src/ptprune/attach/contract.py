@@ -96,6 +96,13 @@ def _vision(model: Model, family: type[Family]) -> Iterator[str]:
         yield f"the vision encoder's attention is not where {family.name} expects it ({error})"
     else:
         yield from _attention(attention)
+    try:
+        encoder = family.encoder(model)
+        layers = () if encoder is None else encoder.layers
+        for layer in layers:
+            yield from _attention(getattr(layer, encoder.attention))  # type: ignore[union-attr]
+    except AttributeError as error:
+        yield f"the vision encoder is not built as {family.name} expects it ({error})"
 
 
 def _library() -> Iterator[str]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ptprune.conventions import MASK, LayerCall
+from ptprune.upload import upload
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ class Cut:
         stays.view(-1).index_fill_(0, kept, True)
         gone = ~stays
         if filled := min(totals) < length:
-            fill = torch.tensor([[length - total] for total in totals]).to(gone.device)
+            fill = upload(np.array([[length - total] for total in totals]), gone.device)
             gone &= gone.cumsum(1) > fill
         index = gone.sort(dim=1, stable=True).indices[:, :length]
         if columns.end_valid and not filled:

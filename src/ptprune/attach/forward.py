@@ -133,7 +133,7 @@ class Pass:
         cache, family = call.cache, self.setup.family
         for index, layer in enumerate(cache.layers):
             # positions of a shifted layer are corrected by hooks, which only the layers from the first cut on have
-            layer.armed = not layer.shifted or index >= self.setup.cut_layers[0]
+            layer.armed = not layer.shifted or index >= self.setup.first_cut
         self._undo.callback(_disarm, cache.layers)
         first = cache.layers[0]
         if call.mask is None and not first.ragged:
@@ -164,9 +164,9 @@ class Pass:
             stage = Stage.first(self.prompt, self.setup.family, encoded)
             if self.generation is not None and self.generation.selections is not None:
                 # generate() without a cache repeats the prefill at each step: the same prompt keeps the same choice
-                stage.keep(self.generation.selections)
+                self.layers.known = self.generation.selections
             self.layers.stage = stage
-            sizes = [image.layout.num_tokens for image in stage.images]
+            sizes = [image.layout.num_unpruned for image in stage.images]
             if self.setup.keeps_all or all(map(self.setup.pruner.keeps_all, sizes)):
                 self.layers.keep_all()
 
@@ -180,7 +180,7 @@ class Pass:
 
     def _hook_prefill(self, layers: Layers, cache: Any) -> None:
         setup = self.setup
-        decoder, first = setup.family.decoder(setup.model), setup.cut_layers[0]
+        decoder, first = setup.family.decoder(setup.model), setup.first_cut
         check_parts((f"layers.{index}", layer) for index, layer in enumerate(setup.layers))
         check_parts([(type(decoder).__name__, decoder)])
         if EMBEDDINGS & setup.needs:

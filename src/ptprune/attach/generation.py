@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ptprune.attach.cache import seen_by
+from ptprune.attach.prompt import Past, Prompt
 from ptprune.attach.static import Lengths, StandIn
 from ptprune.conventions import ModelCall
 from ptprune.errors import BrokenPass
+from ptprune.families.base import Family, Model
 from ptprune.families.encoded import Encoded
 from ptprune.selection import Selection
 
@@ -26,6 +29,7 @@ class Generation:
         selections: what the first forward pass chose.
         lengths: of the static buffers that generate() makes; None where the caller brings a cache.
         stand_in: of a static cache, from where generate() makes masks for it until the prefill is over.
+        call: the call of generate() itself.
     """
 
     prompt_length: int
@@ -35,6 +39,7 @@ class Generation:
     selections: list[Selection] | None = None
     lengths: Lengths | None = None
     stand_in: StandIn | None = None
+    call: ModelCall | None = None
 
     @classmethod
     def of(cls, call: ModelCall) -> Generation | None:
@@ -43,7 +48,20 @@ class Generation:
             return None
         # a mask that is longer than the prompt means that the prompt holds only new tokens
         length = prompt.shape[1]
-        return cls(length, call.cache is not None and (call.mask is None or call.mask.shape[1] == length))
+        sliced = call.cache is not None and (call.mask is None or call.mask.shape[1] == length)
+        return cls(length, sliced, call=call)
+
+    def new_prompt(self, family: type[Family], model: Model) -> Prompt:
+        """The prompt as the first forward pass will get it: without what the cache has seen."""
+        assert self.call is not None
+        seen = seen_by(self.call.cache) if self.sliced else 0
+        given = {name: self.call.get(name) for name in ("input_ids", "inputs", "inputs_embeds")}
+        new = {name: value[:, seen:] for name, value in given.items() if value is not None}
+        if "inputs" in new:
+            new["input_ids"] = new.pop("inputs")
+        call = ModelCall(new)
+        assert call.prompt is not None
+        return Prompt.read(call, family, model, Past(0), call.prompt.shape[1])
 
     def prompt_columns(self, length: int, seen: int) -> int:
         """How many of a forward pass's ``length`` new columns are prompt; assisted decoding appends drafts to it."""

@@ -23,9 +23,12 @@ from ptprune.attach.prompt import Prompt
 from ptprune.attach.setup import Setup
 from ptprune.attach.stage import Stage
 from ptprune.attach.windows import restrict, slide
-from ptprune.conventions import LayerCall, cache_of
+from ptprune.conventions import PER_TOKEN, STATES, LayerCall, cache_of
 from ptprune.errors import BrokenPass
 from ptprune.report import PruningReport
+from ptprune.selection import Selection
+
+SHARED = tuple(name for name in PER_TOKEN if name != STATES)  # what all layers of a kind are given alike
 
 
 class Layers:
@@ -54,8 +57,12 @@ class Layers:
         self._sliding, self._slid = sliding, slid
         self._stage: Stage | None = None
         self._cuts: list[tuple[int, Cut]] = []  # from which layer on, and all that was dropped up to it
-        self._next_layer = setup.cut_layers[0]  # of those from the first cut on
+        self._next_layer = setup.first_cut  # of those from the first cut on
+        self.known: list[Selection] | None = None  # what an earlier pass over the same prompt chose
         self._once = Memo()
+        self._seen: dict[tuple[int, ...], tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        # layers that shift positions or look at old keys differ even where they are called alike
+        self._alike = prompt is not None and prompt.past.columns is None and sliding is None and not setup.compact
         self._write_report: Callable[[], PruningReport] | None = None
         self._whole = False  # whether every token stays
 
@@ -103,9 +110,15 @@ class Layers:
         self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Forward pre-hook of a decoder layer."""
+        if (changed := self._as_before(index, args, kwargs)) is not None:
+            self._passed(index, args[0])
+            return args, {**kwargs, **changed}
         call = stock = LayerCall.read(module, args, kwargs)
-        if self.prompt is not None and index >= self.setup.cut_layers[0]:
-            self._passed(index, call)
+        if self.prompt is not None and index >= self.setup.first_cut:
+            self._passed(index, call.states)
+            if index == 0 and self.stage.leaves_out:
+                with self.setup.lap("select"):
+                    call = self._leave_out(call)
             if index in self.setup.cut_layers and not self._whole:
                 with self.setup.lap("select"):
                     call = self._drop(index, module, call)
@@ -116,9 +129,27 @@ class Layers:
                 _check_fit(index, cut, call)
         call = self._restrict(call, index, cut)
         call = self._compact(call, index, cut)
-        return None if call is stock else call.write()
+        if call is stock:
+            return None
+        written = call.write()
+        self._remember(kwargs, written[1])
+        return written
 
-    def _passed(self, index: int, call: LayerCall) -> None:
+    def _as_before(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+        """What to change where a layer is called with the same objects as one before it behind the same cut: hooks
+        of many layers cost more than all operations that they save."""
+        if not self._seen or index in self.setup.cut_layers or len(args) != 1:
+            return None
+        known = self._seen.get(tuple(id(kwargs.get(name)) for name in SHARED))
+        return None if known is None else known[1]
+
+    def _remember(self, given: dict[str, Any], changed: dict[str, Any]) -> None:
+        if self._alike:
+            shared = tuple(given.get(name) for name in SHARED)  # held, so that Python cannot reuse their ids
+            new = {name: value for name, value in changed.items() if given.get(name) is not value}
+            self._seen[tuple(map(id, shared))] = shared, new
+
+    def _passed(self, index: int, states: Tensor) -> None:
         """Every layer from the first cut on is passed once, in order, on what the cuts before it left."""
         if index != self._next_layer:
             raise BrokenPass(
@@ -127,9 +158,9 @@ class Layers:
             )
         self._next_layer += 1
         expected = len(self.stage.columns.counts), self._length
-        if call.states.ndim != 3 or tuple(call.states.shape[:2]) != expected:
+        if states.ndim != 3 or tuple(states.shape[:2]) != expected:
             raise BrokenPass(
-                f"language model layer {index} was given hidden states of shape {tuple(call.states.shape)}, not "
+                f"language model layer {index} was given hidden states of shape {tuple(states.shape)}, not "
                 f"[{expected[0]}, {expected[1]}, d]"
             )
 
@@ -139,20 +170,37 @@ class Layers:
         assert self.prompt is not None
         return self.prompt.length if self.cut is None else self.cut.index.shape[1]
 
+    def _leave_out(self, call: LayerCall) -> LayerCall:
+        """Drop what was not encoded, before anything looks at it. What the layer is given is cut to the rest."""
+        stage = self.stage
+        now = stage.cut()
+        assert now is not None
+        states = self._cut(0, stage, now, call)
+        if not self._whole:
+            self._stage = stage.next(now)
+        return replace(call, states=states)
+
+    def _cut(self, index: int, stage: Stage, now: Cut, call: LayerCall) -> Tensor:
+        """Cut hidden states and the caches of the layers before."""
+        if unknown := call.unknown_per_token(stage.columns.length):
+            raise BrokenPass(f"layer {index} takes {', '.join(unknown)} for every token, which cannot be cut")
+        for layer in call.cache.layers[:index] if call.cache is not None else ():
+            gather_new(layer, now)
+        self._cuts.append((index, now if self.cut is None else self.cut.then(now)))
+        self._seen.clear()
+        return now.states(call.states)
+
     def _drop(self, index: int, module: nn.Module, call: LayerCall) -> LayerCall:
         """Choose what stays at this layer; cut hidden states and the caches of the layers before."""
         stage = self.stage
+        if self.known is not None and stage.before is None:
+            stage.keep(self.known)
         if not stage.chosen:
             self._select(index, module, call)
         states = stage.merge(call.states)
         now = stage.cut()
         if now is not None:
-            if unknown := call.unknown_per_token(stage.columns.length):
-                raise BrokenPass(f"layer {index} takes {', '.join(unknown)} for every token, which cannot be cut")
-            states = now.states(states)
-            for layer in call.cache.layers[:index] if call.cache is not None else ():
-                gather_new(layer, now)
-            self._cuts.append((index, now if self.cut is None else self.cut.then(now)))
+            states = self._cut(index, stage, now, replace(call, states=states))
         if index < self.setup.cut_layers[-1]:
             self._stage = stage.next(now)
         stage.embeddings = stage.hidden_states = None
@@ -163,7 +211,9 @@ class Layers:
         stage, setup = self.stage, self.setup
         if self.scores is not None:
             if index == 0:
-                self.scores.score_before(layer, call)
+                cut = self.cut
+                given = call if cut is None else cut_layer_call(cut, call, setup.implementation, self._once)
+                self.scores.score_before(layer, given)
             else:
                 self.scores.check(index)
         if "hidden_states" in setup.needs:

@@ -19,6 +19,7 @@ from ptprune.errors import Refused
 from ptprune.families.base import Family, Model
 from ptprune.families.encoded import Encoded
 from ptprune.families.prompt_image import PromptImage
+from ptprune.upload import upload
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +155,7 @@ class Prompt:
 
     def upload(self, array: Any) -> Tensor:
         """An array as a tensor on the prompt's device."""
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        return upload(array, self.device)
 
 
 def _holds(model: Model, embeddings: Tensor, token: int) -> Tensor:

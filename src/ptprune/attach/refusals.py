@@ -20,10 +20,10 @@ from ptprune.attach.generation import Generation
 from ptprune.attach.static import held_by, is_static
 from ptprune.conventions import CACHE_KIND, EARLY_EXIT, PER_LAYER_OUTPUTS, PREFILL_CHUNK, USE_CACHE, ModelCall
 from ptprune.errors import Refused
-from ptprune.families.base import Family, Model
+from ptprune.families.base import Encoder, Family, Model
 
 if TYPE_CHECKING:
-    from ptprune.attach.setup import Setup
+    from ptprune.attach.setup import Method, Setup
 
 
 def check_model(model: Model, family: type[Family], layers: Sequence[int], positions: str) -> None:
@@ -46,6 +46,40 @@ def check_model(model: Model, family: type[Family], layers: Sequence[int], posit
             f"positions='compact' is not defined for {family.name}, whose position ids tell row and column: use "
             "'original'"
         )
+
+
+def check_encoder(model: Model, family: type[Family], settings: Method) -> Encoder:
+    """Where a model's tiles are encoded. Refuse settings that need what the model has not.
+
+    Raises:
+        Refused: on a family whose pictures are not tiles that are encoded apart, or a layer that the encoder has not.
+    """
+    encoder, wanted = family.encoder(model), "a tile cache"
+    for name, default in (("tiles", "all"), ("tile_batch", None), ("vision_layer", None)):
+        if (value := getattr(settings, name)) != default:
+            wanted = f"{name}={value!r}"
+            break
+    if encoder is None:
+        raise Refused(f"{wanted} is not supported for {family.name}: its pictures are not encoded as separate tiles")
+    if (layer := settings.vision_layer) is not None:
+        if encoder.mixed:
+            raise Refused(
+                f"vision_layer={layer} is not supported for {family.name}, which mixes neighbouring patches after they "
+                "are encoded: leave it None"
+            )
+        if settings.needs_grids:
+            raise Refused(
+                f"vision_layer={layer} drops tokens inside tiles, and {type(settings).__name__} with these settings "
+                "needs whole tiles: leave it None"
+            )
+        last = next(i for i, each in enumerate(encoder.layers) if _holds(each, family.vision_attention(model, {})))
+        if layer > last:
+            raise Refused(f"vision_layer must be at most {last}, the layer whose features are used, got {layer}")
+    return encoder
+
+
+def _holds(layer: Model, attention: Model) -> bool:
+    return any(module is attention for module in layer.modules())
 
 
 def check_attention(implementation: str) -> None:

@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 from ptprune.attach import refusals
 from ptprune.attach.contract import check_contract
+from ptprune.attach.tile_cache import TileCache
 from ptprune.clock import Clock
 from ptprune.conventions import layer_windows
 from ptprune.families import family_of
-from ptprune.families.base import Family, Model
+from ptprune.families.base import Encoder, Family, Model
 from ptprune.report import PruningReport
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
@@ -23,6 +24,21 @@ class Method(Protocol):
 
     positions: str
     window: int | None
+    tiles: str | int
+    tile_threshold: float
+    tile_score: str
+    left_out: str
+    tile_batch: int | None
+    vision_layer: int | None
+    vision_margin: float
+
+    @property
+    def leaves_out(self) -> bool: ...
+    @property
+    def encodes_apart(self) -> bool: ...
+    @property
+    def needs_grids(self) -> bool: ...
+    def num_kept(self, num_tokens: int) -> int: ...
 
     def cut_layers(self, num_layers: int) -> tuple[int, ...]: ...
     @property
@@ -46,6 +62,7 @@ class Setup:
         keeps_all: whether every token of any image stays.
         windows: how far back each layer sees, see ``layer_windows``.
         text_config: the language model's configuration; looking it up takes as long as a small operation.
+        encoder: what the tiles are encoded by, where that is not left to the model.
     """
 
     pruner: Method
@@ -57,10 +74,12 @@ class Setup:
     keeps_all: bool
     windows: list[int | None]
     text_config: Any
+    encoder: Encoder | None
+    cache: TileCache | None
     clock: Clock | None
 
     @classmethod
-    def of(cls, pruner: Method, model: Model, clock: Clock | None) -> Setup:
+    def of(cls, pruner: Method, model: Model, clock: Clock | None, cache: TileCache | None = None) -> Setup:
         """Check all that can be checked before a call.
 
         Raises:
@@ -78,7 +97,15 @@ class Setup:
         check_contract(model, family, windows)
         whole = pruner.keeps_all()
         needs = frozenset[str]() if whole else pruner.needs
-        return cls(pruner, model, family, layers, cut_layers, needs, whole, windows, text_config, clock)
+        encoder = None
+        if pruner.encodes_apart or cache is not None:
+            encoder = refusals.check_encoder(model, family, pruner)
+        return cls(pruner, model, family, layers, cut_layers, needs, whole, windows, text_config, encoder, cache, clock)
+
+    @property
+    def first_cut(self) -> int:
+        """The first layer before which anything is dropped: what was not encoded is dropped before all of them."""
+        return 0 if self.pruner.leaves_out else self.cut_layers[0]
 
     @property
     def implementation(self) -> str:

@@ -20,6 +20,7 @@ from ptprune.layout import ImageLayout
 from ptprune.report import PruningReport, write_report
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
+from ptprune.upload import upload
 
 
 @dataclass(eq=False)
@@ -37,6 +38,7 @@ class Stage:
         embeddings, hidden_states: [batch, length, d], what the language model's first layer and the layer of the cut
             take, where a method asks for them.
         attention: name in ``ImageEvidence`` -> FloatTensor [prompts, ..., past + length], what the instruction pays.
+        leaves_out: whether this stage, the first, drops only what was not encoded.
     """
 
     columns: Columns
@@ -48,11 +50,14 @@ class Stage:
     embeddings: Tensor | None = None
     hidden_states: Tensor | None = None
     attention: dict[str, Tensor] = field(default_factory=dict)
+    leaves_out: bool = False
     _selections: list[Selection] | None = None
 
     @classmethod
     def first(cls, prompt: Prompt, family: type[Family], encoded: Sequence[Encoded]) -> Stage:
         """The stage before any cut, once the images are encoded.
+
+        Where some of an image was not encoded, nothing is left to choose in it: see ``leaves_out``.
 
         Raises:
             Refused: where the prompt does not fit the encoded images.
@@ -63,11 +68,20 @@ class Stage:
         padded = np.zeros((len(lengths), max(lengths)), np.int64)
         for row, columns in zip(padded, instruction, strict=True):
             row[: len(columns)] = columns
-        return cls(_columns(prompt, images, copies), images, copies, prompt.upload(padded), lengths)
+        stage = cls(_columns(prompt, images, copies), images, copies, prompt.upload(padded), lengths)
+        if any(image.among is not None for image in images):
+            stage.leaves_out = True
+            stage.keep_all()
+        return stage
+
+    @property
+    def before(self) -> Stage | None:
+        """The stage before this one in which tokens were chosen."""
+        return None if self.earlier is None or self.earlier.leaves_out else self.earlier
 
     @property
     def number(self) -> int:
-        return 0 if self.earlier is None else self.earlier.number + 1
+        return 0 if self.before is None else self.before.number + 1
 
     @property
     def chosen(self) -> bool:
@@ -89,7 +103,7 @@ class Stage:
         self._selections = selections
 
     def keep_all(self) -> None:
-        """Every token of every image stays."""
+        """Every token of every image stays that was encoded."""
         layouts = [image.layout for image in self.images]
         self.keep([Selection(torch.arange(each.num_tokens, device=each.tokens.device)) for each in layouts])
 
@@ -123,7 +137,7 @@ class Stage:
                 starts = [layout.sample // self.copies * step + past for layout in layouts]
                 tokens = torch.cat([layout.tokens for layout in layouts])
                 sizes = [layout.num_tokens for layout in layouts]
-                shift = torch.from_numpy(np.repeat(starts, sizes)).to(tokens.device)
+                shift = upload(np.repeat(starts, sizes), tokens.device)
                 paid[name] = list(values.flatten().index_select(0, tokens + shift).split(sizes))
         return paid
 
@@ -154,7 +168,7 @@ class Stage:
     def cut(self) -> Cut | None:
         """The cut that the selections make; None where every token stays."""
         pairs = list(zip(self.images, self.selections, strict=True))
-        if all(len(selection.kept) == image.layout.num_tokens for image, selection in pairs):
+        if not self.leaves_out and all(len(selection.kept) == image.layout.num_tokens for image, selection in pairs):
             return None
         length, counts, sizes = self.columns.length, [0] * len(self.columns.counts), []
         kept, rows = [], []
@@ -167,7 +181,7 @@ class Stage:
                 counts[row] += len(tokens)
         flat = torch.cat(kept) if len(kept) > 1 else kept[0]
         if len(counts) > 1:
-            flat = flat + torch.from_numpy(np.repeat(rows, sizes) * length).to(flat.device)
+            flat = flat + upload(np.repeat(rows, sizes) * length, flat.device)
         return Cut.of(self.columns, flat, counts)
 
     def next(self, cut: Cut | None) -> Stage:
@@ -177,6 +191,9 @@ class Stage:
             return Stage(*same, earlier=self, embeddings=self.embeddings)
         images = []
         for image, selection in zip(self.images, self.selections, strict=True):
+            if self.leaves_out:
+                images.append(image.moved(cut.find(image.layout.sample, image.layout.tokens)))
+                continue
             kept = image.layout.tokens[selection.kept]
             images.append(image.after(selection.kept, cut.find(image.layout.sample, kept)))
         rows = cut.index[:: self.copies].contiguous()
@@ -202,11 +219,12 @@ class Stage:
 
     def _outcome(self) -> tuple[list[ImageLayout], list[Selection]]:
         """The images before any token was dropped, and what is left of them; scores are those of the first stage."""
-        if self.earlier is None:
-            return [image.layout for image in self.images], self.selections
-        layouts, before = self.earlier._outcome()
-        pairs = zip(before, self.selections, strict=True)
-        return layouts, [Selection(old.kept[new.kept], old.saliency, old.scores) for old, new in pairs]
+        if self.before is None:
+            pairs = zip(self.images, self.selections, strict=True)
+            return [image.whole for image in self.images], [image.in_whole(chosen) for image, chosen in pairs]
+        layouts, before = self.before._outcome()
+        both = zip(before, self.selections, strict=True)
+        return layouts, [Selection(old.kept[new.kept], old.saliency, old.scores) for old, new in both]
 
 
 def _columns(prompt: Prompt, images: Sequence[PromptImage], copies: int) -> Columns:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +11,13 @@ import torch
 from torch import Tensor
 
 from ptprune.attach.later import Later, sizes_alone
+from ptprune.attach.setup import Setup
 from ptprune.attach.tap import AttentionTap
+from ptprune.attach.tower import TowerCall
 from ptprune.conventions import named
 from ptprune.errors import BrokenPass
-from ptprune.families.base import Family, Model
-from ptprune.families.encoded import Encoded, EvidenceRequest
+from ptprune.families.encoded import Encoded, Encoding, EvidenceRequest
+from ptprune.families.prompt_image import PromptImage
 from ptprune.scores.attention import QueriesAndKeys, patch_scores
 
 
@@ -25,66 +26,101 @@ class VisionWatch:
     """Wraps ``get_image_features``; its output carries what the family made of it as ``.ptprune``.
 
     Attributes:
-        later: whether the output is described only if a report is read: nothing is chosen from it.
-        lap: times a phase, by its name.
         deliver: told of the images of each call. The attribute alone would not do: accelerate, where it moves an output
             between devices, copies it without.
+        find: finds images that are described, but not encoded yet, in the prompt; None: there is none.
     """
 
-    family: type[Family]
-    model: Model
+    setup: Setup
     wanted: EvidenceRequest
-    later: bool
-    lap: Callable[[str], AbstractContextManager[Any]]
     deliver: Callable[[Sequence[Encoded]], None]
+    find: Callable[[Sequence[Encoded]], list[PromptImage] | None]
     _video: bool = False  # video features are being computed
+    _call: TowerCall | None = None  # at work, where tiles are encoded apart
+
+    @property
+    def later(self) -> bool:
+        """Whether the output is described only if a report is read: nothing is chosen from it, and all is encoded."""
+        return self.setup.keeps_all and not self.setup.pruner.leaves_out
+
+    def encode(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Wraps the vision tower's forward."""
+        return original(*args, **kwargs) if self._call is None else self._call.encode(original, *args, **kwargs)
+
+    def project(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Wraps the projector's forward."""
+        return original(*args, **kwargs) if self._call is None else self._call.project(original, *args, **kwargs)
 
     def image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._video:  # some models encode videos through here
             return original(*args, **kwargs)
-        call = named(original, args, kwargs)
+        setup, call = self.setup, named(original, args, kwargs)
+        if setup.encoder is not None:
+            return self._apart(original, call, args, kwargs)
         if self.later:
-            with self.lap("vision"):
+            with setup.lap("vision"):
                 output = original(*args, **kwargs)
             if not isinstance(output, tuple):
                 self.deliver(self._described_later(call, output))
             return output
         seen: dict[str, list[Tensor]] = {}
-        has_cls = self.family.has_cls(self.model, call)
+        has_cls = setup.family.has_cls(setup.model, call)
 
         def receive(qk: QueriesAndKeys) -> None:
-            with self.lap("select"):
+            with setup.lap("select"):
                 for name, attention in patch_scores(qk, has_cls, self.wanted.names).items():
                     seen.setdefault(name, []).append(attention)
 
-        tap = AttentionTap(self.family.vision_attention(self.model, call), receive)
+        tap = AttentionTap(setup.family.vision_attention(setup.model, call), receive)
         if watched := self.wanted.names & {"encoder_attention", "received_attention"}:
             tap.arm()
         try:
-            with self.lap("vision"):
+            with setup.lap("vision"):
                 output = original(*args, **kwargs)
         finally:
             tap.disarm()
         if watched and not tap.calls:
             raise BrokenPass("the vision encoder ran, but not the attention module whose scores are wanted")
         if not isinstance(output, tuple):
-            with self.lap("select"):
-                attention = {name: torch.cat(parts) for name, parts in seen.items()}
-                encoded = output.ptprune = self.family.encoded(self.model, call, output, attention, self.wanted)
-            self.deliver(encoded)
+            self._describe(call, output, {name: torch.cat(parts) for name, parts in seen.items()})
         return output
+
+    def _apart(self, original: Callable[..., Any], call: dict[str, Any], args: Any, kwargs: Any) -> Any:
+        """A call whose tiles are encoded by a ``TowerCall``."""
+        work = self._call = TowerCall(self.setup, call, self.wanted.names, self.find)
+        try:
+            with self.setup.lap("vision"):
+                output = original(*args, **kwargs)
+        finally:
+            self._call = None
+        if isinstance(output, tuple):
+            return output
+        if self.later:
+            self.deliver(self._described_later(call, output))
+        else:
+            self._describe(call, output, work.attention, work.encoding)
+        return output
+
+    def _describe(
+        self, call: dict[str, Any], output: Any, attention: Mapping[str, Tensor], encoding: Encoding | None = None
+    ) -> None:
+        with self.setup.lap("select"):
+            made = output.ptprune = self.setup.family.encoded(
+                self.setup.model, call, output, attention, self.wanted, encoding
+            )
+        self.deliver(made)
 
     def _described_later(self, call: Mapping[str, Any], output: Any) -> Later:
         sizes = sizes_alone(output)
-        described = Later(lambda: self.family.encoded(self.model, call, sizes, {}, self.wanted))
+        described = Later(lambda: self.setup.family.encoded(self.setup.model, call, sizes, {}, self.wanted))
         output.ptprune = described
         return described
 
     def video_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        warnings.warn(f"videos are not pruned in {self.family.name}: all their tokens stay", stacklevel=2)
+        warnings.warn(f"videos are not pruned in {self.setup.family.name}: all their tokens stay", stacklevel=2)
         self._video = True
         try:
-            with self.lap("vision"):
+            with self.setup.lap("vision"):
                 return original(*args, **kwargs)
         finally:
             self._video = False

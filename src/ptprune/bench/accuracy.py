@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ptprune.bench.candidates import NO_PRUNING, PTP, Candidate, key
 from ptprune.bench.examinee import Examinee, Views
-from ptprune.bench.items import Item, is_right
-from ptprune.bench.statistics import decode, difference, interval, mean
+from ptprune.bench.items import Item, mark
+from ptprune.bench.statistics import decode, difference, interval, marks_of, mean
 from ptprune.errors import UserError
 from ptprune.results.file import go_on, save
 from ptprune.results.rows import AccuracyResults, AccuracyRow, Run
@@ -59,10 +61,15 @@ class AccuracyRun:
         for one in self.missing:
             told = partial(on_batch, f"{one.name} {'' if one.keep_ratio is None else one.keep_ratio}")
             view = views.of(one.method, one.keep_ratio)
-            given, kept = examinee.answers(self.items, one.pruner, view, told)
-            right = "".join("01"[is_right(a, item.answer)] for a, item in zip(given, self.items, strict=True))
+            given = examinee.answers(self.items, one.pruner, view, told)
+            pairs = zip(given.texts, self.items, strict=True)
+            marks = [mark(text, item.answer, item.listing) for text, item in pairs]
+            right = "".join("01"[value == 1] for value in marks)
+            parts = [round(value, 4) for value in marks] if any(item.listing for item in self.items) else None
             kinds = [item.kind for item in self.items]
-            self._measured[one.key] = row_of(one, right, round(kept, 2), kinds, self._run)
+            row = row_of(one, right, round(given.kept_tokens, 2), kinds, self._run, parts)
+            shares = {name: round(getattr(given, name), 4) for name in ("encoded_tiles", "encoded_tokens")}
+            self._measured[one.key] = row.model_copy(update=shares)
             if self.path is not None:
                 asked, keys = self.document(), {other.key for other in self.candidates}
                 others = [row for name, row in self._measured.items() if name not in keys]
@@ -93,20 +100,29 @@ def _check_identity(path: Path, earlier: Run, now: Run) -> None:
             raise UserError(f"--out {path}: holds results of {what}; give another file, or delete it")
 
 
-def row_of(one: Candidate, right: str, kept_tokens: float, kinds: Sequence[str], run: int = 0) -> AccuracyRow:
+def row_of(
+    one: Candidate,
+    right: str,
+    kept_tokens: float,
+    kinds: Sequence[str],
+    run: int = 0,
+    parts: list[float] | None = None,
+) -> AccuracyRow:
     """A row with all that follows from its own answers.
 
     Args:
         right: a digit an item, 1 for right.
         kinds: of the items.
+        parts: marks from 0 to 1, where answers can be right in part; they count instead of ``right``.
     """
-    marks = decode(right)
+    marks = decode(right) if parts is None else np.array(parts)
     low, high = interval(marks)
     of_kind = {kind: [other == kind for other in kinds] for kind in dict.fromkeys(kinds) if kind}
     return AccuracyRow(
         **one.of_row(run),
         kept_tokens=kept_tokens,
         right=right,
+        marks=parts,
         accuracy=round(mean(marks), 2),
         low=round(low, 2),
         high=round(high, 2),
@@ -122,7 +138,7 @@ def finish(rows: Sequence[AccuracyRow], reference: dict[str, Any]) -> list[Accur
     Args:
         reference: settings of that PTP.
     """
-    marks = {key(row): decode(row.right) for row in rows}
+    marks = {key(row): marks_of(row) for row in rows}
     unpruned = next((mean(marks[key(row)]) for row in rows if row.method == NO_PRUNING), None)
 
     def compared(row: AccuracyRow) -> AccuracyRow:

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from ptprune.encoding import EncoderSettings
 from ptprune.errors import SettingError
 from ptprune.methods import METHODS
 from ptprune.pruner import TokenPruner
@@ -41,11 +42,14 @@ class Candidate:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All settings of the method but how much it keeps, as plain JSON."""
+        """All settings of the method but how much it keeps, as plain JSON; those of the encoder where they are not the
+        defaults, so that rows from before there were any stay comparable."""
         pruner = self.pruner
         if pruner is None:
             return {}
         values = {setting.name: getattr(pruner, setting.name) for setting in fields(pruner)}
+        usual = {setting.name: setting.default for setting in fields(EncoderSettings)}
+        values = {n: v for n, v in values.items() if n not in usual or v != usual[n]}
         return json.loads(json.dumps({n: v for n, v in values.items() if n not in ("keep_ratio", "keep_tokens")}))
 
     @property

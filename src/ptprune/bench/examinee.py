@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
-from ptprune.asking.chat import ask_about, chat_inputs, make_prompt
-from ptprune.asking.loaded import LoadedModel
+from ptprune.asking.chat import ask_about, chat_inputs, check_text, make_prompt
+from ptprune.asking.dialogue import last_answer
+from ptprune.asking.loaded import Generated, LoadedModel
 from ptprune.bench.candidates import DOWNSAMPLE, THUMBNAIL_ALONE
 from ptprune.bench.items import Item
 from ptprune.errors import SettingError, UserError
@@ -30,6 +31,15 @@ class View:
 AS_IT_IS = View()
 
 
+class Answers(NamedTuple):
+    """Answers to items, each about one picture, and means over these pictures."""
+
+    texts: list[str]
+    kept_tokens: float  # visual tokens that stayed
+    encoded_tiles: float  # share of tiles, thumbnail included, that were encoded
+    encoded_tokens: float  # share of visual tokens that went through the whole encoder
+
+
 @dataclass
 class Examinee(LoadedModel):
     """A loaded model that answers items."""
@@ -41,13 +51,14 @@ class Examinee(LoadedModel):
         """Refuse what would fail in the middle of a long run.
 
         Raises:
-            UserError: where a question holds the text that stands for a picture, the checkpoint has no chat template,
+            UserError: where a question holds what is no text to the model, the checkpoint has no chat template,
                 or a pruner refuses the model.
         """
         self.check_pruners(pruners)
-        questions = "\n".join(dict.fromkeys(item.question for item in items))
         try:
-            make_prompt(self.model, self.processor, [Image.new("RGB", items[0].size)], questions, {})
+            for question in dict.fromkeys(text for item in items for text in (*item.before, item.question)):
+                check_text(self.model, self.processor, question)
+            make_prompt(self.model, self.processor, [Image.new("RGB", items[0].size)], items[0].question, {})
         except SettingError as error:
             raise UserError(str(error).replace("question:", "--items: in a question,")) from None
 
@@ -57,8 +68,8 @@ class Examinee(LoadedModel):
         pruner: TokenPruner | None = None,
         view: Callable[[Size], View] = lambda size: AS_IT_IS,
         on_batch: Callable[[int], None] = lambda items: None,
-    ) -> tuple[list[str], float]:
-        """Greedy answers in the items' order, and the mean number of visual tokens that an item's picture kept.
+    ) -> Answers:
+        """Greedy answers in the items' order, and what was left of their pictures.
 
         Args:
             view: how a picture of this (width, height) is shown.
@@ -69,18 +80,27 @@ class Examinee(LoadedModel):
         """
         views = [view(item.size) for item in items]
         lengths = [self.tokens(item.size, seen) for item, seen in zip(items, views, strict=True)]
-        order = sorted(range(len(items)), key=lambda n: (views[n].options, lengths[n]))  # little padding
-        kept = 0
+        # little padding; a conversation is asked by itself
+        order = sorted(range(len(items)), key=lambda n: (views[n].options, bool(items[n].before), lengths[n]))
+        kept, tiles, tokens = 0, 0.0, 0.0
 
         def answer(numbers: list[int]) -> list[str]:
-            nonlocal kept
-            inputs = self._inputs([items[n] for n in numbers], [views[n] for n in numbers])
-            written = self.generate(inputs, pruner, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
-            kept += written.visual_tokens[1]
-            return [text.strip() for text in written.texts]
+            nonlocal kept, tiles, tokens
+            if items[numbers[0]].before:
+                spoken = [self._converse(items[n], views[n], pruner) for n in numbers]
+            else:
+                inputs = self._inputs([items[n] for n in numbers], [views[n] for n in numbers])
+                options = {"max_new_tokens": self.max_new_tokens, "do_sample": False, "num_beams": 1}
+                spoken = [self.generate(inputs, pruner, **options)]
+            kept += sum(one.visual_tokens[1] for one in spoken)
+            shares = [share for one in spoken for share in one.encoded or [(1.0, 1.0)] * len(one.texts)]
+            tiles += sum(share for share, _ in shares)
+            tokens += sum(share for _, share in shares)
+            return [text.strip() for one in spoken for text in one.texts]
 
-        given = self.in_batches(order, lambda n: views[n].options, answer, on_batch)
-        return [given[n] for n in range(len(items))], kept / len(items)
+        given = self.in_batches(order, lambda n: (views[n].options, bool(items[n].before)), answer, on_batch)
+        number = len(items)
+        return Answers([given[n] for n in range(number)], kept / number, tiles / number, tokens / number)
 
     def tokens(self, size: Size, view: View = AS_IT_IS) -> int:
         """Visual tokens of a picture of this (width, height)."""
@@ -89,13 +109,19 @@ class Examinee(LoadedModel):
             self._tokens[size, view] = self.visual_tokens(self._inputs([blank], [view])["input_ids"])
         return self._tokens[size, view]
 
+    def _converse(self, item: Item, view: View, pruner: TokenPruner | None) -> Generated:
+        questions = [*item.before, item.question]
+        return last_answer(self, _shown(item, view), questions, pruner, self.max_new_tokens, dict(view.options))
+
     def _inputs(self, items: Sequence[Item], views: Sequence[View]) -> Any:
-        pictures = []
-        for item, view in zip(items, views, strict=True):
-            picture = item.open()
-            pictures.append([picture.resize(view.size, Image.Resampling.BICUBIC) if view.size else picture])
+        pictures = [[_shown(item, view)] for item, view in zip(items, views, strict=True)]
         asked = [ask_about(1, item.question) for item in items]
         return chat_inputs(self.processor, asked, pictures, dict(views[0].options))
+
+
+def _shown(item: Item, view: View) -> Image.Image:
+    picture = item.open()
+    return picture.resize(view.size, Image.Resampling.BICUBIC) if view.size else picture
 
 
 SMALLEST = 4  # pixels a side

@@ -26,6 +26,8 @@ from ptprune.results.file import run_of
 from ptprune.results.rows import OverheadResults, OverheadRow
 
 PHASES = {
+    "choose tiles": ("attach/tower", "attach/rows", "attach/tile_cache", "scores/tiles", "encoding"),
+    "drop patches": ("attach/patches",),
     "watch the encoder": ("attach/vision", "attach/tap", "scores/attention", "families/"),
     "find the images": ("attach/prompt", "attach/forward", "families/prompt_image", "families/grouping", "layout"),
     "score": ("scores/", "attach/instruction", "attach/stage:_paid", "attach/stage:evidence"),
@@ -104,7 +106,7 @@ def _phase() -> str | None:
         file = frame.f_code.co_filename.replace("\\", "/")
         if "/transformers/" in file:
             return None
-        if "/ptprune/" in file and "/bench/" not in file:
+        if "/ptprune/" in file and not file.endswith("/upload.py") and "/bench/" not in file:
             where = f"{file.rpartition('/ptprune/')[2].removesuffix('.py')}:{frame.f_code.co_name}"
             fits = [(len(part), phase) for phase, parts in PHASES.items() for part in parts if where.startswith(part)]
             return max(fits, default=(0, where))[1]

@@ -9,7 +9,7 @@ from typing import Any
 
 from ptprune.bench.candidates import NO_PRUNING, PTP, THUMBNAIL_ALONE
 from ptprune.errors import UserError
-from ptprune.results.file import check_writable, writing
+from ptprune.files import check_writable, replacing, writing
 from ptprune.results.rows import AccuracyRow
 from ptprune.results.table import percent
 
@@ -45,8 +45,8 @@ def blank(width: float, height: float) -> Any:
 
 def save(path: Path, axes: Any) -> None:
     """Write the figure of some axes."""
-    with writing(path):
-        axes.figure.savefig(path, dpi=150)
+    with writing(path), replacing(path) as beside:
+        axes.figure.savefig(beside, dpi=150)
 
 
 def draw(path: Path, title: str, rows: dict[str, list[AccuracyRow]]) -> None:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ptprune.results.rows import Gain
+from ptprune.results.rows import AccuracyRow, Gain
 
 RESAMPLES = 2000
 SEED = 0
@@ -30,13 +30,18 @@ def decode(right: str) -> np.ndarray:
     return np.array(list(right)) == "1"
 
 
+def marks_of(row: AccuracyRow) -> np.ndarray:
+    """What a row's answers count, from 0 to 1: [items]."""
+    return decode(row.right).astype(np.float64) if row.marks is None else np.array(row.marks)
+
+
 def interval(values: np.ndarray) -> tuple[float, float]:
     """The 95% percentile interval of a mean, in percent.
 
     Args:
-        values: [items], 0 or 1, or differences of such.
+        values: [items], from 0 to 1, or differences of such.
     """
-    sums = resampling(len(values)) @ values.astype(np.float32)  # whole numbers: exact
+    sums = resampling(len(values)) @ values.astype(np.float32)  # exact where they are whole numbers
     low, high = np.percentile(100 * sums.astype(np.float64) / len(values), [2.5, 97.5])
     return float(low), float(high)
 
@@ -50,8 +55,8 @@ def difference(values: np.ndarray, reference: np.ndarray) -> Gain:
     """The gain of one method over another on the same items: the mean difference and its 95% interval.
 
     Args:
-        values, reference: [items], 0 or 1.
+        values, reference: [items], from 0 to 1.
     """
-    gain = values.astype(np.int64) - reference.astype(np.int64)
+    gain = values.astype(np.float64) - reference.astype(np.float64)
     low, high = interval(gain)
     return Gain(difference=round(mean(gain), 2), low=round(low, 2), high=round(high, 2))

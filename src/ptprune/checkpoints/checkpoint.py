@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ptprune.checkpoints import inspection
 from ptprune.checkpoints.hub import CONFIGURATION, EVERYTHING, download
 from ptprune.errors import SettingError, first_line
+from ptprune.files import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,15 +47,22 @@ class Checkpoint:
         """
         name = model or SHIPPED
         directory = locate(model, weights=False)
-        family = family_in(directory, name)
-        return cls(name, locate(model) if weights else directory, family)
+        found = cls(name, directory, family_in(directory, name))
+        found._clean()
+        return replace(found, directory=locate(model)) if weights else found
 
     def config(self) -> Any:
-        """Its configuration. Raises SettingError for a file that is missing or cannot be read."""
-        from transformers import AutoConfig
-
+        """Its configuration, of the family's own class. Raises SettingError where it cannot be read or asks
+        for more than data."""
         with self._readable():
-            return AutoConfig.from_pretrained(self.directory, local_files_only=True)
+            config = inspection.model_class(self.family).config_class.from_dict(self._clean())
+            config.name_or_path = str(self.directory)
+            return config
+
+    def _clean(self) -> dict[str, Any]:
+        """What its configuration says, without names of code. Raises SettingError where it asks for more than data."""
+        with self._readable():
+            return inspection.clean_configuration(inspection.of_files(self.directory / inspection.CONFIG), self.family)
 
     def processor(self) -> Any:
         """Its processor. Raises SettingError for files that are missing or cannot be read."""
@@ -68,17 +76,27 @@ class Checkpoint:
 
         Args:
             dtype: one of ``DTYPES``.
-            attention: attention implementation; None: the model's own choice.
+            attention: one of ``inspection.ATTENTION``; None: the model's own choice.
 
         Raises:
-            SettingError: for files that are missing or cannot be read, or an attention that is not available.
+            SettingError: for files that are missing or cannot be read, weights that are not those of the configuration,
+                or an attention that is not available.
         """
-        from transformers import AutoModelForImageTextToText
-
+        check_attention(attention)
+        config = self.config()
         with self._readable():
-            outcome: Any = AutoModelForImageTextToText.from_pretrained(
-                self.directory, dtype=dtype, local_files_only=True, output_loading_info=True
-            )
+            inspection.check_generation(self.directory)
+            weights = inspection.count_weights(self.directory, getattr(config, "quantization_config", None) is not None)
+            with inspection.at_most(weights):
+                outcome: Any = inspection.model_class(self.family).from_pretrained(
+                    self.directory,
+                    config=config,
+                    dtype=dtype,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                )
         loaded, notes = outcome
         if missing := sorted(notes["missing_keys"]):  # the loader filled them with random numbers
             lacking = f"{len(missing)} weights are missing, such as {missing[0]}"
@@ -98,25 +116,44 @@ class Checkpoint:
         """Broken files lead the loaders to all kinds of exceptions: each becomes one line."""
         try:
             yield
+        except inspection.Unfit as error:
+            raise SettingError(f"model {self.name}: {error}") from None
         except Exception as error:
             why = f"cannot be loaded ({first_line(error)}); give a complete checkpoint"
+            if "trust_remote_code" in str(error):  # the loaders' advice is to run it
+                why = "it wants to run code of its own, which is never done; give one for transformers' own classes"
             raise SettingError(f"model {self.name}: {why}") from error
+
+
+def check_attention(name: str | None) -> None:
+    """Raises SettingError for an attention implementation that is not installed; nothing is fetched to have it."""
+    from transformers.utils import is_flash_attn_2_available
+
+    allowed = " or ".join(inspection.ATTENTION)
+    if name is not None and name not in inspection.ATTENTION:
+        raise SettingError(f"attention {name}: unknown; give {allowed}")
+    if name == "flash_attention_2" and not is_flash_attn_2_available():
+        raise SettingError(f"attention {name}: not available here, flash-attn is not installed; give sdpa or eager")
 
 
 def locate(model: str | None, *, weights: bool = True) -> Path:
     """The directory of a checkpoint, see ``Checkpoint.find``. Raises SettingError where it cannot be had."""
-    if model in (None, SHIPPED) and not Path(SHIPPED).is_dir():
+    if model is None or (model == SHIPPED and not Path(SHIPPED).is_dir()):
         from ptprune.tiny import CHECKPOINT
 
         return CHECKPOINT
-    assert model is not None
-    path = Path(model).expanduser()
-    if path.is_dir():
+    missing = SettingError(f"model {model}: no such directory; give a checkpoint's, or a Hub name 'owner/name'")
+    try:
+        path = Path(model).expanduser()
+        is_folder, is_there = path.is_dir(), path.exists()
+    except (OSError, ValueError, RuntimeError):  # too long, no name of a file, the home of nobody
+        raise missing from None
+    if is_folder:
         return path
-    if path.exists():
+    if is_there:
         raise SettingError(f"model {model}: a file; give a checkpoint's directory, or a name on the Hugging Face Hub")
     if path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1:
-        raise SettingError(f"model {model}: no such directory; give a checkpoint's, or a Hub name 'owner/name'")
+        raise missing
     return download(model, EVERYTHING if weights else CONFIGURATION)
 
 
@@ -130,7 +167,7 @@ def family_in(directory: Path, model: str) -> type[Family]:
     if not (directory / "config.json").is_file():
         raise SettingError(f"model {model}: no config.json in that directory; give one that save_pretrained() wrote")
     try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        config = read_json(directory / "config.json")
         classes = config.get("architectures") or [config.get("model_type")]
     except (OSError, ValueError, AttributeError):
         raise SettingError(f"model {model}: config.json cannot be read; it must be a JSON object") from None

@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
-from ptprune.cli import options
+from ptprune.cli import options, web
 from ptprune.cli.bench_accuracy import accuracy
 from ptprune.cli.bench_overhead import overhead
 from ptprune.cli.bench_report import report
 from ptprune.cli.bench_speed import speed
+from ptprune.cli.console import note
 from ptprune.cli.cost import cost
 from ptprune.cli.eval import eval
 from ptprune.cli.help import Command, Group
@@ -29,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (run, verify, models, methods, cost, items, eval):
+for command in (run, web.app, verify, models, methods, cost, items, eval):
     app.command(cls=Command)(command)
 bench = typer.Typer(name="bench", cls=Group, help="Measure accuracy and speed with and without pruning.")
 for measuring in (accuracy, speed, overhead, report):
@@ -83,5 +84,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _leave(message: str, status: int = 2) -> None:
-    print("ptprune: " + " ".join(message.split()), file=sys.stderr)
+    note(message)
     sys.exit(status)

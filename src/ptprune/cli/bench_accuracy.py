@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ptprune.bounds import MAX_BATCH, MAX_ITEMS, MAX_LAYERS, MAX_TOKENS
 from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
 from ptprune.cli.plugin import load
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 items_option = partial(typer.Option, rich_help_panel="Items")
 QUESTIONS = 1000
-WORD, SENTENCE = 2, 32  # longest answers, in tokens: to the scenes' questions, and to any others
+SENTENCE = 32  # longest answer, in tokens, to questions of a folder
 FIRST, CELL = 60, 24  # widest columns of the table
 
 
@@ -30,25 +31,40 @@ def accuracy(
     settings: options.Settings = None,
     plugin: options.Plugin = None,
     layer: Annotated[
-        int | None, typer.Option(min=0, help="All methods drop before this layer.", show_default="each at its own")
+        int | None,
+        typer.Option(min=0, max=MAX_LAYERS, help="All methods drop before this layer.", show_default="each at its own"),
     ] = None,
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Variants of ptp, on the development split, instead of methods.")
     ] = False,
+    scenes: Annotated[
+        str | None, items_option(help="The world: usual, sparse, crowded, ... (ptprune items).", show_default="usual")
+    ] = None,
+    background: Annotated[
+        str | None, items_option(help="Of scenes: mixture, plain, photograph or noise.", show_default="mixture")
+    ] = None,
     split: Annotated[
         str | None, items_option(help="test or dev: which scenes.", show_default="test; dev with --ablate")
     ] = None,
-    questions: Annotated[int | None, items_option(min=1, help="One a scene.", show_default=str(QUESTIONS))] = None,
+    questions: Annotated[
+        int | None, items_option(min=1, max=MAX_ITEMS, help="One a scene.", show_default=str(QUESTIONS))
+    ] = None,
     items: Annotated[
         Path | None, items_option(help="A folder with items.jsonl instead of scenes.", metavar="DIR")
     ] = None,
-    limit: Annotated[int | None, items_option(min=1, help="Only the first items.")] = None,
+    outside: Annotated[
+        bool, items_option("--items-outside", help="The list may name pictures outside its folder.")
+    ] = False,
+    limit: Annotated[int | None, items_option(min=1, max=MAX_ITEMS, help="Only the first items.")] = None,
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    batch: Annotated[int, options.model(min=1, help="Items a batch.")] = 16,
+    batch: Annotated[int, options.model(min=1, max=MAX_BATCH, help="Items a batch.")] = 16,
     max_new_tokens: Annotated[
-        int | None, options.model(min=1, help="Longest answer.", show_default=f"{WORD}, {SENTENCE} with --items")
+        int | None,
+        options.model(
+            min=1, max=MAX_TOKENS, help="Longest answer.", show_default=f"the world's; {SENTENCE} with --items"
+        ),
     ] = None,
     save: Annotated[
         Path | None, options.output("--out", help="Keep results here; go on from there.", metavar="FILE.json")
@@ -63,6 +79,10 @@ def accuracy(
         (f"--split {split}", split is not None and items is not None, "not with --items, which has none; leave it out"),
         (f"--split {split}", split not in (None, "dev", "test"), "unknown; give test or dev"),
         ("--split test", ablate and split == "test", "not with --ablate; only the development split compares settings"),
+        ("--items-outside", outside and items is None, "only with --items"),
+        ("--out and --plot", None not in (save, plot) and save == plot, "the same file; give two"),
+        ("--scenes", None not in (items, scenes), "not with --items; leave one out"),
+        ("--background", None not in (items, background), "not with --items, which has its own; leave it out"),
         ("--questions", None not in (items, questions), "not with --items, which has its own; give --limit instead"),
         ("--methods", ablate and methods is not None, "not with --ablate, which compares variants of ptp"),
         (f"--layer {layer}", layer is not None and ablate, "not with --ablate; leave one out"),
@@ -70,17 +90,17 @@ def accuracy(
     ):
         if wrong:
             raise UserError(f"{what}: {why}")
-    scenes = None if items is not None else split or ("dev" if ablate else "test")
-    longest = max_new_tokens or (WORD if items is None else SENTENCE)
+    part = None if items is not None else split or ("dev" if ablate else "test")
 
     with working("loading torch and transformers") as work:
         from ptprune.bench import candidates, plots
         from ptprune.bench.accuracy import AccuracyRun
         from ptprune.bench.examinee import Examinee, has_tiles
         from ptprune.bench.items import digest
-        from ptprune.bench.items.folder import folder_items
-        from ptprune.bench.items.scenes import scene_items
+        from ptprune.bench.items.folder import LIST, folder_items
+        from ptprune.bench.items.scenes import USUAL, scene_items, world_named
         from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
+        from ptprune.files import check_writable
         from ptprune.results.file import as_json, fingerprint, run_of
         from ptprune.results.rows import AccuracyResults
 
@@ -93,21 +113,29 @@ def accuracy(
         names = None if methods is None else options.parse_methods(methods, known)
         ptp = read.get(candidates.PTP, {})
         compared = candidates.ablate(shares, ptp) if ablate else candidates.compare(names, shares, read, layer)
+        world = world_named(scenes or USUAL, background)
+        longest = max_new_tokens or (world.longest if items is None else SENTENCE)
         target, precision = choose_device(device), choose_dtype(dtype)
         checkpoint = Checkpoint.find(model)
         processor = checkpoint.processor()
         compared = [one for one in compared if one.method != candidates.THUMBNAIL_ALONE or has_tiles(processor)]
-        if scenes is None:
+        if part is None:
             assert items is not None
             work.say("opening pictures")
-            asked = folder_items(items, limit, work.done)
+            asked = folder_items(items, limit, work.done, outside=outside)
+            opened = [items / LIST, *(item.picture for item in asked if isinstance(item.picture, Path))]
+            for option, path in (("--out", save), ("--plot", plot)):
+                if path is not None:
+                    check_writable(path, option, opened)
         else:
             count = min(questions or QUESTIONS, limit or questions or QUESTIONS)
             work.say("drawing scenes", count)
-            asked = scene_items(scenes, count, work.done)
+            asked = scene_items(part, count, work.done, world.name, background)
         identity |= {"model": fingerprint(checkpoint.directory), "items": digest(asked)}
         now = run_of(identity | {"dtype": precision, "max_new_tokens": longest}, str(target))
-        about = AccuracyResults(model=checkpoint.name, items=len(asked), split=scenes, runs=[now])
+        named = f"{world.name}, background {background}" if background else world.name
+        told = None if part is None or named == USUAL else named
+        about = AccuracyResults(model=checkpoint.name, items=len(asked), split=part, scenes=told, runs=[now])
         reference = candidates.Candidate(candidates.PTP, None, ptp if layer is None else {**ptp, "layer": layer})
         run = AccuracyRun(about, compared, asked, reference.settings, save)
         if missing := run.missing:
@@ -127,8 +155,9 @@ def accuracy(
 
 
 def title(results: AccuracyResults) -> str:
+    world = "" if results.scenes is None else f" about {results.scenes}"
     where = "" if results.split is None else f" of the {results.split} split"
-    return f"{results.model}, {results.items} questions{where}"
+    return f"{results.model}, {results.items} questions{world}{where}"
 
 
 def show(results: AccuracyResults, lines: dict[str, list[AccuracyRow]], ratios: list[float]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ptprune.bounds import MAX_BATCH, MAX_LAYERS, MAX_ROUNDS, MAX_TEXT, MAX_TILES
 from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
 from ptprune.cli.plugin import load
@@ -28,18 +29,27 @@ def speed(
     model: Annotated[
         str | None, options.model(help="A checkpoint instead: directory or Hub name.", metavar="ID_OR_DIR")
     ] = None,
-    layers: Annotated[int | None, options.model(help="Fewer decoder layers than the shape has.")] = None,
-    vision_layers: Annotated[
-        int | None, options.model(help="Fewer layers of the vision tower.", show_default="in proportion to --layers")
+    layers: Annotated[
+        int | None, options.model(min=1, max=MAX_LAYERS, help="Fewer decoder layers than the shape has.")
     ] = None,
-    tiles: Annotated[int, typer.Option(min=1, help="Tiles of the picture; more than one add a thumbnail.")] = 12,
-    text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the question.")] = 48,
-    batch: Annotated[int, typer.Option(min=1, help="Prompts at a time, all alike.")] = 1,
+    vision_layers: Annotated[
+        int | None,
+        options.model(
+            min=1, max=MAX_LAYERS, help="Fewer layers of the vision tower.", show_default="in proportion to --layers"
+        ),
+    ] = None,
+    tiles: Annotated[
+        int, typer.Option(min=1, max=MAX_TILES, help="Tiles of the picture; more than one add a thumbnail.")
+    ] = 12,
+    text_tokens: Annotated[int, typer.Option(min=1, max=MAX_TEXT, help="Tokens of the question.")] = 48,
+    batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Prompts at a time, all alike.")] = 1,
     methods: Annotated[str, options.pruning(help="One or more of `ptprune methods`, with commas.")] = "ptp",
     keep_ratio: Annotated[float, options.pruning(help="Share of visual tokens that stay.")] = 0.5,
-    layer: Annotated[int, options.pruning(help="Drop before this decoder layer; 0: before all.")] = 0,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each arm runs.")] = 5,
-    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to write in each run.")] = 8,
+    layer: Annotated[
+        int, options.pruning(min=0, max=MAX_LAYERS, help="Drop before this decoder layer; 0: before all.")
+    ] = 0,
+    rounds: Annotated[int, typer.Option(min=1, max=MAX_ROUNDS, help="How often each arm runs.")] = 5,
+    new_tokens: Annotated[int, typer.Option(min=2, max=MAX_TEXT, help="Tokens to write in each run.")] = 8,
     more: options.Settings = None,
     plugin: options.Plugin = None,
     device: options.Device = "auto",
@@ -60,8 +70,9 @@ def speed(
         from ptprune.bench.speed import measure
         from ptprune.bench.subject import Setup, choose_setup
         from ptprune.checkpoints import choose_device, choose_dtype
+        from ptprune.files import check_writable
         from ptprune.methods import METHODS, make_pruner
-        from ptprune.results.file import as_json, check_writable, save
+        from ptprune.results.file import as_json, save
 
         if out_file is not None:
             check_writable(out_file, "--out")

@@ -13,6 +13,16 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.text import Text
+
+from ptprune.text import printable
+
+
+class CleanConsole(Console):
+    """A console whose own markup has effects, and nothing that stands in the texts."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
 
 
 def out(width: int = 0) -> Console:
@@ -21,9 +31,14 @@ def out(width: int = 0) -> Console:
     Args:
         width: at least so many columns. Lines may wrap; numbers are never cut.
     """
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    console = CleanConsole(file=sys.stdout, highlight=False, soft_wrap=True)
     console.width = max(console.width, width)
     return console
+
+
+def note(what: str) -> None:
+    """Something that a user should know besides the results, in one line on standard error."""
+    print(f"ptprune: {' '.join(printable(what).split())}", file=sys.stderr)
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -40,7 +55,7 @@ class Work:
 
     def say(self, doing: str, total: int | None = None) -> None:
         """Begin something; ``total`` is how many parts it has, if that is known."""
-        self._progress.reset(self._task, description=doing, total=total)
+        self._progress.reset(self._task, description=printable(doing), total=total)
 
     def done(self, parts: int) -> None:
         """So many parts of it are done."""
@@ -48,7 +63,7 @@ class Work:
 
     def advance(self, doing: str, parts: int) -> None:
         """So many more parts are done, the last of them of this."""
-        self._progress.update(self._task, advance=parts, description=doing)
+        self._progress.update(self._task, advance=parts, description=printable(doing))
 
 
 @contextmanager

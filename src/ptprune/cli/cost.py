@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ptprune.bounds import MAX_LAYERS, MAX_TILES, MAX_TOKENS, MAX_VALUE_BYTES
 from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries
 from ptprune.errors import PtpruneError, SettingError, first_line
@@ -33,19 +34,40 @@ def cost(
             help="A known shape, a checkpoint directory, or a Hub name. Without it, the known shapes are listed.",
         ),
     ] = None,
-    tiles: Annotated[int, typer.Option(min=1, help="Tiles of the picture; more than one add a thumbnail.")] = 12,
-    text_tokens: Annotated[int, typer.Option(min=0, help="Prompt tokens that are not visual.")] = 64,
+    tiles: Annotated[
+        int, typer.Option(min=1, max=MAX_TILES, help="Tiles of the picture; more than one add a thumbnail.")
+    ] = 12,
+    text_tokens: Annotated[int, typer.Option(min=0, max=MAX_TOKENS, help="Prompt tokens that are not visual.")] = 64,
     keep_ratio: Annotated[float, typer.Option(help="Share of visual tokens that stay.")] = 0.5,
-    layer: Annotated[int, typer.Option(help="Drop before this decoder layer; 0: before all.")] = 2,
-    bytes_per_value: Annotated[int, typer.Option(min=1, help="Of the KV cache; 2: bfloat16, 4: float32.")] = 2,
+    layer: Annotated[
+        int, typer.Option(min=0, max=MAX_LAYERS, help="Drop before this decoder layer; 0: before all.")
+    ] = 2,
+    bytes_per_value: Annotated[
+        int, typer.Option(min=1, max=MAX_VALUE_BYTES, help="Of the KV cache; 2: bfloat16, 4: float32.")
+    ] = 2,
+    tiles_encoded: Annotated[
+        int | None,
+        typer.Option(min=1, max=MAX_TILES, help="Tiles that are encoded, besides the thumbnail.", show_default="all"),
+    ] = None,
+    vision_layer: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=MAX_LAYERS, help="Drop patches before this layer of the vision tower.", show_default="nowhere"
+        ),
+    ] = None,
+    vision_margin: Annotated[
+        float, typer.Option(min=1, help="So many times a tile's share of the kept tokens pass that layer.")
+    ] = 1.25,
     json_output: options.PlainJson = False,
 ) -> None:
     """Count multiply-accumulates, FLOPs and KV bytes, pruned and unpruned, without weights."""
     if model is None:
         return _list_shapes(json_output)
-    from ptprune.cost import Prompt, compared_costs
+    from ptprune.cost import Encoding, Prompt, compared_costs
 
-    document = compared_costs(find_shape(model), Prompt(tiles, text_tokens), keep_ratio, layer, bytes_per_value)
+    encoding = Encoding(tiles_encoded, vision_layer, vision_margin)
+    prompt = Prompt(tiles, text_tokens)
+    document = compared_costs(find_shape(model), prompt, keep_ratio, layer, bytes_per_value, encoding)
     if json_output:
         print_json(document)
     else:
@@ -104,6 +126,9 @@ def _show(document: dict[str, Any]) -> None:
     )
     rows: list[tuple[str, Any, int, int]] = []
     rows += [(name, count, unpruned[phase]["macs"], pruned[phase]["macs"]) for phase, name in ROWS.items()]
+    made = document["encoded_tiles"], document["encoded_tokens"]
+    rows += [("tiles encoded", str, made[0]["before"], made[0]["after"])]
+    rows += [("tokens encoded", str, made[1]["before"], made[1]["after"])]
     rows += [("prompt tokens", str, length["before"], length["after"])]
     rows += [("KV cache", size, unpruned["kv_bytes"], pruned["kv_bytes"])]
     cells = [(name, unit(b) if b else "-", unit(a), ratio(a, b)) for name, unit, b, a in rows]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ptprune.bounds import MAX_BATCH, MAX_ITEMS
 from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
 from ptprune.cli.items import COUNT
@@ -28,7 +29,7 @@ def eval(
     benchmarks: Annotated[
         str | None, typer.Option(help="Only these of the suite.", metavar="NAMES", show_default="all")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions of each.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_ITEMS, help="Only the first questions of each.")] = None,
     keep_ratio: Annotated[str, options.pruning(help="Shares of visual tokens that stay; 1: unpruned.")] = RATIOS,
     methods: Annotated[str, options.pruning(help="Names with commas between.")] = "ptp",
     settings: options.Settings = None,
@@ -37,7 +38,7 @@ def eval(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     attention: options.Attention = None,
-    batch: Annotated[int, options.model(min=1, help="Questions a batch.")] = 8,
+    batch: Annotated[int, options.model(min=1, max=MAX_BATCH, help="Questions a batch.")] = 8,
     max_tiles: options.MaxTiles = None,
     folder: Annotated[Path, options.output("--out", help="Keep results here; go on from there.", metavar="DIR")] = OUT,
     expect: Annotated[str | None, options.output(help="paper: its listed scores beside.")] = None,
@@ -60,6 +61,7 @@ def eval(
         from ptprune.asking.loaded import LoadedModel
         from ptprune.bench.items.folder import write
         from ptprune.checkpoints import Checkpoint, choose_dtype
+        from ptprune.files import make_folder
         from ptprune.lmms.processes import logged, own_device, processes
         from ptprune.methods import METHODS
         from ptprune.results.file import as_json, fingerprint, run_of
@@ -76,6 +78,8 @@ def eval(
             candidates = comparison.compare(names, ratios, read)
             sets = [benchmark.local for benchmark in wanted if benchmark.local]
             with processes().main_process_first():
+                if sets:
+                    make_folder(folder / "items", f"--out {folder}: items")
                 for name in sets:
                     work.say(f"drawing {name}", limit or COUNT)
                     write(name, folder / "items" / name, limit or COUNT, work.done)

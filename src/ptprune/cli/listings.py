@@ -46,14 +46,14 @@ def row(label: str, text: str) -> str:
 
 
 def methods(plugin: options.Plugin = None, json_output: options.PlainJson = False) -> None:
-    """List the pruning methods, the scores that PTP's levels choose from, and the settings for `--set`."""
+    """List the pruning methods, the scores that settings choose from, and the settings for `--set`."""
     from ptprune.methods import METHODS
-    from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES
+    from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TILE_SCORES, TOKEN_SCORES
 
     load(plugin)
     levels = {
         registry.level: {name: registry[name].about for name in registry.names}
-        for registry in (REGION_SCORES, TOKEN_SCORES, INSTRUCTION_SCORES)
+        for registry in (REGION_SCORES, TOKEN_SCORES, INSTRUCTION_SCORES, TILE_SCORES)
     }
     abouts = {name: (method.__doc__ or "").strip().split("\n")[0] for name, method in METHODS.items()}
     if json_output:
@@ -65,7 +65,8 @@ def methods(plugin: options.Plugin = None, json_output: options.PlainJson = Fals
     console = out()
     _print_lines(console, abouts)
     for level, lines in levels.items():
-        console.print(f"\n[bold]ptp, {level} level[/bold] (setting `{level}`)")
+        whose = "all methods, which tiles are encoded" if level == TILE_SCORES.level else f"ptp, {level} level"
+        console.print(f"\n[bold]{whose}[/bold] (setting `{level}`)")
         _print_lines(console, lines, "  ")
     console.print("\n[bold]settings[/bold] (`--set NAME=VALUE`) and their defaults")
     for line in setting_lines():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from ptprune.bounds import MAX_PIXELS, MAX_RATIOS, MAX_TILES, MIN_SIDE
 from ptprune.errors import SettingError, UnknownSetting, UserError
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ Attention = Annotated[
     str | None, model("--attention", help="sdpa, eager or flash_attention_2.", show_default="the model's own")
 ]
 MaxTiles = Annotated[
-    int | None, model("--max-tiles", min=1, help="Most tiles a picture.", show_default="the model's own")
+    int | None, model("--max-tiles", min=1, max=MAX_TILES, help="Most tiles a picture.", show_default="the model's own")
+]
+MaxPixels = Annotated[
+    int, model("--max-pixels", min=MIN_SIDE**2, max=MAX_PIXELS, help="Most pixels that are opened, of all pictures.")
 ]
 Settings = Annotated[
     list[str] | None,
@@ -70,6 +74,8 @@ def parse_ratios(text: str, option: str = "--ratios") -> list[float]:
         if not 0 < ratio <= 1:
             raise UserError(f"{option} {text}: {part.strip()} is out of range; each must be over 0 and at most 1")
         ratios.add(ratio)
+    if len(ratios) > MAX_RATIOS:
+        raise UserError(f"{option}: {len(ratios)} ratios; give at most {MAX_RATIOS}")
     return sorted(ratios, reverse=True)
 
 
@@ -126,4 +132,4 @@ def parse_methods(text: str, known: Sequence[str]) -> list[str]:
     for name in names:
         if name not in known:
             raise UserError(f"--methods {text}: {name or 'nothing'!r} is unknown; give some of {', '.join(known)}")
-    return names
+    return list(dict.fromkeys(names))

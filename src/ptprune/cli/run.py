@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ptprune.bounds import MAX_PIXELS, MAX_TOKENS, MAX_WINDOW
 from ptprune.cli import options
-from ptprune.cli.console import out, print_json, quiet_libraries, working
+from ptprune.cli.console import note, out, print_json, quiet_libraries, working
 from ptprune.cli.plugin import load
 from ptprune.errors import UserError
 
@@ -23,8 +25,9 @@ def run(
     model: options.Model = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
-    max_new_tokens: Annotated[int, options.model(min=1, help="Longest answer.")] = 64,
+    max_new_tokens: Annotated[int, options.model(min=1, max=MAX_TOKENS, help="Longest answer.")] = 64,
     max_tiles: options.MaxTiles = None,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     together: Annotated[bool, options.model("--together", help="All pictures in one prompt.")] = False,
     method: Annotated[str, options.pruning(help="See `ptprune methods`.")] = "ptp",
     keep_ratio: Annotated[
@@ -38,7 +41,7 @@ def run(
     temperature: Annotated[float | None, options.pruning(help="Larger: more even budgets over tiles.")] = None,
     thumbnail: Annotated[str | None, options.pruning(help="ratio, whole or region: how the thumbnail is cut.")] = None,
     window: Annotated[
-        int | None, options.pruning(help="Tokens a side of a window, where a model has no tiles.")
+        int | None, options.pruning(max=MAX_WINDOW, help="Tokens a side of a window, where a model has no tiles.")
     ] = None,
     positions: Annotated[str | None, options.pruning(help="original or compact position ids.")] = None,
     more: Annotated[
@@ -50,16 +53,20 @@ def run(
     overlay: Annotated[
         Path | None, options.output(help="Draw the kept tokens into this file.", metavar="OUT.png")
     ] = None,
+    explain: Annotated[
+        Path | None, options.output(help="Draw each level as a heat map into this file.", metavar="OUT.png")
+    ] = None,
     json_output: options.Json = False,
 ) -> None:
     """Answer a question about pictures with most visual tokens pruned."""
     if not question.strip():
         raise UserError('--question: empty; give a question, such as -q "What is written on the sign?"')
-    overlays = overlay_paths(overlay, len(images))
+    overlays = drawing_paths(overlay, images, "--overlay")
+    explanations = drawing_paths(explain, images, "--explain")
 
-    from ptprune.pictures import open_picture
+    from ptprune.pictures import open_pictures
 
-    pictures = [open_picture(path) for path in images]
+    pictures = open_pictures(images, max_pixels, note)
     settings = {
         "keep_ratio": keep_ratio,
         "keep_tokens": keep_tokens,
@@ -83,8 +90,9 @@ def run(
         from ptprune.asking.loaded import LoadedModel
         from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
         from ptprune.draw import draw_overlay
+        from ptprune.explain import draw_explanation
+        from ptprune.files import replacing, writing
         from ptprune.methods import make_pruner
-        from ptprune.results.file import writing
 
         quiet_libraries()
         load(plugin)
@@ -105,8 +113,13 @@ def run(
             if overlays:
                 document["overlay"] = [str(overlays[i]) for i in group]
                 for i, report in zip(group, kept, strict=True):
-                    with writing(f"--overlay {overlays[i]}"):
-                        draw_overlay(pictures[i], report, question, found["answer"]).save(overlays[i])
+                    with writing(f"--overlay {overlays[i]}"), replacing(overlays[i]) as beside:
+                        draw_overlay(pictures[i], report, question, found["answer"]).save(beside)
+            if explanations:
+                document["explain"] = [str(explanations[i]) for i in group]
+                for i, report in zip(group, kept, strict=True):
+                    with writing(f"--explain {explanations[i]}"), replacing(explanations[i]) as beside:
+                        draw_explanation(pictures[i], report).save(beside)
             documents.append(document)
 
     if json_output:
@@ -116,21 +129,23 @@ def run(
         show(document)
 
 
-def overlay_paths(overlay: Path | None, count: int) -> list[Path]:
-    """One file a picture: OUT.png, or OUT-1.png, OUT-2.png, ... Raises UserError where it could not be written."""
-    if overlay is None:
+def drawing_paths(path: Path | None, images: Sequence[Path], option: str) -> list[Path]:
+    """One file a picture: OUT.png, or OUT-1.png, OUT-2.png, ... Raises UserError where one could not be written, or is
+    a picture that is asked about."""
+    if path is None:
         return []
     from PIL import Image as formats
 
-    from ptprune.results.file import check_writable
+    from ptprune.files import check_writable
 
     writable = [suffix for suffix, kind in formats.registered_extensions().items() if kind in formats.SAVE]
-    if overlay.suffix.lower() not in writable:
-        raise UserError(f"--overlay {overlay}: not a picture's name; give one that ends in .png, .jpg or .webp")
-    check_writable(overlay, "--overlay")
-    if count == 1:
-        return [overlay]
-    return [overlay.with_name(f"{overlay.stem}-{number + 1}{overlay.suffix}") for number in range(count)]
+    if path.suffix.lower() not in writable:
+        raise UserError(f"{option} {path}: not a picture's name; give one that ends in .png, .jpg or .webp")
+    several = (f"{path.stem}-{number + 1}{path.suffix}" for number in range(len(images)))
+    paths = [path] if len(images) == 1 else [path.with_name(name) for name in several]
+    for each in paths:
+        check_writable(each, option, images)
+    return paths
 
 
 def show(document: dict[str, Any]) -> None:
@@ -157,8 +172,9 @@ def show(document: dict[str, Any]) -> None:
     else:
         phases = (f"{phase} {duration(seconds)}" for phase, seconds in document["seconds"].items())
         console.print(", ".join(phases), style="dim")
-    for path in document.get("overlay", ()):
-        console.print(f"overlay: {escape(path)}", style="dim")
+    for drawn in ("overlay", "explain"):
+        for path in document.get(drawn, ()):
+            console.print(f"{drawn}: {escape(path)}", style="dim")
 
 
 def _comparison(document: dict[str, Any]) -> Table:

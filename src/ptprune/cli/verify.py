@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ptprune.bounds import MAX_PIXELS
 from ptprune.cli import options
-from ptprune.cli.console import out, print_json, quiet_libraries, working
+from ptprune.cli.console import note, out, print_json, quiet_libraries, working
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def verify(
         list[Path] | None,
         typer.Option(help="Pictures to ask about, two at most; without it two are drawn.", metavar="IMAGE"),
     ] = None,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
     keep_ratio: Annotated[float, typer.Option(help="Share of visual tokens that stay.")] = 0.5,
     json_output: options.Json = False,
 ) -> None:
@@ -31,7 +33,7 @@ def verify(
 
     Exit status 1 where a check fails.
     """
-    from ptprune.pictures import open_picture
+    from ptprune.pictures import open_pictures
 
     if picture and len(picture) > 2:
         raise UserError(f"--picture: {len(picture)} pictures; give two at most")
@@ -39,7 +41,7 @@ def verify(
         raise UserError(
             f"--keep-ratio {keep_ratio}: nothing would be dropped, or nothing left; give one between 0 and 1"
         )
-    pictures = [open_picture(path) for path in picture or ()]
+    pictures = open_pictures(picture or (), max_pixels, note)
     with working("loading torch and transformers") as work:
         from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
         from ptprune.verification import verify as run

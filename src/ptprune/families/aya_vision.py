@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ptprune.errors import UnsupportedModel
-from ptprune.families.base import INSTRUCTION, Model
+from ptprune.families.base import INSTRUCTION, Encoder, Model
 from ptprune.families.feature_layer import feature_layer, layer_behind
 from ptprune.families.grouping import ended_by_mark
 from ptprune.families.tiled import STAGES_WITHOUT_CLS, TiledFamily
@@ -32,6 +32,11 @@ class AyaVision(TiledFamily):
             raise UnsupportedModel(
                 f"Aya Vision with vision_feature_select_strategy={strategy!r} is not supported, only 'full'"
             )
+
+    @staticmethod
+    def encoder(model: Model) -> Encoder:
+        tower = model.model.vision_tower
+        return Encoder(tower, model.model.multi_modal_projector, tower.encoder.layers, model.config.downsample_factor)
 
     @staticmethod
     def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:

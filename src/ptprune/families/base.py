@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor
 
-from ptprune.families.encoded import Encoded, EncodedImage, EvidenceRequest
+from ptprune.families.encoded import Encoded, EncodedImage, Encoding, EvidenceRequest
 
 #: A transformers model. Its attributes have no useful static types.
 Model: TypeAlias = Any
@@ -19,6 +20,27 @@ Model: TypeAlias = Any
 
 INSTRUCTION = "attention of the text after the last picture at the LLM layer before the cut"
 NOT_PRUNED = "not pruned: all their tokens stay, with a warning"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The parts of a vision side that encodes tiles which do not see each other.
+
+    Attributes:
+        tower: the module that takes ``pixel_values`` [tiles, 3, height, width], and whose output has a row a tile.
+        projector: the module that gets the tower's features, a row a tile, and returns LLM tokens, a row a tile.
+        layers: the tower's layers, which take hidden states [tiles, patches, d] first.
+        block: patches a side of an LLM token.
+        attention: the name of a layer's attention module.
+        mixed: whether patches of different tokens meet behind the tower, so that none can be dropped inside it.
+    """
+
+    tower: Model
+    projector: Model
+    layers: Sequence[Model]
+    block: int = 1
+    attention: str = "self_attn"
+    mixed: bool = False
 
 
 class Family(ABC):
@@ -81,6 +103,11 @@ class Family(ABC):
     def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:
         """The attention module of the vision layer whose features this ``get_image_features`` call uses."""
 
+    @staticmethod
+    def encoder(model: Model) -> Encoder | None:
+        """Where tiles can be left out before they are encoded; None: nowhere."""
+        return None
+
     # --- how the images were encoded ----------------------------------------------------------------------------------
 
     @classmethod
@@ -92,6 +119,7 @@ class Family(ABC):
         output: Any,
         attention: Mapping[str, Tensor],
         wanted: EvidenceRequest,
+        encoding: Encoding | None = None,
     ) -> Sequence[Encoded]:
         """The images or tiles that one ``get_image_features`` call encoded, in prompt order.
 
@@ -99,6 +127,7 @@ class Family(ABC):
             call: the arguments of ``get_image_features`` by name.
             output: its return value.
             attention: name in ``ImageEvidence`` -> FloatTensor [patches of all images], in the encoder's order.
+            encoding: what was encoded, where that is not everything; all else is zeros in ``output`` and ``attention``.
         """
 
     @classmethod

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,9 +32,26 @@ class EvidenceRequest:
     names: frozenset[str]
     window: int | None
 
+    @torch.no_grad()
     def preview(self, pixels: Tensor) -> Tensor:
         """[tiles, channels, height, width] -> FloatTensor [tiles, channels, p, p]."""
         return F.adaptive_avg_pool2d(pixels.float(), PICTURE if "pixels" in self.names else PREVIEW)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """What of a call's tiles was encoded.
+
+    Attributes:
+        tokens: bool array [tiles, tokens], which of a tile's tokens have features. They are counted before tiles are
+            merged into one grid.
+        scores: one a tile: how much it needed to be encoded; None where nobody asked.
+        borrowed: bool array [tiles], those that have the features of another tile.
+    """
+
+    tokens: np.ndarray
+    scores: Sequence[float | None]
+    borrowed: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +63,14 @@ class EncodedTiles:
         tokens: name in ``ImageEvidence`` -> [tiles * side**2] or [tiles * side**2, d], patches pooled to LLM tokens.
         features: [tiles, d], a feature vector of each: its [CLS], or the mean over its patches.
         previews: FloatTensor [tiles, 3, p, p], tiny copies of their pixels.
+        encoding: what was encoded; None: everything.
     """
 
     side: int
     tokens: dict[str, Tensor]
     features: Tensor | None
     previews: Tensor
+    encoding: Encoding | None = None
 
     @cached_property
     def previews_on_host(self) -> np.ndarray:
@@ -88,6 +108,10 @@ class EncodedImage:
         features: [num_regions, d], a feature vector of each region: its [CLS], or the mean over its patches.
         whole: [d], the feature vector of the whole image, where no region is a thumbnail.
         preview: FloatTensor [3, height, width], a small copy of the picture, if a method wants "pixels".
+        rows: the regions' rows among all that the call encoded.
+        encoded: bool array [placeholders], those that have features; None: all.
+        scores: one a region: how much it needed to be encoded; None where nobody asked.
+        borrowed: whether each region has the features of another; empty: none has.
     """
 
     regions: tuple[Region, ...]
@@ -97,6 +121,10 @@ class EncodedImage:
     features: Tensor | None = None
     whole: Tensor | None = None
     preview: Tensor | None = None
+    rows: Sequence[int] = ()
+    encoded: np.ndarray | None = None
+    scores: Sequence[float | None] = ()
+    borrowed: Sequence[bool] = ()
 
     @property
     def num_placeholders(self) -> int:
@@ -147,4 +175,8 @@ def join_tiles(
         tokens={name: mine(values, of.side**2) for name, values in of.tokens.items()},
         features=None if of.features is None else mine(of.features, 1),
         preview=of.previews[first + which] if of.previews.shape[-1] == PICTURE else None,
+        rows=range(first, first + number),
+        encoded=None if of.encoding is None else of.encoding.tokens[first : first + number].ravel(),
+        scores=() if of.encoding is None else of.encoding.scores[first : first + number],
+        borrowed=() if of.encoding is None else of.encoding.borrowed[first : first + number].tolist(),
     )

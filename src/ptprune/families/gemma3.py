@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptprune.families.base import INSTRUCTION, Model
+from ptprune.families.base import INSTRUCTION, Encoder, Model
 from ptprune.families.encoded import EncodedImage, EncodedTile, join_tiles
 from ptprune.families.tiled import STAGES_WITHOUT_CLS, TiledFamily
 from ptprune.layout import THUMBNAIL, Place, even_place
@@ -32,6 +32,11 @@ class Gemma3(TiledFamily):
         "tiles": "thumbnail first, then the crops if the processor makes them (pan and scan)",
         "instruction": f"{INSTRUCTION}; five of six layers have a sliding window, the sixth sees all: `layer=6`",
     }
+
+    @staticmethod
+    def encoder(model: Model) -> Encoder:
+        tower, projector = model.model.vision_tower, model.model.multi_modal_projector
+        return Encoder(tower, projector, tower.encoder.layers, projector.kernel_size)
 
     @classmethod
     def rotary(cls, model: Model, layer: int, hidden_states: Tensor, position_ids: Tensor) -> Any:

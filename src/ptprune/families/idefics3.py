@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ptprune.families.base import Model
+from ptprune.families.base import Encoder, Model
 from ptprune.families.encoded import EncodedImage, EncodedTile, join_tiles
 from ptprune.families.grouping import ended_by_mark
 from ptprune.families.tiled import FRAMES, STAGES_WITHOUT_CLS, TiledFamily
@@ -29,6 +29,11 @@ class Idefics3(TiledFamily):
     @staticmethod
     def decoder(model: Model) -> Model:
         return model.model.text_model
+
+    @staticmethod
+    def encoder(model: Model) -> Encoder:
+        tower = model.model.vision_model
+        return Encoder(tower, model.model.connector, tower.encoder.layers, model.config.scale_factor)
 
     @staticmethod
     def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ptprune.errors import UnsupportedModel
-from ptprune.families.base import INSTRUCTION, Model
+from ptprune.families.base import INSTRUCTION, Encoder, Model
 from ptprune.families.feature_layer import feature_layer, layer_behind
 from ptprune.families.grouping import runs
 from ptprune.families.tiled import FRAMES, TiledFamily
@@ -40,6 +40,11 @@ class InternVL(TiledFamily):
     @staticmethod
     def has_cls(model: Model, call: Mapping[str, Any]) -> bool:
         return True
+
+    @staticmethod
+    def encoder(model: Model) -> Encoder:
+        tower, block = model.model.vision_tower, round(1 / model.config.downsample_ratio)
+        return Encoder(tower, model.model.multi_modal_projector, tower.encoder.layer, block, "attention")
 
     @staticmethod
     def vision_attention(model: Model, call: Mapping[str, Any]) -> Model:

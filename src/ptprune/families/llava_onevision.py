@@ -27,6 +27,8 @@ class LlavaOnevision(MergedFamily):
         "videos": NOT_PRUNED,
     }
 
+    shrinks = True
+
     @staticmethod
     def tiled(call: Mapping[str, Any], images: int) -> list[bool]:
         numbers = call.get("batch_num_images")

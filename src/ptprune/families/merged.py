@@ -10,21 +10,27 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import nan
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 
-from ptprune.families.base import Model, WholeImages
-from ptprune.families.encoded import EncodedImage, EvidenceRequest, check_patches, whole_picture
+from ptprune.families.base import Encoder, Model, WholeImages
+from ptprune.families.encoded import EncodedImage, Encoding, EvidenceRequest, check_patches, whole_picture
 from ptprune.families.feature_layer import feature_layer, layer_behind
 from ptprune.layout import THUMBNAIL, Place, Region
 
 
 class MergedFamily(WholeImages):
-    """``encoded`` returns whole images, because ``image_sizes`` shows which tiles belong together."""
+    """``encoded`` returns whole images, because ``image_sizes`` shows which tiles belong together.
+
+    Attributes:
+        shrinks: whether the model shrinks large grids, which mixes neighbouring patches.
+    """
+
+    shrinks: ClassVar[bool] = False
 
     @staticmethod
     def tiled(call: Mapping[str, Any], images: int) -> list[bool]:
@@ -48,6 +54,11 @@ class MergedFamily(WholeImages):
         return layer_behind(model.model.vision_tower.encoder.layers, feature_layer(model, call)).self_attn
 
     @classmethod
+    def encoder(cls, model: Model) -> Encoder:
+        tower = model.model.vision_tower
+        return Encoder(tower, model.model.multi_modal_projector, tower.encoder.layers, mixed=cls.shrinks)
+
+    @classmethod
     def encoded(
         cls,
         model: Model,
@@ -55,6 +66,7 @@ class MergedFamily(WholeImages):
         output: Any,
         attention: Mapping[str, Tensor],
         wanted: EvidenceRequest,
+        encoding: Encoding | None = None,
     ) -> list[EncodedImage]:
         sizes = call["image_sizes"].cpu()
         side = model.config.vision_config.image_size // model.config.vision_config.patch_size
@@ -85,10 +97,20 @@ class MergedFamily(WholeImages):
             if pixels.ndim == 4:  # the tiles of all images in one list
                 pixels = torch.stack([tiles[0] for tiles in pixels.split(counts)])[:, None]
             previews = wanted.preview(pixels[:, 0])
-        images = []
+        made: Any = [None] * len(counts)
+        if encoding is not None:
+            # a token that is mixed from several patches has features if all of these were encoded
+            shares = pack(torch.from_numpy(encoding.tokens).float()[..., None].split(counts))
+            made = [(image[:, 0] > 1 - 1e-6).numpy() for image in shares]
+        images, first = [], 0
         for i, grid in enumerate(tile_grids):
             image = _image(where[i], grid, side, {name: tokens[i] for name, tokens in packed.items()}, features[i])
-            images.append(replace(image, preview=previews[i]))
+            rows = [first + row for row in image.rows]
+            scores = () if encoding is None else [encoding.scores[row] for row in rows]
+            borrowed = () if encoding is None else encoding.borrowed[rows].tolist()
+            told = {"encoded": made[i], "scores": scores, "borrowed": borrowed}
+            images.append(replace(image, preview=previews[i], rows=rows, **told))
+            first += counts[i]
         return images
 
 
@@ -124,7 +146,7 @@ def _image(
     newlines = merged[:, 0].isnan()
     if grid is None or bool(newlines.all()):  # unpadding may leave nothing of a very narrow picture
         first = None if features is None else features[:1]
-        return EncodedImage((Region((side, side)),), region_of, whole_picture, tokens, first)
+        return EncodedImage((Region((side, side)),), region_of, whole_picture, tokens, first, rows=[0])
     height = int(newlines.sum())
     rows, columns = merged.view(height, -1, 2)[:, 0, 0], merged.view(height, -1, 2)[0, :-1, 1]
     # use the patches' centres, because shrinking makes coordinates fractional
@@ -142,4 +164,4 @@ def _image(
             encoder_rows.append(1 + row * grid[1] + column)  # unpadding may have removed whole tiles
     region_of[side * side :] = numbers.ravel()
     features = None if features is None else features[encoder_rows]
-    return EncodedImage(tuple(regions), region_of, lambda: places, tokens, features)
+    return EncodedImage(tuple(regions), region_of, lambda: places, tokens, features, rows=encoder_rows)

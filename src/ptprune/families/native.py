@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ptprune.families.base import Model, WholeImages
-from ptprune.families.encoded import EncodedImage, EvidenceRequest, check_patches
+from ptprune.families.encoded import EncodedImage, Encoding, EvidenceRequest, check_patches
 from ptprune.layout import Place, Region
 
 
@@ -41,6 +41,7 @@ class NativeFamily(WholeImages):
         output: Any,
         attention: Mapping[str, Tensor],
         wanted: EvidenceRequest,
+        encoding: Encoding | None = None,
     ) -> list[EncodedImage]:
         merge = model.model.visual.spatial_merge_size
         grids = [(t * h // merge, w // merge) for t, h, w in call["image_grid_thw"].tolist()]

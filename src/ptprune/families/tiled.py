@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ptprune.errors import BrokenPass
 from ptprune.families.base import INSTRUCTION, Family, Model
-from ptprune.families.encoded import EncodedImage, EncodedTile, EncodedTiles, EvidenceRequest
+from ptprune.families.encoded import EncodedImage, EncodedTile, EncodedTiles, Encoding, EvidenceRequest
 from ptprune.families.grid import join_by_pixels
 
 STAGES_WITHOUT_CLS = {
@@ -65,6 +65,7 @@ class TiledFamily(Family):
         output: Any,
         attention: Mapping[str, Tensor],
         wanted: EvidenceRequest,
+        encoding: Encoding | None = None,
     ) -> list[EncodedTile]:
         previews = wanted.preview(cls.pixels(call))
         count, placeholders = len(previews), output_length(output) // len(previews)
@@ -77,7 +78,7 @@ class TiledFamily(Family):
             features = patches[:, 0].clone() if has_cls else patches.mean(dim=1)
             if "token_features" in wanted.names:
                 tokens["token_features"] = pool_to(side, patches[:, 1:] if has_cls else patches).flatten(0, 1)
-        tiles = EncodedTiles(side, tokens, features, previews)
+        tiles = EncodedTiles(side, tokens, features, previews, encoding)
         return [EncodedTile(tiles, index) for index in range(count)]
 
 

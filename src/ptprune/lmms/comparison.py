@@ -13,10 +13,11 @@ from accelerate.utils import broadcast_object_list
 
 from ptprune.asking.loaded import LoadedModel
 from ptprune.bench.candidates import NO_PRUNING, Candidate, key
+from ptprune.files import make_folder
 from ptprune.lmms import harness, table
 from ptprune.lmms.processes import processes
 from ptprune.lmms.suites import PAPER, Benchmark, missing_key
-from ptprune.results.file import go_on, save, write, writing
+from ptprune.results.file import go_on, save, write
 from ptprune.results.rows import Run, SuiteResults, SuiteRow
 
 RESULTS, TABLE, ANSWERS = "results.json", "results.md", "answers"
@@ -55,8 +56,8 @@ class Comparison:
     _rows: dict[str, SuiteRow] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        with writing(f"--out {self.folder}"):
-            (self.folder / ANSWERS).mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder, f"--out {self.folder}")
+        make_folder(self.folder / ANSWERS, f"--out {self.folder}: {ANSWERS}")
         [self._run] = self.results.runs
         if (earlier := go_on(self.folder / RESULTS, self.results)) is not None:
             for row in earlier.rows:  # of two alike the first counts

@@ -13,6 +13,7 @@ from loguru import logger
 
 from ptprune.asking.loaded import LoadedModel
 from ptprune.bench.candidates import NO_PRUNING
+from ptprune.bounds import MAX_BATCH, MAX_TILES
 from ptprune.checkpoints import Checkpoint, choose_dtype
 from ptprune.errors import PtpruneError, SettingError
 from ptprune.lmms.processes import own_device, processes
@@ -49,9 +50,9 @@ class LmmsModel(Respondent):
         **settings: Any,  # any other field of the method
     ) -> None:
         with loudly():
-            for name, value in (("batch_size", batch_size), ("max_tiles", max_tiles)):
-                if value is not None and not (str(value).isdecimal() and int(value) >= 1):
-                    raise SettingError(f"{name} {value}: give a whole number from 1")
+            for name, value, most in (("batch_size", batch_size, MAX_BATCH), ("max_tiles", max_tiles, MAX_TILES)):
+                if value is not None and str(value) not in map(str, range(1, most + 1)):
+                    raise SettingError(f"{name} {value}: give a whole number from 1 to {most}")
             pruner = choose_pruner(method, {"keep_ratio": keep_ratio, **settings})
             loaded = LoadedModel.load(
                 Checkpoint.find(pretrained),

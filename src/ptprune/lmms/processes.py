@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from ptprune.checkpoints import choose_device
-from ptprune.results.file import writing
+from ptprune.files import append_to, make_folder, writing
 
 
 def processes() -> PartialState:
@@ -36,8 +36,8 @@ def logged(path: Path) -> Iterator[None]:
     """
     index = processes().process_index
     own = path.with_name(f"{path.stem}-{index}{path.suffix}") if index else path
+    make_folder(path.parent, f"--out {path.parent}")
     with writing(f"--out {path.parent}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        log = own.open("a", encoding="utf-8")
+        log = append_to(own)
     with log, redirect_stdout(log), redirect_stderr(log):
         yield

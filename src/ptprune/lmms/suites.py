@@ -72,7 +72,11 @@ LOCAL = (
     Benchmark("scenes", "ptprune_scenes", ("accuracy,none",), local="scenes"),
     Benchmark("easy-vqa", "ptprune_easy_vqa", ("accuracy,none",), local="easy-vqa"),
 )
-SUITES = {"ptp13": PTP13, "hires": HIRES, "local": LOCAL}
+WORLDS = tuple(
+    Benchmark(name, f"ptprune_{name}", ("accuracy,none",), local=name)
+    for name in ("sparse", "crowded", "documents", "captions")
+)
+SUITES = {"ptp13": PTP13, "hires": HIRES, "local": LOCAL, "worlds": WORLDS}
 
 PAPER = {"POPE": 87.2, "GQA": 63.1, "AI2D": 83.8, "SEED-Bench": 75.1, "MME": 2220}
 PAPER |= {"MMBench": 81.5, "MMStar": 61.4, "RealWorldQA": 65.3, "VizWiz": 33.1}

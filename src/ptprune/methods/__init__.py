@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from ptprune.errors import SettingError
+from ptprune.methods.cdpruner import CDPruner
 from ptprune.methods.dart import DART
 from ptprune.methods.divprune import DivPrune
 from ptprune.methods.fastervlm import FasterVLM
@@ -14,7 +15,9 @@ from ptprune.methods.hired import HiRED
 from ptprune.methods.pyramid import PyramidTokenPruning
 from ptprune.methods.pyramiddrop import PyramidDrop
 from ptprune.methods.random import RandomPruning
+from ptprune.methods.scope import SCOPE
 from ptprune.methods.sparsevlm import SparseVLM
+from ptprune.methods.tops import TOPS
 from ptprune.methods.uniform_grid import UniformGrid
 from ptprune.methods.visionzip import VisionZip
 from ptprune.methods.vispruner import VisPruner
@@ -34,6 +37,9 @@ METHODS: dict[str, type[TokenPruner]] = {
     "divprune": DivPrune,
     "dart": DART,
     "sparsevlm": SparseVLM,
+    "scope": SCOPE,
+    "cdpruner": CDPruner,
+    "tops": TOPS,
 }
 
 

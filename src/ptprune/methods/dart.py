@@ -37,7 +37,7 @@ class DART(TokenPruner):
     def steps(self, image: ImageEvidence) -> Steps:
         states = image.require("hidden_states").float()
         yield from read({"hidden_states": states})
-        number = self.num_kept(len(states))
+        number = self.budget(image.layout)
         size = states.abs().sum(dim=1)
         pivots = size.sort(descending=True, stable=True).indices[: min(self.pivots, number)]
         vectors = F.normalize(states, dim=-1)

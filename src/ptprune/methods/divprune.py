@@ -36,7 +36,7 @@ class DivPrune(TokenPruner):
     def steps(self, image: ImageEvidence) -> Steps:
         embeddings = image.require("embeddings").float()
         yield from read({"embeddings": embeddings})
-        return Selection(_spread(F.normalize(embeddings, dim=-1), self.num_kept(len(embeddings))).sort().values)
+        return Selection(_spread(F.normalize(embeddings, dim=-1), self.budget(image.layout)).sort().values)
 
 
 def _spread(vectors: Tensor, number: int) -> Tensor:

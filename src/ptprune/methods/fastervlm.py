@@ -28,6 +28,6 @@ class FasterVLM(TokenPruner):
     def steps(self, image: ImageEvidence) -> Steps:
         attention = image.require("encoder_attention").float()
         yield from read({"encoder_attention": attention})
-        budgets = image.layout.even_budgets(self.num_kept(len(attention)))
+        budgets = image.layout.even_budgets(self.budget(image.layout))
         kept = keep_top(attention, image.layout.region_of.to(attention.device), budgets, image.layout.sizes())
         return Selection(kept, scores={"token": attention})

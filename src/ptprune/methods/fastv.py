@@ -28,4 +28,4 @@ class FastV(TokenPruner):
     def steps(self, image: ImageEvidence) -> Steps:
         attention = image.require("last_attention").float()
         yield from read({"last_attention": attention})
-        return Selection(keep_best(attention, self.num_kept(len(attention))), scores={"instruction": attention})
+        return Selection(keep_best(attention, self.budget(image.layout)), scores={"instruction": attention})

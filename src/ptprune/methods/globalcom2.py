@@ -43,6 +43,10 @@ class GlobalCom2(TokenPruner):
     layer: int = 0
     temperature: float = setting(10.0, POSITIVE)
 
+    @property
+    def needs_grids(self) -> bool:
+        return True
+
     def steps(self, image: ImageEvidence) -> Steps:
         layout, attention = image.layout, image.require("encoder_attention").float()
         [seen] = yield from read({"encoder_attention": attention}, guiding(image, attention))
@@ -51,7 +55,7 @@ class GlobalCom2(TokenPruner):
         guided = np.exp(np.array([shares[number] for number in tiles]) / self.temperature)
         weights = np.ones(len(sizes))
         weights[tiles] += guided / guided.sum() - 1 / len(tiles)
-        budgets = allocate(weights.tolist(), sizes, self.num_kept(layout.num_tokens))
+        budgets = allocate(weights.tolist(), sizes, self.budget(layout))
         scores = of_length_one(attention, layout)
         if layout.thumbnail is not None:
             beside = of_length_one(seen_from_thumbnail(image, attention), layout)

@@ -35,10 +35,14 @@ class HiRED(TokenPruner):
     layer: int = 0
     alpha: float = setting(0.5, SHARE)
 
+    @property
+    def needs_grids(self) -> bool:
+        return True
+
     def steps(self, image: ImageEvidence) -> Steps:
         layout, attention = image.layout, image.require("encoder_attention").float()
         [seen] = yield from read({"encoder_attention": attention}, guiding(image, attention))
-        sizes, thumbnail, total = layout.sizes(), layout.thumbnail, self.num_kept(layout.num_tokens)
+        sizes, thumbnail, total = layout.sizes(), layout.thumbnail, self.budget(layout)
         shares: list[float | None] = [*attention_shares(image, seen)]
         if thumbnail is not None:
             shares[thumbnail] = None

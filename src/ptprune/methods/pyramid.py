@@ -6,26 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ptprune.budget import allocate, allocate_beside
+from ptprune.methods.determinantal import choose_diverse, choose_diverse_by_region
 from ptprune.pruner import Steps, TokenPruner
 from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES, ImageEvidence
+from ptprune.scores.finite import read
 from ptprune.scores.region import region_weights
-from ptprune.scores.registry import ScoreRegistry
 from ptprune.selection import Selection, fuse_levels, keep_best, keep_top
-from ptprune.settings import FLAG, POSITIVE, SHARE, Rule, number, one_of, ratios, setting
+from ptprune.settings import FLAG, POSITIVE, SHARE, number, one_of, ratios, score_of, setting, whole
 
-
-def score_of(registry: ScoreRegistry) -> Rule:
-    """The rule for a setting that names a score. Names are looked up late, so that users' scores count too."""
-
-    def names() -> tuple[str, ...]:
-        return *registry.names, *registry.reserved
-
-    return Rule(
-        lambda: f"one of {', '.join(map(repr, names()))}", lambda value: isinstance(value, str) and value in names()
-    )
+LIKENESS = {"embeddings": "embeddings", "features": "token_features"}  # setting -> field of the evidence
 
 
 @dataclass(kw_only=True)
@@ -47,6 +40,13 @@ class PyramidTokenPruning(TokenPruner):
             as one more tile.
         ranking: "tile" ranks tokens within each tile's budget; "image" uses no budgets and ranks all tokens of the
             image by fused score * tile weight.
+        choose: how tokens are taken within a budget (of a tile, or of the image with ``ranking="image"``). "top": the
+            best fused scores. "coverage": greedily the tokens that score high and differ from those that were taken,
+            see ``determinantal``; ours.
+        power: of the fused score as a weight in "coverage"; 0 looks at differences alone, a large one at scores.
+        likeness: what "coverage" compares: the tokens' "embeddings" at the language model's input, or the vision
+            encoder's "features".
+        floor: tokens that every tile keeps at least, as far as the image's tokens and the smallest tile allow.
         coverage_bounds: smallest and largest ratio that ``coverage`` may choose.
         normalize_instruction: whether the instruction score is scaled to 0..1 before it is fused.
     """
@@ -60,19 +60,35 @@ class PyramidTokenPruning(TokenPruner):
     thumbnail: str = setting("ratio", one_of("ratio", "whole", "region"))
     normalize_instruction: bool = setting(True, FLAG)
     ranking: str = setting("tile", one_of("tile", "image"))
+    choose: str = setting("top", one_of("top", "coverage"))
+    power: float = setting(0.5, number("0 or more and finite", lambda value: 0 <= value < float("inf")))
+    likeness: str = setting("embeddings", one_of(*LIKENESS))
+    floor: int = setting(0, whole(0))
     coverage_bounds: tuple[float, float] = setting(
         (0.0, 1.0), ratios("two ratios between 0 and 1, the smaller one first")
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(
+            self.vision_layer is None or self.coverage is None, "vision_layer", "None if coverage chooses the ratio"
+        )
+
     @property
     def needs(self) -> frozenset[str]:
         needs = REGION_SCORES[self.region].needs | TOKEN_SCORES[self.token].needs
+        if self.choose == "coverage":
+            needs |= {LIKENESS[self.likeness]}
         return needs | INSTRUCTION_SCORES[self.instruction].needs if self.guided else needs
 
     @property
     def guided(self) -> bool:
         """Whether the question counts. With alpha 0 it does not, so its attention rows need not be computed."""
         return self.instruction != "none" and self.alpha > 0
+
+    @property
+    def needs_grids(self) -> bool:
+        return self.region == "attention-mass"
 
     def keeps_all(self, num_tokens: int | None = None) -> bool:
         return self.coverage is None and super().keeps_all(num_tokens)
@@ -87,25 +103,66 @@ class PyramidTokenPruning(TokenPruner):
         region = REGION_SCORES[self.region] if len(layout.regions) > 1 else None
         # all numbers that the host needs, in one read: budgets are exact fractions of a few saliencies
         wanted = [low, high] if region is None else [low, high, region.compute(image)]
-        lowest, highest, *more = yield wanted
+        compared = {}
+        if self.choose == "coverage":
+            compared = {LIKENESS[self.likeness]: image.require(LIKENESS[self.likeness]).float()}
+        lowest, highest, *more = (yield from read(compared, *wanted)) if compared else (yield wanted)
         for level, extremes in zip(levels, zip(lowest, highest, strict=True), strict=True):
             level.check_finite(extremes)
         salient = None
         if region is not None:
             [salient] = more
             region.check_finite(salient)
-        total = self.num_kept(layout.num_tokens)
+        total = self.budget(layout)
         if self.coverage is not None:
             [[number]] = yield [covering(fused, self.coverage)[None]]
             smallest, largest = (max(1, round(bound * len(fused))) for bound in self.coverage_bounds)
             total = min(max(int(number), smallest), largest)
-        if self.ranking == "image":
-            kept = keep_best(fused if salient is None else self._weighted(image, fused, salient), total)
-        else:
-            budgets = self.budgets(image, salient, total)
-            kept = keep_top(fused, layout.region_of.to(image.device), budgets, layout.sizes())
+        vectors = next((F.normalize(values, dim=-1) for values in compared.values()), None)
+        kept = self._choose(image, fused, salient, total, vectors)
         named = dict(zip(("token", "instruction"), scores, strict=False))
         return Selection(kept, salient, {**named, "fused": fused})
+
+    def _choose(
+        self, image: ImageEvidence, fused: Tensor, saliency: Sequence[float] | None, total: int, vectors: Tensor | None
+    ) -> Tensor:
+        """The kept tokens, LongTensor [total], sorted.
+
+        Args:
+            vectors: what "coverage" compares, FloatTensor [num_tokens, d], unit vectors; None for "top".
+        """
+        if self.ranking == "tile":
+            return self._within(image, fused, self.budgets(image, saliency, total), vectors)
+        scores = fused if saliency is None else self._weighted(image, fused, saliency)
+        first = self._given(image, fused, total, vectors)
+        if vectors is not None:
+            return choose_diverse(vectors, self._importance(scores), total, first)
+        return keep_best(scores if first is None else scores.index_fill(0, first, torch.inf), total)
+
+    def _within(self, image: ImageEvidence, scores: Tensor, budgets: Sequence[int], vectors: Tensor | None) -> Tensor:
+        """The chosen tokens of every region, sorted."""
+        layout = image.layout
+        if vectors is not None:
+            return choose_diverse_by_region(vectors, self._importance(scores), layout, budgets)
+        return keep_top(scores, layout.region_of.to(image.device), budgets, layout.sizes())
+
+    def _importance(self, scores: Tensor) -> Tensor:
+        """The weights of "coverage"; constant scores count every token alike, and negative ones as nothing."""
+        scores = scores.clamp(min=0)
+        return torch.where(scores.any(), scores, 1.0) ** self.power
+
+    def _given(self, image: ImageEvidence, fused: Tensor, total: int, vectors: Tensor | None) -> Tensor | None:
+        """Tokens that stay whatever their rank in the image: a thumbnail kept whole, and every other region's floor."""
+        layout, sizes = image.layout, image.layout.sizes()
+        whole = layout.thumbnail if self.thumbnail == "whole" else None
+        floors = [0 if number == whole else self._floor(sizes, total) for number in range(len(sizes))]
+        given = [] if whole is None else [layout.upload(layout.members_on_host()[whole])]
+        if any(floors):
+            given.append(self._within(image, fused, floors, vectors))
+        return torch.cat(given) if given else None
+
+    def _floor(self, sizes: Sequence[int], total: int) -> int:
+        return min(self.floor, total // len(sizes), *sizes)
 
     def _weighted(self, image: ImageEvidence, fused: Tensor, saliency: Sequence[float]) -> Tensor:
         """Fused scores times tile weights of mean 1; the thumbnail's weight is 1. FloatTensor [num_tokens]."""
@@ -113,10 +170,7 @@ class PyramidTokenPruning(TokenPruner):
         tiles = [index for index in range(len(saliency)) if index != thumbnail or self.thumbnail == "region"]
         weights = torch.ones(len(saliency), dtype=torch.float64)
         weights[tiles] = torch.tensor(self._weights(saliency, tiles), dtype=torch.float64) * len(tiles)
-        weighted = fused * weights.to(fused)[region_of]
-        if thumbnail is not None and self.thumbnail == "whole":
-            weighted = weighted.masked_fill(region_of == thumbnail, torch.inf)
-        return weighted
+        return fused * weights.to(fused)[region_of]
 
     def _weights(self, saliency: Sequence[float], tiles: Sequence[int]) -> list[float]:
         return region_weights([saliency[index] for index in tiles], self.temperature)
@@ -127,11 +181,17 @@ class PyramidTokenPruning(TokenPruner):
         sizes, thumbnail = image.layout.sizes(), image.layout.thumbnail
         if saliency is None:
             return image.layout.even_budgets(total)
+        floor = self._floor(sizes, total)
+        left, total = [size - floor for size in sizes], total - floor * len(sizes)
         if thumbnail is None or self.thumbnail == "region":
-            return allocate(self._weights(saliency, range(len(sizes))), sizes, total)
-        tiles = [index for index in range(len(sizes)) if index != thumbnail]
-        own = sizes[thumbnail] if self.thumbnail == "whole" else round(total * sizes[thumbnail] / sum(sizes))
-        return allocate_beside(own, thumbnail, self._weights(saliency, tiles), sizes, total)
+            budgets = allocate(self._weights(saliency, range(len(sizes))), left, total)
+        else:
+            tiles = [index for index in range(len(sizes)) if index != thumbnail]
+            share = (total + floor * len(sizes)) * sizes[thumbnail] / sum(sizes)
+            own = sizes[thumbnail] if self.thumbnail == "whole" else round(share)
+            weights = self._weights(saliency, tiles)
+            budgets = allocate_beside(max(own - floor, 0), thumbnail, weights, left, total)
+        return [budget + floor for budget in budgets]
 
 
 def covering(importance: Tensor, coverage: float) -> Tensor:

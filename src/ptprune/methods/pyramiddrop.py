@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ptprune.errors import SettingError
-from ptprune.pruner import Steps, TokenPruner
+from ptprune.methods.stages import StagedPruner
+from ptprune.pruner import Steps
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.finite import read
 from ptprune.selection import Selection, keep_best
@@ -13,7 +14,7 @@ from ptprune.settings import setting, whole
 
 
 @dataclass(kw_only=True)
-class PyramidDrop(TokenPruner):
+class PyramidDrop(StagedPruner):
     """PyramidDrop: drop tokens in stages, few in early layers and more in deep ones, by the last token's attention.
 
     Source: Long Xing et al., "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual Redundancy
@@ -33,8 +34,12 @@ class PyramidDrop(TokenPruner):
     layer: int = setting(2, whole(1, because="tokens rank by the attention before"))
     stages: int = setting(4, whole(2))
 
+    @property
+    def cuts(self) -> int:
+        return self.stages - 1
+
     def cut_layers(self, num_layers: int) -> tuple[int, ...]:
-        left, cuts = num_layers - self.layer, self.stages - 1
+        left, cuts = num_layers - self.layer, self.cuts
         if 0 < left < cuts:
             raise SettingError(f"stages must be at most {left + 1} where {left} layers follow, got {self.stages}")
         return tuple(self.layer + left * cut // cuts for cut in range(cuts))
@@ -42,7 +47,5 @@ class PyramidDrop(TokenPruner):
     def steps(self, image: ImageEvidence) -> Steps:
         attention = image.require("last_attention").float()
         yield from read({"last_attention": attention})
-        whole = image.layout.num_unpruned
-        kept, cuts = self.num_kept(whole), self.stages - 1
-        number = kept if image.stage == cuts - 1 else round(whole * (kept / whole) ** ((image.stage + 1) / cuts))
-        return Selection(keep_best(attention, number), scores={"instruction": attention})
+        number = self.num_after(image.stage, image.layout.num_unpruned)
+        return Selection(keep_best(attention, min(number, len(attention))), scores={"instruction": attention})

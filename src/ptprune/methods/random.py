@@ -27,5 +27,5 @@ class RandomPruning(TokenPruner):
     def select(self, image: ImageEvidence) -> Selection:
         number = image.layout.num_tokens
         generator = torch.Generator().manual_seed(self.seed)
-        kept = torch.randperm(number, generator=generator)[: self.num_kept(number)].sort().values
+        kept = torch.randperm(number, generator=generator)[: self.budget(image.layout)].sort().values
         return Selection(kept.to(image.device))

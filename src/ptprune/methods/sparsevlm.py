@@ -40,4 +40,4 @@ class SparseVLM(TokenPruner):
         number = raters.sum()
         paid = attention[order].mul_((torch.arange(len(order), device=order.device) < number)[:, None])
         scores = paid.sum(dim=0) / number.clamp(min=1)
-        return Selection(keep_best(scores, self.num_kept(len(visual))), scores={"instruction": scores})
+        return Selection(keep_best(scores, self.budget(image.layout)), scores={"instruction": scores})

@@ -20,9 +20,13 @@ class UniformGrid(TokenPruner):
     spread over rows and columns as evenly as whole numbers allow.
     """
 
+    @property
+    def needs_grids(self) -> bool:
+        return True
+
     def select(self, image: ImageEvidence) -> Selection:
         layout = image.layout
-        budgets = layout.even_budgets(self.num_kept(layout.num_tokens))
+        budgets = layout.even_budgets(self.budget(layout))
         kept = [
             tokens[even_cells(*region.grid, budget)]
             for region, tokens, budget in zip(layout.regions, layout.members_on_host(), budgets, strict=True)

@@ -45,7 +45,7 @@ class VisionZip(TokenPruner):
         attention, features = image.require("encoder_attention").float(), image.require("token_features").float()
         yield from read({"encoder_attention": attention, "token_features": features})
         layout, sizes = image.layout, image.layout.sizes()
-        budgets = layout.even_budgets(self.num_kept(layout.num_tokens))
+        budgets = layout.even_budgets(self.budget(layout))
         contextual = [round(budget * self.contextual_ratio) for budget in budgets]
         dominant = [budget - number for budget, number in zip(budgets, contextual, strict=True)]
         region_of = layout.region_of.to(attention.device)

@@ -15,6 +15,7 @@ from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.finite import read
 from ptprune.selection import Selection, padded_rows, ranked, starts_of, stretches
 from ptprune.settings import SHARE, setting
+from ptprune.upload import upload
 
 STEP = 8  # duplicates removed at a time, as in their code
 PADDING = -3.0  # below every cosine: padding is nobody's duplicate
@@ -46,7 +47,7 @@ class VisPruner(TokenPruner):
         attention, features = image.require("encoder_attention").float(), image.require("token_features").float()
         yield from read({"encoder_attention": attention, "token_features": features})
         layout, sizes = image.layout, image.layout.sizes()
-        budgets = layout.even_budgets(self.num_kept(layout.num_tokens))
+        budgets = layout.even_budgets(self.budget(layout))
         important = [int(budget * self.important_ratio) for budget in budgets]
         wanted = [budget - number for budget, number in zip(budgets, important, strict=True)]
         left = [size - number if more else 0 for size, number, more in zip(sizes, important, wanted, strict=True)]
@@ -76,12 +77,12 @@ def distinct(features: Tensor, tokens: Tensor, left: Sequence[int], wanted: Sequ
     vectors = features[tokens]
     likeness = vectors @ vectors.transpose(1, 2)
     real = np.arange(width) < np.array(left)[:, None]
-    outside = torch.from_numpy(~real).to(tokens.device)
+    outside = upload(~real, tokens.device)
     likeness.masked_fill_(outside[:, None], PADDING).masked_fill_(outside[:, :, None], PADDING)
     region = torch.arange(regions, device=tokens.device)[:, None, None]
     order = torch.arange(width, device=tokens.device).expand(regions, width)
     plan = rounds(left, wanted)
-    moves = torch.from_numpy(np.concatenate([each.ravel() for each in plan])).to(tokens.device)
+    moves = upload(np.concatenate([each.ravel() for each in plan]), tokens.device)
     for move in moves.split([each.size for each in plan[:-1]] + [plan[-1].size])[:-1]:
         first, second = order[:, ::2], order[:, 1::2]
         closest = likeness[region, first[:, :, None], second[:, None]].amax(dim=2)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import re
 from codecs import BOM_UTF8
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,9 +15,11 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from ptprune.errors import UserError
+from ptprune.files import check_writable, write_whole, writing
 from ptprune.results.rows import KINDS, VERSION, AnyResults, Results, Run
 
 R = TypeVar("R", bound=Results)
+LARGEST = 1 << 27  # bytes of a file of results
 KNOWN: TypeAdapter[Results] = TypeAdapter(AnyResults)
 
 
@@ -31,7 +30,11 @@ def read(path: Path) -> Results:
         UserError: in one line, for a file that cannot be read, is of no known kind or of another version, or does not
             hold what its kind must; names the place in the file, and the command that writes such files.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a file; give a file of results")
     try:
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"{path}: larger than {LARGEST >> 20} MiB; give a file of results")
         results = KNOWN.validate_json(path.read_bytes().removeprefix(BOM_UTF8))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; give a file of results") from None
@@ -86,35 +89,10 @@ def save(path: Path, results: Results) -> None:
     write(path, json.dumps(as_json(results), indent=1) + "\n")
 
 
-def check_writable(path: Path, option: str) -> None:
-    """Raises UserError, naming the option, for a file that could not be written, before anything is computed."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"{option} {path}: cannot be written there; give a file in a directory that exists")
-
-
-@contextmanager
-def writing(what: object) -> Iterator[None]:
-    """Raises UserError, naming what it is, where something cannot be written inside."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{what}: cannot be written ({error.strerror or error})") from None
-
-
 def write(path: Path, text: str) -> None:
     """``write_whole`` for the file of ``--out``: raises UserError where it cannot be written."""
     with writing(f"--out {path}"):
         write_whole(path, text)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file in one step: a reader never sees a part of it. Raises OSError where it cannot be written."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 SAMPLES, CHUNK = 64, 1 << 16  # how much of a weight file is read to recognise it
@@ -150,6 +128,8 @@ def fingerprint(directory: Path) -> str:
     """Hash that identifies a checkpoint: SHA-256 over its small files, and samples of its weights."""
     digest = hashlib.sha256()
     for file in sorted(directory.iterdir()):
+        if not file.is_file():  # a pipe would never end
+            continue
         if file.suffix in (".json", ".jinja", ".model", ".txt"):
             digest.update(file.name.encode() + file.read_bytes())
         elif file.suffix == ".safetensors":

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 VERSION: Literal[1] = 1
 """Version of the format; a reader refuses every other one."""
@@ -20,6 +20,12 @@ class Strict(BaseModel):
     """No unknown keys, no text for a number, no NaN."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    """Fields that are written only where they hold something."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in write(self).items() if v is not None or k not in self.OPTIONAL}
 
 
 class Run(Strict):
@@ -59,10 +65,14 @@ class Row(Strict):
 class AccuracyRow(Row):
     """Right and wrong answers to all questions."""
 
+    OPTIONAL = ("marks",)
     variants: list[str] = []  # names in the ablation that the settings have; empty outside an ablation
     kept_tokens: Annotated[float, Field(gt=0)]  # mean of the visual tokens that a picture kept
+    encoded_tiles: Annotated[float, Field(gt=0, le=1)] = 1.0  # mean share of a picture's tiles that were encoded
+    encoded_tokens: Annotated[float, Field(gt=0, le=1)] = 1.0  # and of its visual tokens, through the whole encoder
     right: str  # a digit a question, 1 for right
-    accuracy: Percent  # right answers, with the bootstrap interval
+    marks: list[Annotated[float, Field(ge=0, le=1)]] | None = None  # of lists: F1 a question, which counts instead
+    accuracy: Percent  # right answers, or the mean of the marks, with the bootstrap interval
     low: Percent
     high: Percent
     retention: Percent | None  # of the unpruned accuracy; None where that is 0 or was not measured
@@ -194,10 +204,12 @@ class AccuracyResults(Results):
     """Results of ``ptprune bench accuracy``."""
 
     WRITTEN_BY = "ptprune bench accuracy --out"
+    OPTIONAL = ("scenes",)
     kind: Literal["accuracy"] = "accuracy"
     model: str
     items: Annotated[int, Field(ge=1)]  # number of questions
     split: str | None  # of the scenes; None for a folder of questions
+    scenes: str | None = None  # name of the world and, if chosen, of its background; None for the usual one
     results: list[AccuracyRow] = []
 
     @model_validator(mode="after")
@@ -206,6 +218,8 @@ class AccuracyResults(Results):
         for number, row in enumerate(self.results):
             if len(row.right) != self.items or not set(row.right) <= {"0", "1"}:
                 raise ValueError(f"results.{number}.right must be {self.items} digits 0 or 1")
+            if row.marks is not None and len(row.marks) != self.items:
+                raise ValueError(f"results.{number}.marks must be {self.items} numbers")
         return self
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.registry import ScoreRegistry
+from ptprune.upload import upload
 
 INSTRUCTION_SCORES = ScoreRegistry("instruction", reserved=("none",))
 
@@ -99,7 +100,7 @@ def summarise(
         stop = start + block.shape[1]
         if min(lengths) < stop:  # attention of padding counts for nothing
             real = np.arange(start, stop) < np.array(lengths)[:, None]
-            block = block.masked_fill(~torch.from_numpy(real).to(block.device)[..., None], 0.0)
+            block = block.masked_fill(~upload(real, block.device)[..., None], 0.0)
         if "instruction_attention" in wanted:
             best = block.amax(dim=1) if best is None else torch.maximum(best, block.amax(dim=1))
         if last is not None:

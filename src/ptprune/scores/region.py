@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ptprune.errors import Refused
+from ptprune.layout import Place
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.registry import ScoreRegistry
 
@@ -41,7 +42,9 @@ def attention_mass(image: ImageEvidence) -> Tensor:
     region_of = image.layout.region_of.to(attention.device)
     if thumbnail is None:
         return torch.stack([attention[region_of == region].mean() for region in range(len(image.layout.regions))])
-    return mean_inside(attention[region_of == thumbnail].view(image.layout.regions[thumbnail].grid), image)
+    return mean_inside(
+        attention[region_of == thumbnail].view(image.layout.regions[thumbnail].grid), image.layout.places()
+    )
 
 
 @REGION_SCORES.register("image-saliency", needs=("pixels",))
@@ -66,7 +69,7 @@ def image_saliency(image: ImageEvidence) -> Tensor:
     low, high = pixels.amin(), pixels.amax()
     picture = ((pixels - low) / (high - low).clamp(min=1e-6) * 255).byte().permute(1, 2, 0).contiguous().numpy()
     found, saliency = detector.computeSaliency(picture)
-    return mean_inside(torch.from_numpy(saliency).float(), image).to(image.device)
+    return mean_inside(torch.from_numpy(saliency).float(), image.layout.places()).to(image.device)
 
 
 @REGION_SCORES.register("uniform")
@@ -75,16 +78,16 @@ def uniform(image: ImageEvidence) -> Tensor:
     return torch.ones(len(image.layout.regions), device=image.device)
 
 
-def mean_inside(picture: Tensor, image: ImageEvidence) -> Tensor:
+def mean_inside(picture: Tensor, places: Sequence[Place]) -> Tensor:
     """Mean of a map [rows, columns] of the whole picture over each region's area: FloatTensor [num_regions]."""
-    down, across = (torch.from_numpy(weights).to(picture) for weights in inside(picture.shape, image))
+    down, across = (torch.from_numpy(weights).to(picture) for weights in inside(picture.shape, places))
     return ((down @ picture) * across).sum(dim=1)
 
 
-def inside(shape: Sequence[int], image: ImageEvidence) -> tuple[np.ndarray, np.ndarray]:
+def inside(shape: Sequence[int], places: Sequence[Place]) -> tuple[np.ndarray, np.ndarray]:
     """Weights of the rows and of the columns of a map [rows, columns] of the whole picture, for the mean over each
     region's area: float64 arrays [num_regions, rows] and [num_regions, columns], each row sums to 1."""
-    boxes = np.array([place.box for place in image.layout.places()])
+    boxes = np.array([place.box for place in places])
     return _overlap(shape[0], boxes[:, 1], boxes[:, 3]), _overlap(shape[1], boxes[:, 0], boxes[:, 2])
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from ptprune.errors import MethodError, Refused, SettingError
 from ptprune.scores.answers import check_scores
-from ptprune.scores.evidence import ImageEvidence, wrong_needs
+from ptprune.scores.evidence import wrong_needs
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,11 @@ class Score:
     level: str
     name: str
     needs: frozenset[str]
-    function: Callable[[ImageEvidence], Tensor]
+    function: Callable[[Any], Tensor]
     about: str
 
-    def compute(self, image: ImageEvidence) -> Tensor:
-        """The image's scores: FloatTensor [num_regions] (region level) or [num_tokens], on the image's device.
+    def compute(self, image: Any) -> Tensor:
+        """An image's scores: FloatTensor [num_regions] (region level) or [num_tokens], on the image's device.
 
         Whoever uses them has to ``check_finite``: that takes a read from the device, which several scores can share.
 
@@ -66,15 +67,16 @@ class ScoreRegistry:
     Args:
         level: "region" scores have one value a region, all others one a token.
         reserved: names that no score may have, because the level's setting gives them another meaning.
+        kind: how the scores are computed and checked.
     """
 
-    def __init__(self, level: str, reserved: tuple[str, ...] = ()) -> None:
-        self.level, self.reserved = level, reserved
+    def __init__(self, level: str, reserved: tuple[str, ...] = (), kind: type[Score] = Score) -> None:
+        self.level, self.reserved, self._kind = level, reserved, kind
         self._scores: dict[str, Score] = {}
 
     def register(
         self, name: str, *, needs: Collection[str] = ()
-    ) -> Callable[[Callable[[ImageEvidence], Tensor]], Callable[[ImageEvidence], Tensor]]:
+    ) -> Callable[[Callable[[Any], Tensor]], Callable[[Any], Tensor]]:
         """Decorator that adds a score. The first line of the score's docstring describes it.
 
         Raises:
@@ -89,11 +91,11 @@ class ScoreRegistry:
             raise SettingError(f"unknown needs of {self.level} score {name!r}: {wrong}")
         wanted = frozenset(needs)
 
-        def add(compute: Callable[[ImageEvidence], Tensor]) -> Callable[[ImageEvidence], Tensor]:
+        def add(compute: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
             if not callable(compute):
-                raise SettingError(f"{self.level} score {name!r} must be a function of ImageEvidence, got {compute!r}")
+                raise SettingError(f"{self.level} score {name!r} must be a function of the evidence, got {compute!r}")
             about = (compute.__doc__ or "").strip().split("\n")[0]
-            self._scores[name] = Score(self.level, name, wanted, compute, about)
+            self._scores[name] = self._kind(self.level, name, wanted, compute, about)
             return compute
 
         return add

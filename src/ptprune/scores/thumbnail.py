@@ -34,7 +34,7 @@ def attention_shares(image: ImageEvidence, attention: Sequence[float]) -> list[f
         found = np.array([seen[tokens].sum() for tokens in layout.members_on_host()])
     else:
         seen = seen.reshape(layout.regions[layout.thumbnail].grid)
-        down, across = inside(seen.shape, image)
+        down, across = inside(seen.shape, layout.places())
         areas = [(right - left) * (bottom - top) for left, top, right, bottom in (p.box for p in layout.places())]
         found = ((down @ seen) * across).sum(axis=1) * np.array(areas)
         found[layout.thumbnail] = 0

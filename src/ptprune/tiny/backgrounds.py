@@ -11,6 +11,9 @@ from PIL import Image
 
 from .world import PHOTOGRAPHS, TEXTURES, MissingExtra
 
+BACKGROUNDS = ("mixture", "plain", "photograph", "noise")
+"""What can lie behind the objects of a scene; the mixture is of plain ones, waves, textures and photographs."""
+
 
 @cache
 def _picture(name: str) -> Image.Image:
@@ -24,7 +27,8 @@ def _picture(name: str) -> Image.Image:
     return image
 
 
-def _from_picture(name: str, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
+def cut_picture(name: str, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
+    """A random part of a photograph or texture: float array [height, width, 3] in 0..1."""
     picture = _picture(name)
     largest = min(picture.width / width, picture.height / height)
     scale = largest * rng.uniform(0.6, 1.0)
@@ -49,12 +53,19 @@ def _waves(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
     return np.repeat(total[..., None], 3, axis=2)
 
 
-def draw_background(split: str, width: int, height: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    """A background of ``height`` x ``width`` as float array [height, width, 3] in 0..1, and its name."""
-    choice = rng.random()
+def draw_background(
+    split: str, width: int, height: int, rng: np.random.Generator, which: str = "mixture"
+) -> tuple[np.ndarray, str]:
+    """A background of ``height`` x ``width`` as float array [height, width, 3] in 0..1, and its name.
+
+    which : one of ``BACKGROUNDS``.
+    """
+    choice = rng.random() if which == "mixture" else {"plain": 0.0, "noise": 0.0, "photograph": 1.0}[which]
     tint = rng.uniform(0.7, 1.0, size=3).astype(np.float32)
     low, high = rng.uniform(0.04, 0.16), rng.uniform(0.32, 0.50)
-    if choice < 0.25:
+    if which == "noise":
+        level, name = rng.random((height, width, 3), dtype=np.float32), "noise"
+    elif choice < 0.25:
         level = np.full((height, width, 3), rng.uniform(0, 1), np.float32)
         name = "plain"
     elif choice < 0.40:
@@ -62,7 +73,7 @@ def draw_background(split: str, width: int, height: int, rng: np.random.Generato
     else:
         names = TEXTURES[split] if choice < 0.60 else PHOTOGRAPHS[split]
         name = names[int(rng.integers(len(names)))]
-        level = _from_picture(name, width, height, rng)
+        level = cut_picture(name, width, height, rng)
         grey = level.mean(axis=2, keepdims=True)
         level = grey + (level - grey) * 0.5
     return (low + (high - low) * level) * tint, name

@@ -63,18 +63,20 @@ def draw_digit(sample: int, side: int, rng: np.random.Generator, wild: bool) -> 
 
 
 @cache
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+def font(name: str, size: int, layout: ImageFont.Layout | None = None) -> ImageFont.FreeTypeFont:
+    """A font of matplotlib by the name of its file, ``size`` in pixels."""
     try:
         import matplotlib
     except ImportError as error:
         raise MissingExtra("matplotlib", "the fonts of the letters") from error
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"), size)
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
+    return ImageFont.truetype(str(path), size, layout_engine=layout)
 
 
 @cache
 def _reach(name: str, letter: str) -> float:
     """The larger of a letter's width and height, in units of the font's size."""
-    left, top, right, bottom = _font(name, 100).getbbox(letter)
+    left, top, right, bottom = font(name, 100).getbbox(letter)
     return max(right - left, bottom - top) / 100
 
 
@@ -82,14 +84,14 @@ def draw_letter(letter: str, split: str, side: int, rng: np.random.Generator, wi
     """A capital letter as large as the square allows, in one of the split's fonts; ``wild`` slants and squeezes it."""
     names = FONTS[split]
     name = names[int(rng.integers(len(names)))]
-    font = _font(name, int(side * rng.uniform(0.80, 0.95) / _reach(name, letter)))
-    left, top, right, bottom = font.getbbox(letter)
+    face = font(name, int(side * rng.uniform(0.80, 0.95) / _reach(name, letter)))
+    left, top, right, bottom = face.getbbox(letter)
     image = Image.new("L", (side, side))
     ImageDraw.Draw(image).text(
         ((side - left - right) / 2, (side - top - bottom) / 2),
         letter,
         fill=255,
-        font=font,
+        font=face,
         stroke_width=int(rng.integers(0, 2)),
     )
     angle = math.radians(rng.uniform(-8, 8))

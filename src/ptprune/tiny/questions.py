@@ -66,7 +66,12 @@ def all_questions(scene: Scene) -> dict[str, list[Question]]:
 def ask(scene: Scene, count: int, seed: int | None = None, kinds: tuple[str, ...] = QUESTION_KINDS) -> list[Question]:
     """``count`` different questions about ``scene`` (fewer if it has fewer), kinds drawn evenly, yes and no evenly."""
     rng = np.random.default_rng([scene.seed if seed is None else seed, 77])
-    pool = {kind: list(questions) for kind, questions in all_questions(scene).items() if kind in kinds}
+    return choose({kind: questions for kind, questions in all_questions(scene).items() if kind in kinds}, count, rng)
+
+
+def choose(pool: dict[str, list[Question]], count: int, rng: np.random.Generator) -> list[Question]:
+    """``count`` different questions of a pool by kind, kinds drawn evenly, yes and no evenly."""
+    pool = {kind: list(questions) for kind, questions in pool.items()}
     chosen: list[Question] = []
     while pool and len(chosen) < count:
         kind = list(pool)[int(rng.integers(len(pool)))]

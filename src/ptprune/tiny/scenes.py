@@ -14,7 +14,7 @@ from PIL import Image
 
 from .backgrounds import draw_background
 from .glyphs import digit_samples, draw_digit, draw_letter, draw_shape
-from .world import COLOURS, NAMES, SPLITS, TILE
+from .world import COLOURS, NAMES, SPLITS, TILE, check_split
 
 
 @dataclass(frozen=True)
@@ -72,22 +72,23 @@ def generate_scene(
     grid: tuple[int, int] | None = None,
     fill: tuple[float, float] = (0.3, 0.7),
     wild: bool | None = None,
+    background: str = "mixture",
 ) -> Scene:
     """The scene that ``split`` and ``seed`` stand for.
 
     tiles : fewest and most tiles; ``grid`` = (columns, rows) fixes them.
     fill : least and greatest share of the tiles that hold something.
     wild : distort handwriting strongly. Default: in the training split only.
+    background : one of ``backgrounds.BACKGROUNDS``.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+    check_split(split)
     rng = np.random.default_rng([SPLITS.index(split), seed])
     wild = split == "train" if wild is None else wild
     if grid is None:
         choices = grids(*tiles)
         grid = choices[int(rng.integers(len(choices)))]
     columns, rows = grid
-    canvas, background = draw_background(split, columns * TILE, rows * TILE, rng)
+    canvas, behind = draw_background(split, columns * TILE, rows * TILE, rng, background)
     owner = np.full(canvas.shape[:2], -1, np.int8)
 
     number = columns * rows
@@ -107,7 +108,7 @@ def generate_scene(
             objects.append(SceneObject(kind, name, colour, column, row, place, beside, sample))
     noise = rng.normal(0, rng.uniform(0, 0.02), size=canvas.shape[:2] + (1,)).astype(np.float32)
     pixels = (np.clip(canvas + noise, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return Scene(split, seed, columns, rows, Image.fromarray(pixels), tuple(objects), background, owner)
+    return Scene(split, seed, columns, rows, Image.fromarray(pixels), tuple(objects), behind, owner)
 
 
 def _fill_tile(split: str, rng: np.random.Generator, wild: bool, first: int) -> list[tuple]:

@@ -21,6 +21,16 @@ SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "diamond", "
 KINDS = ("digit", "letter", "shape")
 NAMES = {"digit": DIGITS, "letter": LETTERS, "shape": SHAPES}
 
+KEYS = (
+    "ant", "bag", "bed", "box", "bus", "cab", "cow", "cup", "dog", "ear", "egg", "elk", "eye", "fan", "fig",
+    "fly", "fur", "gem", "ham", "hen", "hut", "ice", "ink", "jet", "kit", "leg", "lid", "map", "mud", "oak",
+    "oil", "pea", "pie", "pot", "rat", "rug", "saw", "sky", "sun", "toy", "wax", "web", "zip", "arm", "axe",
+    "dew", "gas", "hop", "ivy", "orb", "rim", "sod", "tin", "tub", "urn", "zoo", "gnu", "emu", "eel", "asp",
+)  # fmt: skip
+"""Words of documents. Any two differ in at least two of their three letters."""
+VALUES = tuple(str(number) for number in range(10, 100))
+"""Numbers of documents."""
+
 SPLITS = ("train", "dev", "test")
 
 # Handwritten digits: contiguous ranges of scikit-learn's load_digits, so that writers hardly overlap.
@@ -45,6 +55,13 @@ FONTS = {
     "test": ("DejaVuSans-BoldOblique", "DejaVuSerif-Italic", "cmb10"),
 }
 
+# Fonts of documents: those of the letters, and in training three more cuts.
+PRINT = {
+    "train": (*FONTS["train"], "DejaVuSansMono-BoldOblique", "DejaVuSerif-BoldItalic", "STIXGeneralItalic"),
+    "dev": FONTS["dev"],
+    "test": FONTS["test"],
+}
+
 # Photographs: only those of scikit-image that are CC0 or in the public domain (training/README.md names the owners).
 PHOTOGRAPHS = {
     "train": ("astronaut.png", "coffee.png", "camera.png", "hubble_deep_field.jpg"),
@@ -59,3 +76,9 @@ class MissingExtra(ImportError):
 
     def __init__(self, library: str, what: str) -> None:
         super().__init__(f"drawing scenes needs {library} for {what}; install the extra: pip install 'ptprune[scenes]'")
+
+
+def check_split(split: str) -> None:
+    """Raises ValueError for a split that there is not."""
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")

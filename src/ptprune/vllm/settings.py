@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from ptprune.settings import shown
+
 if TYPE_CHECKING:
     from ptprune.methods.pyramid import PyramidTokenPruning
 
@@ -17,7 +19,11 @@ SETTING = "ptprune"
 
 # Options of the method that cannot be served, and why.
 _KNOWN_BEFORE = "vLLM must know how many tokens stay before the picture is encoded: use keep_ratio or keep_tokens"
+_ENCODED = "the plugin lets vLLM encode every tile whole: leave it out"
 FIXED = {
+    **dict.fromkeys(
+        ("tiles", "tile_threshold", "tile_score", "left_out", "tile_batch", "vision_layer", "vision_margin"), _ENCODED
+    ),
     "coverage": _KNOWN_BEFORE,
     "coverage_bounds": _KNOWN_BEFORE,
     "layer": "vLLM drops tokens before the language model, as layer=0 does: leave it out",
@@ -35,13 +41,13 @@ def pruner_of(settings: Any) -> PyramidTokenPruning:
     from ptprune.methods.pyramid import PyramidTokenPruning
 
     if not isinstance(settings, Mapping):
-        raise ValueError(f'ptprune: the setting must be an object such as {{"keep_ratio": 0.5}}, got {settings!r}')
+        raise ValueError(f'ptprune: the setting must be an object such as {{"keep_ratio": 0.5}}, got {shown(settings)}')
     allowed = [field.name for field in fields(PyramidTokenPruning) if field.name not in FIXED]
     for name in settings:
         if name in FIXED:
             raise ValueError(f"ptprune: {name} cannot be set here: {FIXED[name]}")
         if name not in allowed:
-            raise ValueError(f"ptprune: no option is called {name!r}, there are {', '.join(allowed)}")
+            raise ValueError(f"ptprune: no option is called {shown(name)}, there are {', '.join(allowed)}")
     try:
         return PyramidTokenPruning(**settings, layer=0, positions="compact")
     except ValueError as error:
@@ -93,7 +99,7 @@ def requested_ratio(pruner: PyramidTokenPruning, request: Any) -> float | None:
         return None
     if not isinstance(request, Mapping) or set(request) - {"keep_ratio"}:
         raise ValueError(
-            f'ptprune: a request may set its ratio, as {{"keep_ratio": 0.25}}, and nothing else, got {request!r}'
+            f'ptprune: a request may set its ratio, as {{"keep_ratio": 0.25}}, and nothing else, got {shown(request)}'
         )
     if "keep_ratio" not in request:
         return None

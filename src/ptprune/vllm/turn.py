@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jinja2
+from ptprune.errors import SettingError
+from ptprune.templates import render_chats
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,10 @@ def _turn_end(prompt: Sequence[int], start: int, answer: Sequence[int]) -> int:
 
 def answer_start(tokenizer: object) -> list[int]:
     """Token ids with which an answer begins in the tokenizer's chat template; empty where it does not say."""
-    if not getattr(tokenizer, "chat_template", None):
-        return []
-    messages = [{"role": "user", "content": "?"}]
+    chats = [[{"role": "user", "content": "?"}]]
     try:
-        asked, answered = (
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)  # type: ignore[attr-defined]
-            for generation in (False, True)
-        )
-    except jinja2.TemplateError:
+        [asked], [answered] = (render_chats(tokenizer, chats, answer=answer) for answer in (False, True))
+    except SettingError:  # none, or one that cannot be used: vLLM says so where it needs it
         return []
     opening = answered[len(asked) :] if answered.startswith(asked) else ""
     return list(tokenizer.encode(opening, add_special_tokens=False)) if opening else []  # type: ignore[attr-defined]

@@ -8,23 +8,32 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ptprune.bench.items import Item, is_right
+from ptprune.bench.items import Item, mark
 from ptprune.bench.items.easyvqa import easy_vqa_items
 from ptprune.bench.items.scenes import scene_items
+from ptprune.bounds import MAX_ITEMS
 from ptprune.errors import UserError
+from ptprune.files import inside, replacing, write_whole, writing
 from ptprune.pictures import open_picture
-from ptprune.results.file import write_whole, writing
+from ptprune.tiny.worlds import WORLDS
 
 LIST = "items.jsonl"
+LARGEST = 1 << 28  # bytes of a list
 EXAMPLE = '{"picture": "sign.png", "question": "What is written there?", "answer": "exit"}'
 
-SETS: dict[str, Callable[..., list[Item]]] = {"scenes": partial(scene_items, "test"), "easy-vqa": easy_vqa_items}
-"""Name of a set that can be written -> function that makes so many items."""
+DIALOGUE, USUAL = "dialogue", "usual"
+SETS: dict[str, Callable[..., list[Item]]] = {
+    "scenes": partial(scene_items, "test"),
+    "easy-vqa": easy_vqa_items,
+    **{name: partial(scene_items, "test", world=name) for name in WORLDS if name not in (USUAL, DIALOGUE)},
+}
+"""Name of a set that can be written -> function that makes so many items. No line of a list holds a dialogue."""
+SENTENCE = 32  # longest answer, in tokens, where the world does not say more
 
 TASK = """\
 # Written by `ptprune items {name}`: the questions of items.jsonl as a task of lmms-eval.
@@ -40,7 +49,7 @@ doc_to_text: question
 doc_to_target: answer
 process_results: !function ptprune.bench.items.folder.score
 generation_kwargs:
-  max_new_tokens: 32
+  max_new_tokens: {longest}
   do_sample: false
 metric_list:
   - metric: accuracy
@@ -85,28 +94,40 @@ def write(name: str, folder: Path, count: int, on_item: Callable[[int], None] = 
         if there >= count:
             return there
         items = SETS[name](count, on_item)
-        write_whole(task, TASK.format(name=name, task=task_name(name)))
+        longest = max(SENTENCE, WORLDS[name].longest) if name in WORLDS else SENTENCE
+        write_whole(task, TASK.format(name=name, task=task_name(name), longest=longest))
         write_whole(folder / "pictures.py", PICTURES)
         lines = []
         for number, item in enumerate(items):
             picture = f"{number:05}.png"
-            item.open().save(folder / picture)
+            with replacing(folder / picture) as beside:
+                item.open().save(beside)
             told = {"picture": picture, "question": item.question, "answer": item.answer, "kind": item.kind}
-            lines.append(json.dumps(told) + "\n")
+            more = {"listing": True} if item.listing else {}
+            lines.append(json.dumps(told | more) + "\n")
         write_whole(folder / LIST, "".join(lines))  # last: whoever finds it finds the rest
     return len(items)
 
 
 def folder_items(
-    folder: Path, limit: int | None = None, on_item: Callable[[int], None] = lambda done: None
+    folder: Path,
+    limit: int | None = None,
+    on_item: Callable[[int], None] = lambda done: None,
+    *,
+    outside: bool = False,
 ) -> list[Item]:
     """The items that a folder's ``items.jsonl`` lists, one JSON object a line. Every picture is opened once.
+
+    Args:
+        outside: whether pictures may lie outside the folder.
 
     Raises UserError, with the number of the line, for a list or a picture that cannot be used.
     """
     if not folder.is_dir():
         raise UserError(f"--items {folder}: no such folder; give one that holds {LIST}")
     listed = folder / LIST
+    if listed.exists() and (not listed.is_file() or listed.stat().st_size > LARGEST):
+        raise UserError(f"{listed}: not a file, or larger than {LARGEST >> 20} MiB")
     try:
         lines = listed.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
@@ -120,15 +141,18 @@ def folder_items(
             break
         if not line.strip():
             continue
+        if len(items) >= MAX_ITEMS:
+            raise UserError(f"{listed}: more than {MAX_ITEMS} items; give --limit, or a shorter list")
         where = f"{listed} line {number}"
         entry = _entry(line, where)
-        path = folder / entry.picture
         try:
+            path = folder / entry.picture if outside else inside(folder, entry.picture)
             if path not in pictures:
                 pictures[path] = open_picture(path).size, hashlib.sha256(path.read_bytes()).hexdigest()
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        items.append(Item(path, *pictures[path], entry.question, entry.answer.strip(), entry.kind))
+        answer = entry.answer.strip()
+        items.append(Item(path, *pictures[path], entry.question, answer, entry.kind, listing=entry.listing))
         on_item(len(items))
     if not items:
         raise UserError(f"{listed}: no items; it holds a line such as {EXAMPLE} an item")
@@ -147,6 +171,7 @@ class Entry(BaseModel):
     question: Text
     answer: Text
     kind: str = ""
+    listing: bool = False
 
 
 def _entry(line: str, where: str) -> Entry:
@@ -162,11 +187,11 @@ def visual_in(folder: Path) -> Callable[[Mapping[str, str]], list[Image.Image]]:
     """The function that opens an item's picture from this folder."""
 
     def doc_to_visual(item: Mapping[str, str]) -> list[Image.Image]:
-        return [open_picture(folder / item["picture"])]
+        return [open_picture(inside(folder, item["picture"]))]
 
     return doc_to_visual
 
 
-def score(item: Mapping[str, str], answers: Sequence[str]) -> dict[str, float]:
-    """1 for a right answer, by the rule of ``ptprune bench accuracy``."""
-    return {"accuracy": float(is_right(answers[0], item["answer"]))}
+def score(item: Mapping[str, Any], answers: Sequence[str]) -> dict[str, float]:
+    """How right an answer is, by the rule of ``ptprune bench accuracy``."""
+    return {"accuracy": mark(answers[0], item["answer"], item.get("listing", False))}

@@ -14,7 +14,7 @@ from ptprune.bench.candidates import DOWNSAMPLE, PTP, RANDOM, key
 from ptprune.bench.plots import draw
 from ptprune.bench.report.lines import Line, Lines, changed, default_settings, differing, in_stages
 from ptprune.bench.report.parts import Figures, facts, model_name, origin
-from ptprune.bench.statistics import decode, difference
+from ptprune.bench.statistics import difference, marks_of
 from ptprune.results.rows import AccuracyResults, AccuracyRow, Gain
 from ptprune.results.table import escape, markdown, percent
 
@@ -29,7 +29,8 @@ Gains = dict[str, dict[float, Gain]]
 def title(results: AccuracyResults) -> str:
     """Model and questions, as in "ptprune-tiny, 1000 questions, test split"."""
     number = "1 question" if results.items == 1 else f"{results.items} questions"
-    return f"{model_name(results.model)}, {number}, {SPLITS.get(results.split, results.split)}"
+    world = "" if results.scenes is None else f" about {results.scenes}"
+    return f"{model_name(results.model)}, {number}{world}, {SPLITS.get(results.split, results.split)}"
 
 
 def methods_section(results: AccuracyResults, figures: Figures) -> list[str]:
@@ -85,7 +86,7 @@ def gains(lines: Mapping[str, Line], ptp: Line) -> Gains:
     for name, line in lines.items():
         for ratio, row in line.items():
             if ratio in ptp and key(row) != key(ptp[ratio]):
-                found.setdefault(name, {})[ratio] = difference(decode(row.right), decode(ptp[ratio].right))
+                found.setdefault(name, {})[ratio] = difference(marks_of(row), marks_of(ptp[ratio]))
     return found
 
 

@@ -13,8 +13,9 @@ from ptprune.bench.report.lines import Lines
 from ptprune.bench.report.parts import Figures
 from ptprune.checkpoints import SHIPPED
 from ptprune.errors import UserError
+from ptprune.files import check_writable, make_folder
 from ptprune.methods import METHODS
-from ptprune.results.file import check_writable, read
+from ptprune.results.file import read
 from ptprune.results.file import write as write_file
 from ptprune.results.rows import AccuracyResults, PublishedResults, Results, SpeedResults
 from ptprune.results.table import escape, markdown
@@ -50,7 +51,7 @@ def write(files: Sequence[Path], path: Path) -> list[Path]:
         UserError: for a file that cannot be read, has no place on the page, or is given twice; where something cannot
             be drawn or written.
     """
-    check_writable(path, "--out")
+    check_writable(path, "--out", files)
     known: dict[str, Path] = {}
     contents = []
     for file in files:
@@ -69,10 +70,9 @@ def write(files: Sequence[Path], path: Path) -> list[Path]:
     text = compose(contents, figures)
     if figures.drawn:
         plots.require("ptprune bench report")
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder}: cannot hold the plots ({error.strerror}); give another --out") from None
+        make_folder(folder, f"--out {path}: the folder of its plots, {folder}")
+    for name in figures.drawn:
+        check_writable(folder / name, "--out", files)
     for name, draw in figures.drawn.items():
         draw(folder / name)
     write_file(path, text)

@@ -28,7 +28,9 @@ SPREADS = {
 
 
 def _title(results: SpeedResults) -> str:
-    return f"{model_name(results.shape)} on {results.device}"
+    batch = f", batch {results.batch}" if results.batch > 1 else ""
+    layers = sorted({row.layer for row in results.rows if row.layer})
+    return f"{model_name(results.shape)} on {results.device}{batch}{''.join(f', layer {layer}' for layer in layers)}"
 
 
 def section(results: SpeedResults, figures: Figures) -> list[str]:

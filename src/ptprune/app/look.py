@@ -1,0 +1,100 @@
+"""A picture and a question as a model has encoded them: tokens are chosen from this again, without encoding again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ptprune.pruner import TokenPruner
+from ptprune.report import PruningReport, write_report
+from ptprune.scores.evidence import ImageEvidence
+from ptprune.selection import Selection
+
+CHOOSING = frozenset(
+    {
+        *("keep_ratio", "keep_tokens", "coverage", "coverage_bounds", "region", "token", "instruction", "alpha"),
+        *("temperature", "thumbnail", "normalize_instruction", "ranking", "positions"),
+    }
+)
+"""Settings that change what is chosen, and nothing of what it is chosen from."""
+ENCODING = frozenset({"layer", "window"})
+"""Settings that change what it is chosen from, and that depend on no other."""
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """One prefill of one picture.
+
+    Attributes:
+        pruner: with what settings it was made.
+        evidence: what the method chose from; None where it chose in stages, or kept everything without looking.
+        valid: bool array [1, prompt length], the columns that are not padding.
+    """
+
+    pruner: TokenPruner
+    evidence: ImageEvidence | None
+    valid: np.ndarray
+
+    @classmethod
+    def of(cls, pruner: TokenPruner, seen: list[ImageEvidence], inputs: Any) -> Look:
+        """What ``remembering`` collected in a prefill.
+
+        Args:
+            inputs: of that prefill, one prompt with one picture.
+        """
+        return cls(pruner, seen[0] if len(seen) == 1 else None, inputs["attention_mask"].bool().cpu().numpy())
+
+    def serves(self, pruner: TokenPruner) -> bool:
+        """Whether these settings would have seen the same evidence, so that they can choose from it."""
+        if self.evidence is None or type(pruner) is not type(self.pruner):
+            return False
+        for each in fields(pruner):
+            value = getattr(pruner, each.name)
+            if each.name in ENCODING and value != getattr(self.pruner, each.name):
+                return False
+            # a setting that is not known here may mean anything, unless it is as it always is
+            if each.name not in CHOOSING | ENCODING and not value == getattr(self.pruner, each.name) == each.default:
+                return False
+        return all(getattr(self.evidence, need) is not None for need in pruner.needs)
+
+    def choose(self, pruner: TokenPruner) -> PruningReport:
+        """What the pruner keeps: the report that a pass with these settings would write.
+
+        Raises:
+            PtpruneError: where the method refuses the image.
+        """
+        assert self.evidence is not None
+        return write_report([self.evidence.layout], [pruner.checked_select(self.evidence)], self.valid)
+
+
+def remembering(pruner: TokenPruner, seen: list[ImageEvidence], *, always: bool = False) -> TokenPruner:
+    """A pruner that does what this one does, and appends the evidence that it chose from to ``seen``.
+
+    Args:
+        always: gather evidence even where every token stays.
+    """
+    kind: Any = type(pruner)
+    twin = _remembering(kind)(**{each.name: getattr(pruner, each.name) for each in fields(pruner)})
+    twin._seen, twin._always = seen, always
+    return twin
+
+
+@cache  # classes are never forgotten: one a method, and nothing of a visitor in it
+def _remembering(kind: Any) -> Any:
+    class Remembering(kind):
+        _seen: list[ImageEvidence]
+        _always: bool
+
+        def select_all(self, images: Sequence[ImageEvidence]) -> list[Selection]:
+            self._seen.extend(images)
+            return super().select_all(images)
+
+        def keeps_all(self, num_tokens: int | None = None) -> bool:
+            return not self._always and super().keeps_all(num_tokens)
+
+    Remembering.__name__ = kind.__name__  # errors name the method
+    return Remembering

@@ -1,0 +1,318 @@
+"""The page: which controls there are, and what each of them does. The only file that needs Gradio."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ptprune.app import parts
+from ptprune.app.desk import PRUNED, UNPRUNED, Desk, Left, NothingAsked
+from ptprune.app.examples import EXAMPLES
+from ptprune.app.form import LEVELS, MAX_NEW_TOKENS, MAX_QUESTION, MAX_TILES, Form, names_of
+from ptprune.app.snippet import document, program
+from ptprune.app.trouble import open_upload, said
+from ptprune.app.visit import Visit, Visits
+from ptprune.clock import Clock
+from ptprune.draw import draw_overlay
+from ptprune.errors import UserError
+from ptprune.explain import draw_explanation, levels
+from ptprune.methods import METHODS
+from ptprune.results.table import duration
+
+HEAD = """<div class="ptp-head"><h1>ptprune</h1><p>Ask about a picture with fewer visual tokens, and see which ones the
+model keeps and why.</p></div>"""
+# the browser saves what it was given as text: no file on the server
+SAVE = """(packed) => {
+  const [name, address] = packed.split("|", 2), link = document.createElement("a");
+  if (!address) return;
+  link.href = address; link.download = name; document.body.append(link); link.click(); link.remove();
+}"""
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# Gradio would open uploads with Pillow. ``Form.read`` checks all values, and ``open_picture`` reads within its limits.
+AS_SENT: dict[str, Any] = {**QUIET, "preprocess": False}
+
+
+def build(desk: Desk, visits: Visits) -> gr.Blocks:
+    """The page.
+
+    Args:
+        desk: answers what visitors ask.
+        visits: remembers them while their pages are open.
+    """
+    names = list(desk.models.offered)
+    with gr.Blocks(title="ptprune", analytics_enabled=False, delete_cache=(300, 3600)) as page:
+        gr.HTML(HEAD)
+        with gr.Row(elem_classes="ptp-columns"):
+            with gr.Column(scale=4, min_width=300):
+                picture = gr.Image(
+                    label="Picture", sources=["upload", "clipboard"], height=260, buttons=[], elem_id="picture"
+                )
+                question = gr.Textbox(
+                    label="Question",
+                    placeholder="What do you want to know?",
+                    max_length=MAX_QUESTION,
+                    elem_id="question",
+                )
+                with gr.Row(elem_id="buttons"):
+                    ask = gr.Button("Ask", variant="primary", elem_id="ask")
+                    stop = gr.Button("Stop", elem_id="stop", min_width=80, scale=0)
+                gr.Examples(
+                    [[str(each.path), each.question] for each in EXAMPLES],
+                    [picture, question],
+                    label="Drawn examples, which the small model that ships can answer",
+                    elem_id="examples",
+                    api_visibility="private",
+                )
+                with gr.Column(elem_id="settings"):
+                    method = gr.Dropdown(list(METHODS), value="ptp", label="Method", elem_id="method")
+                    used = gr.CheckboxGroup(list(LEVELS), value=list(LEVELS), label="Levels", elem_id="levels")
+                    compare = gr.Checkbox(True, label="Answer without pruning too", elem_id="compare")
+                    model = gr.Dropdown(
+                        names,
+                        value=names[0],
+                        label="Model",
+                        info="Any name on the Hub, or a directory." if desk.models.any_name else None,
+                        allow_custom_value=desk.models.any_name,
+                        interactive=desk.models.any_name or len(names) > 1,
+                        elem_id="model",
+                    )
+                    with gr.Accordion("More settings", open=False, elem_id="more-settings"):
+                        with gr.Row():
+                            tiles = gr.Number(
+                                None, label="Most tiles", precision=0, minimum=1, maximum=MAX_TILES, min_width=110
+                            )
+                            layer = gr.Number(
+                                None, label="Layer", precision=0, minimum=0, min_width=110, elem_id="layer"
+                            )
+                        with gr.Row():
+                            alpha = gr.Number(
+                                None, label="Question's weight", minimum=0, maximum=1, step=0.1, min_width=110
+                            )
+                            temperature = gr.Number(None, label="Evenness of tiles", minimum=0, step=0.1, min_width=110)
+                        thumbnail = gr.Dropdown(
+                            [("default", ""), "ratio", "whole", "region"], value="", label="Thumbnail"
+                        )
+                        longest = gr.Number(
+                            64, label="Longest answer, in tokens", precision=0, minimum=1, maximum=MAX_NEW_TOKENS
+                        )
+                        more = gr.Textbox(
+                            label="Further settings, as in Python",
+                            placeholder='ranking="image", window=8',
+                            elem_id="more",
+                        )
+                        others = gr.HTML(_others("ptp"))
+            with gr.Column(scale=7, min_width=320):
+                note = gr.HTML(parts.note("Choose a picture, ask, then move the slider."), elem_id="note")
+                answers = gr.HTML(parts.answers(None, None), elem_id="answers")
+                ratio = gr.Slider(
+                    0.01, 1, 0.5, step=0.01, label="Keep ratio: the share of visual tokens that stay", elem_id="ratio"
+                )
+                kept = gr.HTML(elem_id="kept", elem_classes="ptp-shown")
+                bars = gr.HTML(elem_id="bars")
+                maps = gr.HTML(elem_id="maps", elem_classes="ptp-shown")
+                with gr.Row(elem_id="saves"):
+                    saves = [
+                        gr.Button(label, size="sm", min_width=90, elem_id=f"save-{name}")
+                        for label, name in (("Kept tokens", "kept"), ("Heat maps", "why"), ("Numbers", "json"))
+                    ]
+                with gr.Accordion("The same in Python", open=False, elem_id="program"):
+                    code = gr.Code(language="python", show_label=False, elem_id="code", interactive=False)
+                packed = gr.Textbox(visible="hidden", elem_id="packed")
+
+        folder = Path(picture.GRADIO_CACHE).resolve()
+        ours = {str(file) for file in folder.rglob("*") if file.is_file()}  # the examples; an upload may be the same
+        picture.keep_in_cache |= ours
+        controls: dict[str, Any] = {
+            "picture": picture,
+            "question": question,
+            "model": model,
+            "method": method,
+            "keep_ratio": ratio,
+            "levels": used,
+            "layer": layer,
+            "alpha": alpha,
+            "temperature": temperature,
+            "thumbnail": thumbnail,
+            "max_tiles": tiles,
+            "max_new_tokens": longest,
+            "more": more,
+            "compare": compare,
+        }
+        shown = [note, answers, kept, bars, maps, code]
+
+        def read(values: tuple[Any, ...]) -> Form:
+            given = dict(zip(controls, values, strict=True))
+            return Form.read({**given, "picture": uploaded(given["picture"], folder)})
+
+        def source(form: Form) -> str:
+            return program(form, str(desk.models.device), desk.models.dtype)
+
+        def on_ask(request: gr.Request, *values: Any) -> Iterator[Any]:
+            visit = visits.get(str(request.session_hash))
+            texts: dict[str, str] = {}
+            try:
+                form = read(values)
+                going = desk.answer(form, visit)
+                yield _show(note=parts.note("waiting for its turn"), answers=parts.answers(None, None))
+                while True:
+                    try:
+                        word = next(going)
+                    except StopIteration as ended:
+                        answered = ended.value
+                        break
+                    if word.of in (UNPRUNED, PRUNED):
+                        texts[word.of] = (texts.get(word.of, "") + word.text).lstrip()
+                        yield _show(answers=parts.answers(texts.get(UNPRUNED), texts.get(PRUNED)))
+                    else:
+                        yield _show(note=parts.note(f"{word.text} ..."))
+                before, after = answered.report.visual_tokens
+                yield _show(
+                    note=parts.note(f"{before} -> {after} visual tokens. Move the slider to choose again."),
+                    answers=parts.answers(
+                        answered.unpruned.text if answered.unpruned else None, answered.pruned.text, answered
+                    ),
+                    code=source(form),
+                    **_drawings(visit),
+                )
+            except Left:
+                yield _show(note=parts.note("Stopped."))
+            except Exception as error:
+                yield _show(note=parts.note(said(error), trouble=True))
+
+        def on_change(request: gr.Request, *values: Any) -> Any:
+            visit = visits.get(str(request.session_hash))
+            try:
+                form, clock = read(values), Clock()
+                with clock.lap("choice"):
+                    again = desk.choose(form, visit)
+                took = duration(clock.seconds["choice"])
+                told = f"chosen from what was encoded before, in {took}"
+                if again:
+                    told = f"encoded again for these settings, in {took}"
+                assert visit.report is not None
+                before, after = visit.report.visual_tokens
+                return _show(
+                    note=parts.note(f"{before} -> {after} visual tokens, {told}. Ask again for an answer with them."),
+                    code=source(form),
+                    **_drawings(visit),
+                )
+            except (NothingAsked, UserError) as error:
+                waits = isinstance(error, NothingAsked) or not (values[0] and values[1])
+                with suppress(Exception):
+                    return _show(code=source(read(values)), **({} if waits else {"note": _told(error)}))
+                return _show(note=_told(error))
+            except Exception as error:
+                return _show(note=_told(error))
+
+        def on_picture(sent: Any, request: gr.Request) -> Any:
+            """Say at once what is wrong with a picture, and remember to delete its file."""
+            if not sent:
+                return [gr.skip()] * (1 + len(shown))
+            visit = visits.get(str(request.session_hash))
+            visit.mapped = None
+            try:
+                file = uploaded(sent, folder)
+                assert file is not None
+                if str(file) not in ours:
+                    visit.files.add(file)
+                open_upload(file)
+            except Exception as error:
+                return [None, *_show(note=_told(error))]
+            return [gr.skip(), *_show(note=parts.note(), answers=parts.answers(None, None), kept="", bars="", maps="")]
+
+        def on_save(what: str) -> Any:
+            def save(request: gr.Request) -> str:
+                visit = visits.get(str(request.session_hash))
+                if visit.report is None or visit.drawing is None:
+                    gr.Info("Ask first: there is nothing to save yet.")
+                    return ""
+                image = visit.report.images[0]
+                if what == "json":
+                    text = json.dumps(document(visit), indent=2)
+                    return f"ptprune.json|data:application/json;base64,{b64encode(text.encode()).decode()}"
+                drawn = (draw_overlay if what == "kept" else draw_explanation)(visit.drawing, image)
+                return f"ptprune-{what}.png|{parts.picture_data(drawn, 'PNG')}"
+
+            return save
+
+        def on_stop(request: gr.Request) -> None:
+            visits.get(str(request.session_hash)).stop.set()
+
+        def on_leave(request: gr.Request) -> None:
+            visits.forget(str(request.session_hash))
+
+        asking: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, **AS_SENT}
+        gr.on([ask.click, question.submit], on_ask, list(controls.values()), shown, **asking)
+        stop.click(on_stop, concurrency_limit=None, **QUIET)
+        changes = [ratio.change, used.change, alpha.change, temperature.change, thumbnail.change, layer.change]
+        changes += [method.change, more.submit]
+        gr.on(
+            changes,
+            on_change,
+            list(controls.values()),
+            shown,
+            trigger_mode="always_last",
+            concurrency_limit=4,
+            **AS_SENT,
+        )
+        method.change(lambda name: (gr.update(visible=name == "ptp"), _others(name)), method, [used, others], **QUIET)
+        picture.change(on_picture, picture, [picture, *shown], **AS_SENT)
+        for button, what in zip(saves, ("kept", "why", "json"), strict=True):
+            button.click(on_save(what), outputs=packed, **QUIET).then(None, packed, js=SAVE)
+        page.unload(on_leave)
+    return page
+
+
+def uploaded(sent: Any, folder: Path) -> Path | None:
+    """The file that a browser names as its picture; None for no picture.
+
+    Raises:
+        UserError: where it names one that was not uploaded.
+    """
+    if not sent:
+        return None
+    named = sent.get("path") if isinstance(sent, dict) else None
+    if not isinstance(named, str) or not (file := Path(named).resolve()).is_relative_to(folder):
+        raise UserError("picture: upload it again")
+    return file
+
+
+def _told(error: BaseException) -> str:
+    return parts.note(said(error), trouble=True)
+
+
+def _others(method: str) -> str:
+    """The settings that can be written by hand."""
+    names = ", ".join(f"{name}={default!r}" for name, default in names_of(method).items())
+    return parts.small(f"{method} also has {names}")
+
+
+def _show(**changed: str) -> list[Any]:
+    """The outputs of an event, in their order; those that are not named stay as they are."""
+    order = ("note", "answers", "kept", "bars", "maps", "code")
+    return [changed.get(name, gr.skip()) for name in order]
+
+
+def _drawings(visit: Visit) -> dict[str, str]:
+    """What is shown of a visit. Heat maps do not change with the ratio, and are drawn once for all of them."""
+    assert visit.drawing is not None
+    assert visit.report is not None
+    assert visit.answered is not None
+    assert visit.form is not None
+    image = visit.report.images[0]
+    alike = replace(visit.form, keep_ratio=1.0), levels(image)
+    drawn = {
+        "kept": parts.kept(visit.drawing, image),
+        "bars": parts.bars(visit.report, visit.answered),
+    }
+    if visit.mapped != alike:
+        visit.mapped = alike
+        drawn["maps"] = parts.heat_maps(visit.drawing, image)
+    return drawn

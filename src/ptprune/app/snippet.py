@@ -1,0 +1,90 @@
+"""The page's settings as a program, and what is shown as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from ptprune.app.form import Form
+from ptprune.app.visit import Visit
+from ptprune.asking.answer import describe, regions_of
+from ptprune.pruner import TokenPruner
+
+PROGRAM = """\
+import torch
+
+from ptprune.asking.chat import make_prompt
+from ptprune.asking.loaded import LoadedModel
+from ptprune.checkpoints import Checkpoint
+from ptprune.methods import {method}
+from ptprune.pictures import open_picture
+
+loaded = LoadedModel.load(Checkpoint.find({model!r}), torch.device({device!r}), {dtype!r}{tiles})
+model, processor = loaded.model, loaded.processor
+picture = open_picture({picture!r})
+inputs = make_prompt(model, processor, [picture], {question!r}, loaded.image_options).to(model.device)
+
+pruner = {method}({settings})
+with pruner(model), torch.no_grad():
+    output = model.generate(**inputs, max_new_tokens={max_new_tokens}, do_sample=False)
+answer = processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+print(answer)
+print(pruner.report)
+"""
+
+
+def settings_of(pruner: TokenPruner) -> dict[str, Any]:
+    """The ratio, and every setting that is not as it always is."""
+    chosen = {each.name: getattr(pruner, each.name) for each in fields(pruner)}
+    return {each.name: chosen[each.name] for each in fields(pruner) if _told(each, chosen[each.name])}
+
+
+def _told(field: Any, value: Any) -> bool:
+    return field.name == "keep_ratio" or value != field.default
+
+
+def program(form: Form, device: str = "cpu", dtype: str = "auto") -> str:
+    """A program that prints the answer of the page, with exactly its settings.
+
+    Raises:
+        PtpruneError: where the form's settings are refused.
+    """
+    pruner = form.pruner()
+    return PROGRAM.format(
+        method=type(pruner).__name__,
+        settings=", ".join(f"{name}={value!r}" for name, value in settings_of(pruner).items()),
+        model=form.model,
+        device=device,
+        dtype=dtype,
+        tiles="" if form.max_tiles is None else f", max_tiles={form.max_tiles}",
+        picture=form.picture.name if form.picture else "picture.png",
+        question=form.question,
+        max_new_tokens=form.max_new_tokens,
+    )
+
+
+def document(visit: Visit) -> dict[str, Any]:
+    """What is shown, in JSON types.
+
+    The keys are those of ``ptprune run --json`` and, besides them, ``method``, ``settings``, ``kept`` (indices of
+    visual tokens) and ``scores``. Where the settings were changed after the answer, what only an answer tells is left
+    out.
+    """
+    assert visit.form is not None
+    assert visit.report is not None
+    form, kept = visit.form, visit.report.to_dict()
+    shown: dict[str, Any] = {
+        "model": form.model,
+        "question": form.question,
+        "method": form.method,
+        "settings": settings_of(form.pruner()),
+    }
+    answered = visit.answered
+    if answered is not None and answered.report is visit.report:
+        shown |= describe(answered.pruned, answered.unpruned, answered.report)
+    else:
+        pairs = ("visual_tokens", kept["visual_tokens"]), ("sequence_length", kept["sequence_length"][0])
+        shown |= {name: dict(zip(("before", "after"), pair, strict=True)) for name, pair in pairs}
+        shown["regions"] = regions_of(kept)
+    [image] = kept["images"]
+    return shown | {"kept": image["kept"], "scores": image["scores"]}

@@ -1,0 +1,96 @@
+"""What the page keeps of each visitor, and for how long: until the page is closed, and no longer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL.Image import Image
+
+from ptprune.app.form import Form, Prompt
+from ptprune.app.look import Look
+from ptprune.asking.answer import Answer
+from ptprune.report import PruningReport
+
+MOST = 64  # visitors at a time; beyond that the one who did nothing for longest is forgotten
+PATIENCE = 3600.0  # seconds without a sign until a visitor counts as gone
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """What the model said to a prompt, and with which settings."""
+
+    form: Form
+    pruned: Answer
+    unpruned: Answer | None
+    report: PruningReport
+
+
+@dataclass(eq=False)
+class Visit:
+    """One browser tab.
+
+    Attributes:
+        prompt: what the model was asked last; None: nothing yet.
+        drawing: that picture, no larger than a drawing needs it.
+        look: the picture and the question as they are encoded.
+        answered: the last answers.
+        form, report: what is shown now, which the slider may have changed since.
+        mapped: what the heat maps on the page were drawn of: settings but for the ratio, and the levels.
+        stop: set when nobody waits for the answer that is being written.
+        files: uploads of the visitor.
+    """
+
+    prompt: Prompt | None = None
+    drawing: Image | None = None
+    look: Look | None = None
+    answered: Answered | None = None
+    form: Form | None = None
+    report: PruningReport | None = None
+    mapped: tuple[Form, list[str]] | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+    files: set[Path] = field(default_factory=set)
+    seen: float = field(default_factory=time.monotonic)
+
+
+class Visits:
+    """All visitors by the name that Gradio gives a session. For several threads."""
+
+    def __init__(self) -> None:
+        self._visits: OrderedDict[str, Visit] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._visits)
+
+    def get(self, session: str) -> Visit:
+        """The visit of a session, a new one if need be."""
+        now = time.monotonic()
+        with self._lock:
+            visit = self._visits.setdefault(session, Visit())
+            visit.seen = now
+            self._visits.move_to_end(session)
+            gone = [name for name, each in self._visits.items() if now - each.seen > PATIENCE]
+            gone += list(self._visits)[: max(0, len(self._visits) - len(gone) - MOST)]
+        for name in gone:
+            self.forget(name)
+        return visit
+
+    def forget(self, session: str) -> None:
+        """Forget a visitor, stop what is computed for them, and delete their uploads unless others sent the same."""
+        with self._lock:
+            visit = self._visits.pop(session, None)
+            if visit is None:
+                return
+            visit.stop.set()
+            shared = {file for other in self._visits.values() for file in other.files}
+            for file in visit.files - shared:
+                file.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Forget everybody."""
+        for session in list(self._visits):
+            self.forget(session)

@@ -1,0 +1,159 @@
+"""What visitors send is anything: it becomes a pruner and a question, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptprune.app.form import MAX_QUESTION, OF_PTP, Form, further, names_of
+from ptprune.errors import PtpruneError, UserError
+from ptprune.methods import METHODS, FastV, PyramidTokenPruning
+
+SENT: dict[str, Any] = {
+    "picture": "cat.png",
+    "question": "  which?  ",
+    "model": "ptprune-tiny",
+    "method": "ptp",
+    "keep_ratio": 0.25,
+    "levels": ["question", "tiles", "tokens"],
+    "layer": None,
+    "alpha": None,
+    "temperature": None,
+    "thumbnail": "",
+    "max_tiles": None,
+    "max_new_tokens": 64,
+    "more": "",
+    "compare": True,
+}
+
+
+def test_controls_left_alone_are_the_defaults() -> None:
+    form = Form.read(SENT)
+    assert form.pruner() == PyramidTokenPruning(keep_ratio=0.25)
+    assert form.prompt() == (Path("cat.png"), "which?", "ptprune-tiny", None)
+    assert form == Form(Path("cat.png"), "which?", "ptprune-tiny", keep_ratio=0.25)
+
+
+def test_every_control_counts() -> None:
+    sent = {**SENT, "layer": 3.0, "alpha": 0.2, "temperature": 2, "thumbnail": "whole", "more": 'ranking="image"'}
+    wanted = PyramidTokenPruning(keep_ratio=0.25, layer=3, alpha=0.2, temperature=2, thumbnail="whole", ranking="image")
+    assert Form.read(sent).pruner() == wanted
+    assert Form.read({**sent, "max_tiles": 6, "max_new_tokens": 9, "compare": False}) == Form(
+        Path("cat.png"),
+        "which?",
+        "ptprune-tiny",
+        keep_ratio=0.25,
+        layer=3,
+        alpha=0.2,
+        temperature=2,
+        thumbnail="whole",
+        more='ranking="image"',
+        max_tiles=6,
+        max_new_tokens=9,
+        compare=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("levels", "settings"),
+    [
+        (["tokens", "question"], {"region": "uniform"}),
+        (["tiles", "tokens"], {"instruction": "none"}),
+        (["tiles", "question"], {"alpha": 1.0}),
+        (["tokens"], {"region": "uniform", "instruction": "none"}),
+        (["question"], {"region": "uniform", "alpha": 1.0}),
+    ],
+)
+def test_levels_can_be_switched_off(levels: list[str], settings: dict[str, Any]) -> None:
+    assert Form.read({**SENT, "levels": levels}).pruner() == PyramidTokenPruning(keep_ratio=0.25, **settings)
+
+
+def test_other_methods_take_what_they_have() -> None:
+    """Levels and controls of PTP that are hidden then do not count."""
+    sent = {**SENT, "method": "fastv", "levels": [], "alpha": 0.3, "thumbnail": "whole"}
+    assert Form.read(sent).pruner() == FastV(keep_ratio=0.25)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"levels": ["tiles"]}, "levels"),
+        ({"levels": None}, "levels"),
+        ({"method": "magic"}, "magic"),
+        ({"keep_ratio": 0}, "keep_ratio"),
+        ({"keep_ratio": None}, "keep_ratio"),
+        ({"keep_ratio": "0.5"}, "keep_ratio"),
+        ({"keep_ratio": True}, "keep_ratio"),
+        ({"keep_ratio": float("nan")}, "keep_ratio"),
+        ({"layer": -1}, "layer"),
+        ({"layer": 1.5}, "layer"),
+        ({"layer": float("inf")}, "layer"),
+        ({"layer": float("nan")}, "layer"),
+        ({"alpha": 7}, "alpha"),
+        ({"temperature": [1]}, "temperature"),
+        ({"thumbnail": "huge"}, "thumbnail"),
+        ({"max_new_tokens": 10**9}, "max_new_tokens"),
+        ({"max_tiles": 1000}, "max_tiles"),
+        ({"more": "alpha=0.3", "alpha": 0.5}, "alpha"),
+        ({"more": "keep_ratio=0.1"}, "keep_ratio"),
+        ({"more": "nonsense=1"}, "nonsense"),
+        ({"more": "ranking=tile"}, "settings"),
+        ({"more": "x" * 9999}, "more"),
+        ({"question": "x" * (MAX_QUESTION + 1)}, "question"),
+    ],
+)
+def test_wrong_values_are_one_line(changed: dict[str, Any], says: str) -> None:
+    with pytest.raises(PtpruneError) as refused:
+        Form.read({**SENT, **changed}).pruner()
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("missing", "says"), [("picture", "picture"), ("question", "Ask")])
+def test_a_picture_and_a_question_are_asked_for(missing: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        Form.read({**SENT, missing: None}).prompt()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('true')",
+        "a=__import__('os')",
+        "1",
+        "**{}",
+        "a=1); f(b=2",
+        "a=1, a=2",
+        "a",
+        "a=[" * 90,
+        "=",
+        "a=1 for a in b",
+        "\0",
+    ],
+)
+def test_further_settings_execute_nothing(text: str) -> None:
+    with pytest.raises(UserError, match="ranking"):
+        further(text)
+
+
+def test_none_is_a_value_too() -> None:
+    assert Form.read({**SENT, "more": "window=None"}).pruner().window is None
+
+
+def test_further_settings_are_literals() -> None:
+    assert further("") == {}
+    assert further('window=None, coverage_bounds=(0.1, 0.5), ranking="image"') == {
+        "window": None,
+        "coverage_bounds": (0.1, 0.5),
+        "ranking": "image",
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_without_a_control_are_named(method: str) -> None:
+    names = names_of(method)
+    assert "keep_ratio" not in names
+    assert all(getattr(METHODS[method](), name) == value for name, value in names.items())
+    assert method != "ptp" or set(OF_PTP).isdisjoint(names)

@@ -1,0 +1,107 @@
+"""What no case may do, whatever it is made of: watched by audit events of Python, an alarm and the memory's peak."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SECONDS, MEMORY = 10, 2 << 30
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.truncate")
+RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "socket.connect", "pickle.find_class", "ctypes.dlopen")
+LINE = re.compile("[^\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]+")
+
+
+class Broken(Exception):
+    """A case did what none may."""
+
+
+class Late(BaseException):
+    """A case took too long. No Exception: the code under test turns these into sentences."""
+
+
+class _Watch:
+    folder: Path | None = None
+    seen: list[str] = []
+
+
+def _listen(event: str, args: tuple[Any, ...]) -> None:
+    folder = _Watch.folder
+    if folder is None:
+        return
+    if (
+        event == "open"
+        and isinstance(args[0], str | bytes)
+        and isinstance(args[2], int)
+        and args[2] & WRITES
+        or event in CHANGES
+    ):
+        _judge(event, args[0], folder)
+    elif event in RUNS or (event == "subprocess.Popen" and "worker.py" not in str(args[1])):
+        _Watch.seen.append(f"{event} {args[:2]!r}")
+    elif event == "exec" and str(folder) in str(getattr(args[0], "co_filename", "")):
+        _Watch.seen.append(f"ran {args[0]!r}")
+
+
+def _judge(event: str, name: Any, folder: Path) -> None:
+    path = os.path.realpath(os.fsdecode(name)) if isinstance(name, str | bytes | os.PathLike) else str(name)
+    if not path.startswith((str(folder), "/dev/null")):
+        _Watch.seen.append(f"{event} {path!r}")
+
+
+sys.addaudithook(_listen)
+sys.dont_write_bytecode = True
+
+
+@contextmanager
+def watched(folder: Path) -> Iterator[None]:
+    """Raises Broken where the block takes too long or too much memory, runs anything, or writes outside the folder."""
+
+    def late(*_: object) -> None:
+        raise Late(f"more than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    _Watch.folder, _Watch.seen = Path(os.path.realpath(folder)), []
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        _Watch.folder = None
+    if _Watch.seen:
+        raise Broken("; ".join(_Watch.seen[:5]))
+    if (peak := resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) > MEMORY:
+        raise Broken(f"{peak >> 20} MiB of memory")
+
+
+def check_line(message: str, start: str = "") -> None:
+    """A message is one line of readable text, and begins like this."""
+    if not LINE.fullmatch(message) or not message.startswith(start):
+        raise Broken(f"not one readable line: {message[:500]!r}")
+
+
+def check_command(call: Callable[[], Any], capsys: Any) -> int:
+    """Exit status of the command: 0 with a result, or 2 with one line and no result."""
+    capsys.readouterr()
+    try:
+        call()
+    except SystemExit as left:
+        code = left.code
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    for line in lines:
+        check_line(line)
+    if code == 0:
+        if not said.out.strip():
+            raise Broken("status 0 without a result")
+    elif code != 2 or said.out or not lines or not all(line.startswith("ptprune: ") for line in lines):
+        raise Broken(f"status {code}, {said.out[:200]!r}, {said.err[:500]!r}")
+    return int(code)
