@@ -26,6 +26,8 @@ MAX_WINDOW = 4096
 """Tokens a side of a window."""
 MAX_ROUNDS = 10_000
 """Of a measurement."""
+MAX_SEED = 2**32 - 1
+"""Of a drawn picture."""
 MAX_ITEMS = 100_000
 """Questions of a set; pictures are numbered with five digits."""
 MAX_RATIOS = 64

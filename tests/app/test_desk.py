@@ -58,7 +58,7 @@ def test_answers_are_those_of_the_library(desk: Desk, form: Callable[..., Form])
         assert all(answer.seconds[phase] > 0 for phase in ("vision", "prefill", "decode"))
     order = [word.of for word in words if word.of != DOING]
     assert order == sorted(order, reverse=True)  # first without pruning, then with: neither slows the other down
-    check_same(visit.report, true_report(desk, one))
+    check_same(visit.shown.report, true_report(desk, one))
     assert len([word for word in words if word.of == PRUNED]) > 1
 
 
@@ -84,19 +84,18 @@ def test_visitors_do_not_mix(desk: Desk, form: Callable[..., Form], tmp_path: Pa
         start.wait()
         _, answered = follow(desk, forms[number], visits[number])
         desk.choose(replace(forms[number], keep_ratio=0.5), visits[number])
-        return answered, visits[number].report
+        return answered, visits[number].shown.report
 
     with ThreadPoolExecutor(len(forms)) as pool:
         outcomes = list(pool.map(visitor, range(len(forms))))
     for one, visit, (answered, slid) in zip(forms, visits, outcomes, strict=True):
-        alone = asked(desk, one).answered
-        assert alone is not None
+        alone = asked(desk, one).shown.answered
         assert alone.unpruned is not None
         assert answered.unpruned is not None
         assert (answered.pruned.text, answered.unpruned.text) == (alone.pruned.text, alone.unpruned.text)
         check_same(answered.report, alone.report)
         check_same(slid, true_report(desk, replace(one, keep_ratio=0.5)))
-        assert visit.form == replace(one, keep_ratio=0.5)
+        assert visit.shown.form == replace(one, keep_ratio=0.5)
     model = desk.models.get(forms[0].model, None).model
     assert "forward" not in vars(model)  # no pruner is left on it
     assert "generate" not in vars(model)
@@ -112,7 +111,7 @@ def test_a_visitor_who_leaves_stops_the_answer(desk: Desk, form: Callable[..., F
     with pytest.raises(Left):
         for _ in going:
             pass
-    assert visit.answered is None
+    assert visit.shown is None
     words, answered = follow(desk, form(), visit)  # and can come back
     assert text_of(words, PRUNED) == answered.pruned.text
 
@@ -125,7 +124,7 @@ def test_a_new_question_stops_the_old_one(desk: Desk, form: Callable[..., Form])
     with pytest.raises(Left):
         for _ in old:
             pass
-    assert visit.answered is answered
+    assert visit.shown.answered is answered
 
 
 def test_a_visitor_who_left_while_waiting_costs_nothing(
@@ -226,14 +225,14 @@ def test_nothing_of_a_visitor_is_kept(desk: Desk, form: Callable[..., Form]) -> 
     visits = Visits()
     visit = asked(desk, form(), visits.get("a"))
     desk.choose(form(layer=2), visit)
-    assert visit.look is not None
-    assert visit.look.evidence is not None
-    held = [weakref.ref(each) for each in (visit, visit.drawing, visit.look, visit.look.evidence, visit.report)]
+    assert visit.shown.look.evidence is not None
+    shown = visit.shown
+    held = [weakref.ref(each) for each in (visit, shown, shown.drawing, shown.look.evidence, shown.report)]
     stop = visit.stop
     visits.forget("a")
     assert stop.is_set()
     desk.turns.run(lambda: None)  # the thread lets go of its last work
-    del visit
+    del visit, shown
     gc.collect()
     assert [ref() for ref in held] == [None] * len(held)
 

@@ -85,12 +85,12 @@ def test_choosing_again_is_exact_and_encodes_nothing(
 ) -> None:
     visit = asked(desk, form(compare=False))
     calls = count_encoded(desk, form(), monkeypatch)
-    before = visit.report
+    before = visit.shown.report
     assert not desk.choose(form(**changed), visit)
     assert calls == []
-    assert visit.report is not before
-    assert visit.form == form(**changed)
-    check_same(visit.report, true_report(desk, form(**changed)))
+    assert visit.shown.report is not before
+    assert visit.shown.form == form(**changed)
+    check_same(visit.shown.report, true_report(desk, form(**changed)))
     assert calls == [1]  # by the pass that it is compared with
 
 
@@ -111,11 +111,11 @@ def test_settings_that_see_something_else_encode_once(
     calls = count_encoded(desk, form(), monkeypatch)
     assert desk.choose(form(**changed), visit)
     assert calls == [1]
-    check_same(visit.report, true_report(desk, form(**changed)))
+    check_same(visit.shown.report, true_report(desk, form(**changed)))
     calls.clear()
     assert not desk.choose(form(**changed, keep_ratio=0.2), visit)
     assert calls == []
-    check_same(visit.report, true_report(desk, form(**changed, keep_ratio=0.2)))
+    check_same(visit.shown.report, true_report(desk, form(**changed, keep_ratio=0.2)))
 
 
 def test_with_every_token_kept_the_first_move_encodes(
@@ -125,7 +125,7 @@ def test_with_every_token_kept_the_first_move_encodes(
     visit = asked(desk, form(keep_ratio=1.0, compare=False))
     calls = count_encoded(desk, form(), monkeypatch)
     assert desk.choose(form(), visit)
-    check_same(visit.report, true_report(desk, form()))
+    check_same(visit.shown.report, true_report(desk, form()))
     calls.clear()
     for ratio in (1.0, 0.3):
         assert not desk.choose(form(keep_ratio=ratio), visit)
@@ -140,40 +140,38 @@ def test_every_method(desk: Desk, form: Callable[..., Form], method: str) -> Non
         one = form(**usual, keep_ratio=ratio)
         again = desk.choose(one, visit)
         assert again == (method == "pyramiddrop")  # which chooses in stages, each from what the last one left
-        check_same(visit.report, true_report(desk, one))
+        check_same(visit.shown.report, true_report(desk, one))
 
 
 def test_unknown_settings_encode_again(desk: Desk, form: Callable[..., Form]) -> None:
     """A setting that nobody told this page about may change what is seen, with the ratio or by itself."""
     plain, special = form(method="vispruner", compare=False), form(method="vispruner", more="important_ratio=0.9")
-    look = asked(desk, plain).look
-    assert look is not None
+    look = asked(desk, plain).shown.look
     assert look.serves(replace(plain, keep_ratio=0.1).pruner())
     assert not look.serves(special.pruner())
-    look = asked(desk, replace(special, compare=False)).look
-    assert look is not None
+    look = asked(desk, replace(special, compare=False)).shown.look
     assert not look.serves(special.pruner())
     assert not look.serves(form().pruner())
 
 
 def test_another_question_or_picture_has_to_be_asked_first(desk: Desk, form: Callable[..., Form]) -> None:
     visit = asked(desk, form(compare=False))
-    report = visit.report
+    report = visit.shown.report
     for other in (form(question="w9"), form(max_tiles=2)):
         with pytest.raises(NothingAsked):
             desk.choose(other, visit)
     with pytest.raises(NothingAsked):
         desk.choose(form(), Visit())
-    assert visit.report is report
+    assert visit.shown.report is report
 
 
 def test_refused_settings_leave_what_is_shown(desk: Desk, form: Callable[..., Form]) -> None:
     visit = asked(desk, form(compare=False))
-    kept = visit.report, visit.form
+    kept = visit.shown.report, visit.shown.form
     for wrong in ({"keep_ratio": 0.0}, {"layer": 99}, {"more": "nothing=1"}, {"levels": ()}):
         with pytest.raises(PtpruneError):
             desk.choose(form(**wrong), visit)
-        assert (visit.report, visit.form) == kept
+        assert (visit.shown.report, visit.shown.form) == kept
 
 
 def test_a_remembering_pruner_does_what_the_pruner_does(form: Callable[..., Form]) -> None:

@@ -39,9 +39,7 @@ def test_trouble_is_announced() -> None:
 
 def test_bars_are_as_long_as_the_numbers(desk: Desk, form: Callable[..., Form]) -> None:
     visit = asked(desk, form(keep_ratio=0.25))
-    assert visit.answered is not None
-    assert visit.report is not None
-    answered, html = visit.answered, parts.bars(visit.report, visit.answered)
+    answered, html = visit.shown.answered, parts.bars(visit.shown.report, visit.shown.answered)
     tables = re.findall("<table>.*?</table>", html)
     assert len(tables) == 3
     rows = [re.findall(r"<tr><th>(\w+)</th>(.*?)<td>([^<]*)</td></tr>", table) for table in tables]
@@ -58,18 +56,17 @@ def test_bars_are_as_long_as_the_numbers(desk: Desk, form: Callable[..., Form]) 
 
 def test_without_comparing_the_full_cache_is_known_and_the_time_is_not(desk: Desk, form: Callable[..., Form]) -> None:
     visit = asked(desk, form(compare=False))
-    assert visit.report is not None
-    assert visit.answered is not None
-    compared = asked(desk, form()).answered
-    assert compared is not None
+    compared = asked(desk, form()).shown.answered
     assert compared.unpruned is not None
-    assert visit.answered.pruned.full_kv_bytes == compared.unpruned.kv_bytes
-    assert re.findall(r"<th>(\w+)</th>", parts.bars(visit.report, visit.answered)) == ["without", "with"] * 2 + ["with"]
+    assert visit.shown.answered.pruned.full_kv_bytes == compared.unpruned.kv_bytes
+    assert re.findall(r"<th>(\w+)</th>", parts.bars(visit.shown.report, visit.shown.answered)) == [
+        "without",
+        "with",
+    ] * 2 + ["with"]
 
 
 def test_budgets_lie_as_the_tiles_do(desk: Desk, form: Callable[..., Form]) -> None:
-    report = asked(desk, form(compare=False)).report
-    assert report is not None
+    report = asked(desk, form(compare=False)).shown.report
     [image] = report.images
     tables = re.findall("<table.*?</table>", parts.budgets(image))
     cells = [re.findall(r">(\d+/\d+)</td>", row) for row in re.findall("<tr>.*?</tr>", tables[0])]
@@ -81,8 +78,7 @@ def test_budgets_lie_as_the_tiles_do(desk: Desk, form: Callable[..., Form]) -> N
 
 
 def test_pictures_are_those_of_the_library(desk: Desk, form: Callable[..., Form], picture: Path) -> None:
-    report = asked(desk, form(compare=False)).report
-    assert report is not None
+    report = asked(desk, form(compare=False)).shown.report
     drawn = draw_overlay(Image.open(picture), report.images[0])
     data = parts.picture_data(drawn, "PNG")
     assert data.startswith("data:image/png;base64,")
@@ -90,8 +86,7 @@ def test_pictures_are_those_of_the_library(desk: Desk, form: Callable[..., Form]
     assert shown.tobytes() == drawn.tobytes()
     html = parts.heat_maps(Image.open(picture), report.images[0])
     assert html.count("<img") == 4
-    random = asked(desk, form(compare=False, method="random")).report
-    assert random is not None
+    random = asked(desk, form(compare=False, method="random")).shown.report
     assert "<img" not in parts.heat_maps(Image.open(picture), random.images[0])
 
 
@@ -110,19 +105,17 @@ def test_the_program_gives_the_pages_answer(
     """Run as it stands, by a Python of its own, in the folder where the picture lies."""
     one = form(**controls, compare=False)
     visit = asked(desk, one)
-    assert visit.answered is not None
     ran = subprocess.run(
         [sys.executable, "-c", program(one)], cwd=picture.parent, capture_output=True, text=True, timeout=120
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines() == [*visit.answered.pruned.text.splitlines(), str(visit.answered.report)]
+    assert ran.stdout.splitlines() == [*visit.shown.answered.pruned.text.splitlines(), str(visit.shown.answered.report)]
 
 
 def test_json_is_that_of_the_command_and_follows_the_slider(desk: Desk, form: Callable[..., Form]) -> None:
     visit = asked(desk, form())
-    assert visit.answered is not None
-    shown = json.loads(json.dumps(document(visit)))
-    assert shown["answer"] == visit.answered.pruned.text
+    shown = json.loads(json.dumps(document(visit.shown)))
+    assert shown["answer"] == visit.shown.answered.pruned.text
     assert shown["unpruned"]["seconds"]["select"] == 0
     assert shown["settings"] == {"keep_ratio": 0.5, "layer": 1}
     assert shown["visual_tokens"] == {"before": 28, "after": 14}
@@ -130,7 +123,7 @@ def test_json_is_that_of_the_command_and_follows_the_slider(desk: Desk, form: Ca
     assert set(shown["scores"]) == {"token", "instruction", "fused"}
     keys = set(shown)
     desk.choose(form(keep_ratio=0.25), visit)
-    slid = json.loads(json.dumps(document(visit)))
+    slid = json.loads(json.dumps(document(visit.shown)))
     assert keys - set(slid) == {"answer", "unpruned", "new_tokens", "seconds", "kv_bytes"}
     assert slid["settings"] == {"keep_ratio": 0.25, "layer": 1}
     assert len(slid["kept"]) == slid["visual_tokens"]["after"] == 7
@@ -149,6 +142,5 @@ def test_examples_are_scenes_of_the_shipped_world(example) -> None:
 def test_examples_can_be_answered() -> None:
     desk = Desk(Models())
     visit = asked(desk, Form(EXAMPLES[0].path, EXAMPLES[0].question, "ptprune-tiny"))
-    assert visit.answered is not None
-    assert visit.answered.pruned.text
+    assert visit.shown.answered.pruned.text
     desk.turns.close()

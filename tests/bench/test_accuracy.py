@@ -20,12 +20,15 @@ from ptprune.asking.chat import make_prompt
 from ptprune.bench import accuracy, examinee, items, plots, statistics
 from ptprune.bench.candidates import Candidate, ablate, compare
 from ptprune.bench.examinee import Views
+from ptprune.bench.items.folder import folder_items
 from ptprune.bench.items.scenes import scene_items
+from ptprune.bench.work import share_of_unpruned
 from ptprune.checkpoints import Checkpoint
 from ptprune.cli.console import quiet_libraries
 from ptprune.methods import METHODS
 from ptprune.pruner import TokenPruner
 from ptprune.results.rows import AccuracyRow
+from ptprune.shapes import ModelShape
 from ptprune.tiny import CHECKPOINT
 from tests.command import Command, command, refused
 
@@ -126,6 +129,26 @@ def test_what_follows_from_which_items_were_right() -> None:
 
 
 # --- what is measured -------------------------------------------------------------------------------------------------
+
+
+def test_work_counts_the_tokens_that_the_model_really_reads(
+    subject: examinee.Examinee, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = folder_items(folder, None)
+    read = []
+    for item in asked:
+        inputs = make_prompt(subject.model, subject.processor, [item.open()], item.question, {})
+        visual = subject.visual_tokens(inputs["input_ids"])
+        read.append((visual, visual, inputs["input_ids"].shape[1] - visual))
+    shape = ModelShape.from_config(subject.model.config)
+    for pruner in (METHODS["fastv"](keep_ratio=0.25), METHODS["tops"](keep_ratio=0.25)):
+        assert subject.work(asked, pruner) == share_of_unpruned(shape, read, pruner) < 1
+    assert subject.work(asked) == 1
+    assert subject.work(asked, PyramidTokenPruning(coverage=0.5)) is None, "the scores choose how many"
+    alone = Views(subject).of("thumbnail", None)
+    assert subject.work(asked, None, alone) < 0.6
+    monkeypatch.setattr(subject.model.config, "model_type", "gemma3")
+    assert subject.work(asked) is None
 
 
 @scenes

@@ -9,6 +9,7 @@ from ptprune import PyramidTokenPruning
 from ptprune.bench.overhead import PHASES, added, count, measure
 from ptprune.bench.subject import Setup, choose_setup, prepare
 from ptprune.methods import METHODS
+from ptprune.methods.determinantal import STEPS
 from tests.command import command
 
 
@@ -97,9 +98,33 @@ def test_vispruner_adds_eleven_operations_a_round(tiles, keep_ratio):
 
 @pytest.mark.parametrize("tiles", [3, 5])
 @pytest.mark.parametrize("keep_ratio", [0.1, 0.5])
-def test_scope_adds_eleven_operations_a_step(tiles, keep_ratio):
+def test_scope_adds_thirteen_operations_a_step(tiles, keep_ratio):
     row = counted("scope", layer=0, tiles=tiles, keep_ratio=keep_ratio)
-    assert (row.operations, row.reads) == (11 * round(keep_ratio * 256) + 70, 2)
+    assert (row.operations, row.reads) == (13 * round(keep_ratio * 256) + 84, 2)
+
+
+@pytest.mark.parametrize("tiles", [3, 5])
+@pytest.mark.parametrize(("keep_ratio", "operations"), [(0.1, 964), (0.5, 2273)])
+def test_cdpruner_whatever_the_number_of_tiles(tiles, keep_ratio, operations):
+    row = counted("cdpruner", layers=6, layer=0, tiles=tiles, keep_ratio=keep_ratio)
+    assert (row.operations, row.reads) == (operations, 2)
+
+
+def test_tops_adds_nineteen_operations_a_choice():
+    row = counted("tops", layers=6, layer=0, keep_ratio=0.05)
+    choices = sum(METHODS["tops"](keep_ratio=0.05).num_after(cut, 4 * 256) for cut in range(3))
+    assert (row.operations, row.reads) == (19 * choices + 299, 4)
+
+
+@pytest.mark.parametrize("tiles", [3, 5])
+@pytest.mark.parametrize("keep_ratio", [0.01, 0.1, 0.5])
+def test_coverage_adds_so_many_operations(tiles, keep_ratio):
+    """36 for each token, fewer than PTP without its region level beyond that, and from as many tokens on as a step
+    takes several, no more."""
+    pruner = PyramidTokenPruning(keep_ratio=keep_ratio, choose="coverage", ranking="image", region="uniform")
+    [row] = measure(setup_of(pruner, tiles=tiles), {"ptp": pruner}).rows
+    tokens = round(keep_ratio * 256 * (tiles + 1))
+    assert (row.operations, row.reads) == (36 * tokens + 82 if tokens <= STEPS else 2327, 2)
 
 
 def test_every_rival_is_counted():

@@ -275,15 +275,46 @@ def test_targets(target: str, reached: Any, failed: Any) -> None:
     assert "no target" in table["prefill to ideal"][-1]
 
 
+@pytest.mark.parametrize(("ratio", "bound"), [(0.5, 0.6), (0.25, 0.4)])
+@pytest.mark.parametrize("enough", [True, False])
+def test_targets_of_what_the_encoder_is_spared(ratio: float, bound: float, enough: bool) -> None:
+    """Of the arm that spares all it can, and of no other."""
+    excess = 0.0 if enough else 0.001
+    results = of_speed(ttft_vs_unpruned=bound + excess, peak=round(1000 * (0.7 + excess)))
+    results.rows[1] = results.rows[1].model_copy(
+        update={"encoder": "both", "label": "ptp both", "keep_ratio": ratio, "encoded_tiles": 3}
+    )
+    results.ratios = {"ptp both": results.ratios["ptp"]}
+    results.tokens.after = {"ptp both": 6}
+    results.picture = rows.SpeedPicture(kind="scene", seed=1, background="waves", filled_tiles=2)
+    section = part(page(rows.SpeedResults.model_validate(results.model_dump())), "on cpu")
+    verdicts = {name: row[-1].strip("*") for name, row in cells(section, 2).items() if name}
+    for target in ("first token to unpruned", "peak"):
+        assert verdicts[target] == ("met" if enough else "missed")
+    assert cells(section)["ptp both"][:4] == [f"{100 * ratio:g}%", "0", "3", "6"]
+    assert "2 hold something" in section
+    results.rows[1] = results.rows[1].model_copy(update={"encoder": "salient"})
+    others = cells(part(page(results), "on cpu"), 2)
+    assert "first token to unpruned" not in others
+    assert others["peak"][-1] == "met"
+
+
 def test_times_of_the_arms() -> None:
     text = page(of_speed(prefill_vs_unpruned=0.25))
     section = part(text, "internvl3-1b on cpu")
     arms, ratios = cells(section), cells(section, 1)
-    assert arms["unpruned"] == ["-", "-", "10", *["2.00 s"] * 3, "6.00 s", "2.00 s", "1e+03 B", "9.77 KiB", "1 G"]
-    assert arms["ptp"][:4] == ["50%", "0", "6", "1.00 s"]
+    assert arms["unpruned"] == ["-", "-", "-", "10", *["2.00 s"] * 3, "6.00 s", "2.00 s", "1e+03 B", "9.77 KiB", "1 G"]
+    assert arms["ptp"][:5] == ["50%", "0", "-", "6", "1.00 s"]
     assert ratios["prefill to unpruned"] == ["0.2500", "0.1250", "0.5000"]
     assert ratios["KV cache to unpruned"][0] == "0.6000"
-    for told in ("Abacus 3000", "threads 2", "float32", "torch 2.13.0", "24 of 24 decoder layers", "4 tiles, 8 visual"):
+    for told in (
+        "Abacus 3000",
+        "threads 2",
+        "float32",
+        "torch 2.13.0",
+        "24 of 24 decoder layers",
+        "4 tiles of noise, 8 visual",
+    ):
         assert told in section
     assert "Only" not in section
     for cut in ({"layers": 6, "vision_layers": 6}, {"vision_layers": 4}):
@@ -412,3 +443,11 @@ def test_a_page_that_cannot_be_written(report: Command, tmp_path: Path, monkeypa
     refused(report(one, "--out", out), "pip install 'ptprune[scenes]'")
     assert not out.exists()
     assert report(papers, "--out", out).code == 0  # nothing to draw
+
+
+def test_work_has_a_table_where_it_was_counted() -> None:
+    half = [measured(name, 0.5, FAIR) for name in ("ptp", "pyramiddrop", "random")]
+    counted = [row.model_copy(update={"work": share}) for row, share in zip(half, (0.5123, 0.6, None), strict=True)]
+    without, with_work = (page(of_accuracy(NONE, *each)).splitlines() for each in (half, counted))
+    more = [line for line in with_work if line not in without and line.startswith("|")]
+    assert more[1:] == ["| ptp | 51.2% |", "| pyramiddrop | 60.0% |", "| random | not measured |"]

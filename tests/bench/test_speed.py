@@ -9,14 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from ptprune.bench import arms, memory, speed
+from ptprune.bench import arms, encoders, memory, speed
+from ptprune.bench.picture import Picture, cut, draw
 from ptprune.bench.subject import Setup, grid_of, prepare, shortened
-from ptprune.cost import Prompt, pruned_cost, unpruned_cost
+from ptprune.cost import Encoding, Prompt, pruned_cost, unpruned_cost
+from ptprune.errors import BrokenPass
 from ptprune.methods import METHODS
 from ptprune.shapes import SHAPES, ModelShape, TextShape, VisionShape
+from ptprune.tiny.scenes import generate_scene
 from tests.cli import conftest as command_line
 from tests.command import Command, command, refused
 
@@ -172,6 +176,131 @@ def test_what_drops_in_stages_is_not_counted(run: Command) -> None:
     assert pruned["tokens"] == ideal["tokens"] < unpruned["tokens"]
 
 
+# --- what is encoded --------------------------------------------------------------------------------------------------
+
+FIXED = ("--rounds", 1, "--new-tokens", 2)
+SCENE = ("--picture", "scene", "--fill", ".5,.5", "--seed", 1)
+
+
+def arm_of(document: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(row for row in document["rows"] if row.get("label", row["method"]) == name)
+
+
+def test_arms_of_what_is_encoded(run: Command) -> None:
+    """Of four tiles and a thumbnail with four tokens each, two hold something."""
+    settings = ("--set", "vision_layer=1", "--set", "tiles=2", "--set", "vision_margin=1", "--set", "tile_batch=2")
+    document = measured(run, *SMALL, *FIXED, *SCENE, "--encoder", "all", "--keep-ratio", ".5,.25", *settings)
+    assert document["picture"] == {"kind": "scene", "seed": 1, "background": "waves", "filled_tiles": 2}
+    names = [f"ptp {encoder} {ratio}" for ratio in ("0.5", "0.25") for encoder in encoders.ENCODERS]
+    assert [row["label"] for row in document["rows"] if row["arm"] == "pruned"] == names
+    assert list(document["ratios"]) == list(document["tokens"]["after"])
+    assert set(document["ratios"]) == set(names)
+
+    encoded = {name: arm_of(document, name)["encoded_tiles"] for name in names}
+    assert encoded == {
+        f"ptp {encoder} {ratio}": tiles
+        for ratio in ("0.5", "0.25")
+        for encoder, tiles in
+        {"llm": 5, "salient": 3, "patches": 5, "both": 3, "random": 3, "fewer": 3}.items()
+    }  # fmt: skip
+    tokens = {name: arm_of(document, name)["encoded_tokens"] for name in names}
+    # ceil(4 * 10 / 20) groups of each of five tiles, ceil(4 * 10 / 12) of each of three; then with 5 instead of 10
+    assert [tokens[f"ptp {name} 0.5"] for name in ("llm", "patches", "salient", "both")] == [20, 10, 12, 12]
+    assert [tokens[f"ptp {name} 0.25"] for name in ("llm", "patches", "salient", "both")] == [20, 5, 12, 6]
+    assert {name: arm_of(document, name)["tokens"] - TEXT for name in names} == {
+        name: 10 if name.endswith("0.5") else 5 for name in names
+    }
+    assert arm_of(document, "ptp both 0.25")["settings"] == {
+        "tiles": 2, "tile_batch": 2, "vision_layer": 1, "vision_margin": 1.0,
+    }  # fmt: skip
+    assert arm_of(document, "ptp llm 0.5")["settings"] == {"tile_batch": 2, "vision_margin": 1.0}
+    assert arm_of(document, "ptp random 0.5")["settings"]["tile_score"] == "random"
+    assert arm_of(document, "ptp fewer 0.25")["settings"]["keep_tokens"] == 5
+
+    shape, prompt = TINY["tiny-internvl"], Prompt(TILES, TEXT)
+    for name, prompted, ratio, encoding in [
+        ("ptp llm 0.5", prompt, 0.5, Encoding()),
+        ("ptp salient 0.5", prompt, 0.5, Encoding(2)),
+        ("ptp random 0.25", prompt, 0.25, Encoding(2)),
+        ("ptp patches 0.25", prompt, 0.25, Encoding(None, 1, 1.0)),
+        ("ptp both 0.25", prompt, 0.25, Encoding(2, 1, 1.0)),
+        ("ptp fewer 0.5", Prompt(2, TEXT), 10 / 12, Encoding()),
+    ]:
+        counted = pruned_cost(shape, prompted, ratio, 0, encoding=encoding)
+        assert arm_of(document, name)["macs"]["first_token"] == counted.first_token, name
+    vision = document["ratios"]["ptp both 0.25"]["vision_vs_unpruned"]
+    [sample] = document["samples"]
+    assert vision["median"] == sample["ptp both 0.25"]["vision_s"] / sample["unpruned"]["vision_s"]
+
+
+def test_settings_alone_make_arms_too(run: Command) -> None:
+    """And copies of a picture in a batch are not encoded once for all."""
+    document = measured(run, *SMALL, *FIXED, *SCENE[-2:], "--set", "tiles=salient", "--batch", 2)
+    assert document["picture"]["kind"] == "scene"
+    row = arm_of(document, "ptp")
+    assert "label" not in row
+    assert row["encoded_tiles"] == 3
+    assert row["macs"]["first_token"] == 2 * pruned_cost(
+        TINY["tiny-internvl"], Prompt(TILES, TEXT), 0.5, 0, encoding=Encoding(2)
+    ).first_token  # fmt: skip
+    assert measured(run, *SMALL, *FIXED)["picture"] == {"kind": "noise", "seed": 0}
+
+
+@pytest.mark.parametrize("source", ["llava", "checkpoint"])
+def test_fewer_tiles_of_other_models(run: Command, checkpoint: Path, source: str) -> None:
+    """LLaVA-NeXT ends each row of its grid with a newline: one row of two tiles instead of two rows."""
+    model = ("--shape", "tiny-llava", *SMALL[2:]) if source == "llava" else ("--model", checkpoint, "--tiles", TILES)
+    arguments = (*FIXED, "--encoder", "salient,fewer,random", "--set", "tiles=2", "--dtype", "float32")
+    document = measured(run, *model, *arguments)
+    salient, random, fewer = (row for row in document["rows"] if row["arm"] == "pruned")
+    assert [row["encoder"] for row in (salient, random, fewer)] == ["salient", "random", "fewer"]
+    assert [row["encoded_tiles"] for row in (salient, random, fewer)] == [3, 3, 3]
+    assert salient["tokens"] - fewer["tokens"] == (4 if source == "llava" else 0)
+    assert fewer["macs"]["vision"] == salient["macs"]["vision"]
+
+
+def test_what_is_encoded_is_checked() -> None:
+    """The report, the settings and the tower's own work have to agree."""
+    setup = setup_of("tiny-internvl", picture=Picture("scene", seed=1))
+    subject = prepare(setup)
+    pruners = {name: METHODS["ptp"](layer=0, tiles=tiles) for name, tiles in (("two", 2), ("all", "all"))}
+    found = {}
+    for name, pruner in pruners.items():
+        with encoders.counted_tiles(subject.model) as rows:
+            arms.run_arm(subject, arms.Arm(arms.PRUNED, name, pruner), 2, "cpu")
+        assert pruner.report is not None
+        found[name] = pruner.report.images, rows
+    arm = {name: arms.Arm(arms.PRUNED, name, pruner) for name, pruner in pruners.items()}
+    assert encoders.check_encoded(arm["two"], *found["two"]) == 3
+    assert encoders.check_encoded(arm["all"], *found["all"]) == 5
+    assert encoders.check_encoded(arm["all"], found["all"][0], []) is None  # no tower of tiles
+    for name, images, rows in [
+        ("all", *found["two"]),
+        ("two", *found["all"]),
+        ("two", found["two"][0], [4]),
+        ("all", found["all"][0], [4]),
+    ]:
+        with pytest.raises(BrokenPass, match=f"^{name}: "):
+            encoders.check_encoded(arm[name], images, rows)
+
+
+def test_a_scene_is_enlarged_tile_by_tile() -> None:
+    scene = generate_scene("dev", 5, grid=(3, 2), fill=(0.5, 0.5))
+    drawn = draw(Picture("scene", seed=5), (2, 3), 128)
+    assert drawn.image.size == (3 * 128, 2 * 128)
+    assert drawn.filled == len({(thing.row, thing.column) for thing in scene.objects}) == 3
+    tiles = cut(drawn.image, (2, 3), 128, "last")
+    assert tiles.shape == (7, 3, 128, 128)
+    small = torch.tensor(np.array(scene.image)).float() / 255
+    for row in range(2):
+        for column in range(3):
+            part = small[row * 64 : (row + 1) * 64, column * 64 : (column + 1) * 64].mean(dim=(0, 1))
+            shown = tiles[3 * row + column].mean(dim=(1, 2)) * 0.225 + 0.45
+            assert torch.allclose(part, shown, atol=0.02)
+    assert torch.equal(cut(drawn.image, (2, 3), 128, "first"), tiles.roll(1, 0))
+    assert not torch.equal(tiles[0], cut(draw(Picture("scene", seed=6), (2, 3), 128).image, (2, 3), 128, None)[0])
+
+
 def test_the_ideal_arm_reads_a_prompt_that_is_as_short() -> None:
     subject = prepare(setup_of("tiny-internvl", batch=2))
     shapes = []
@@ -248,15 +377,25 @@ def test_peak_memory_is_never_above_unpruned(batch: int, layer: int, keep_ratio:
         (["--attention", "flash"], "--attention flash: unknown; give one of sdpa, eager, flash_attention_2"),
         (["--layer", "4"], "--layer 4: too deep, 4 decoder layers run; give 0 to 3"),
         (["--layers", "2", "--layer", "2"], "--layer 2: too deep, 2 decoder layers run; give 0 to 1"),
-        (["--layer", "-1"], "--layer must be"),
+        (["--layer", "-1"], "'--layer'"),
         (["--layers", "5"], "--layers 5: tiny-internvl has 4; give 1 to 4"),
-        (["--vision-layers", "0"], "--vision-layers 0: tiny-internvl has 4; give 1 to 4"),
-        (["--keep-ratio", "0"], "--keep-ratio must be"),
+        (["--vision-layers", "0"], "--vision-layers"),
+        (["--keep-ratio", "0"], "--keep-ratio 0: 0 is out of range"),
         (["--dtype", "int8"], "--dtype int8"),
         (["--device", "abacus"], "--device abacus"),
         (["--rounds", "0"], "--rounds"),
         (["--new-tokens", "1"], "--new-tokens"),
         (["--out", "nowhere/speed.json"], "--out nowhere/speed.json"),
+        (["--encoder", "llm,half"], "--encoder llm,half: 'half' is unknown; give all or some of llm, salient"),
+        (["--encoder", "fewer"], "--encoder fewer: has as many tiles as salient"),
+        (["--set", "vision_layer=4"], "--set vision_layer=4: too deep, 4 vision layers run; give 1 to 3"),
+        (["--picture", "sky"], "--picture sky: unknown; give noise or scene"),
+        (["--picture", "noise", "--fill", "0,1"], "--fill"),
+        (["--fill", ".5"], "--fill .5: give two shares"),
+        (["--fill", ".7,.3"], "--fill .7,.3: out of range"),
+        (["--fill", "nan,nan"], "--fill nan,nan: out of range"),
+        (["--seed", "-1"], "--seed"),
+        (["--keep-ratio", ".5,x"], "--keep-ratio .5,x: 'x' is no number"),
         (["--model", "nowhere"], "--shape and --model"),
         (["--shape", "tiny-llava", "--tiles", "1"], "--tiles 1"),
     ],

@@ -286,7 +286,7 @@ def determinantal(
     """Greedily the tokens of the largest determinant, each from explicit determinants of the whole chosen set."""
 
     def kernel(chosen: list[int]) -> list[list[float]]:
-        return [[cosine(vectors[i], vectors[j]) + ridge * (i == j) for j in chosen] for i in chosen]
+        return [[1 + ridge if i == j else cosine(vectors[i], vectors[j]) for j in chosen] for i in chosen]
 
     def gain(i: int) -> float:
         return weights[i] ** 2 * determinant(kernel([*chosen, i])) / determinant(kernel(chosen))

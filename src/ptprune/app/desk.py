@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -17,7 +17,7 @@ from ptprune.app.look import Look, remembering
 from ptprune.app.models import Models
 from ptprune.app.trouble import open_upload
 from ptprune.app.turns import Turns
-from ptprune.app.visit import Answered, Visit
+from ptprune.app.visit import Answered, Shown, Visit
 from ptprune.asking.answer import WARM_UP_TOKENS, ask
 from ptprune.asking.chat import check_length, make_prompt
 from ptprune.asking.loaded import LoadedModel
@@ -55,8 +55,7 @@ class Desk:
     def answer(self, form: Form, visit: Visit) -> Generator[Word, None, Answered]:
         """Ask the model, without pruning too if the form says so, one after the other: neither slows the other down.
 
-        Yields what is said while it goes on, and returns the answers. What the visitor sees again later is kept in
-        ``visit``.
+        Yields what is said while it goes on, and returns the answers; ``visit`` then shows them.
 
         Raises:
             PtpruneError: where the form, the picture, the model or the prompt is refused.
@@ -67,7 +66,7 @@ class Desk:
         visit.stop.set()  # of what this visitor asked before
         visit.stop = stop = threading.Event()
 
-        def work(say: Callable[[Any], None]) -> tuple[Image.Image, Look, Answered]:
+        def work(say: Callable[[Any], None]) -> Shown:
             self._check(stop)
             if not self.models.has(prompt.model):
                 say(Word(DOING, f"loading {prompt.model}"))
@@ -84,11 +83,10 @@ class Desk:
                 pruned = _stream(loaded, inputs, recorder, form, stop, lambda text: say(Word(PRUNED, text)))
             answered = Answered(form, pruned, unpruned, reports[0])
             picture.thumbnail((MAX_SIDE, MAX_SIDE))
-            return picture, Look.of(pruner, seen, inputs), answered
+            return Shown(prompt, picture, answered, Look.of(pruner, seen, inputs), form, answered.report)
 
-        visit.drawing, visit.look, visit.answered = yield from self.turns.follow(work)
-        visit.prompt, visit.form, visit.report = prompt, form, visit.answered.report
-        return visit.answered
+        visit.shown = shown = yield from self.turns.follow(work)
+        return shown.answered
 
     def choose(self, form: Form, visit: Visit) -> bool:
         """Choose the tokens of what was asked about again, with other settings; ``visit`` then shows them.
@@ -100,16 +98,16 @@ class Desk:
             NothingAsked: where this picture and question were not asked about.
             PtpruneError: where the settings are refused.
         """
-        prompt = form.prompt()
-        if visit.prompt != prompt or visit.look is None:
+        pruner, shown = form.pruner(), visit.shown
+        if shown is None or form.picture is None or not form.question or form.prompt() != shown.prompt:
             raise NothingAsked
-        pruner, look = form.pruner(), visit.look
-        if look.serves(pruner):
-            report, again = look.choose(pruner), False
+        again = not shown.look.serves(pruner)
+        if again:
+            look, report = self.turns.run(lambda: self._look(shown.prompt, pruner))
         else:
-            (look, report), again = self.turns.run(lambda: self._look(prompt, pruner)), True
-        if visit.prompt == prompt:  # it may have asked something else meanwhile
-            visit.look, visit.form, visit.report = look, form, report
+            look, report = shown.look, shown.look.choose(pruner)
+        if visit.shown is not None and visit.shown.answered is shown.answered:  # nothing else was asked meanwhile
+            visit.shown = replace(shown, look=look, form=form, report=report)
         return again
 
     def _look(self, prompt: Prompt, pruner: TokenPruner) -> tuple[Look, PruningReport]:

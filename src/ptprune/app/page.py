@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,6 +146,10 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
         }
         shown = [note, answers, kept, bars, maps, code]
 
+        def visit_of(request: gr.Request) -> Visit:
+            # a program that does not say who it is is remembered by nobody
+            return visits.get(request.session_hash) if request.session_hash else Visit()
+
         def read(values: tuple[Any, ...]) -> Form:
             given = dict(zip(controls, values, strict=True))
             return Form.read({**given, "picture": uploaded(given["picture"], folder)})
@@ -155,7 +158,7 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
             return program(form, str(desk.models.device), desk.models.dtype)
 
         def on_ask(request: gr.Request, *values: Any) -> Iterator[Any]:
-            visit = visits.get(str(request.session_hash))
+            visit = visit_of(request)
             texts: dict[str, str] = {}
             try:
                 form = read(values)
@@ -172,9 +175,8 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
                         yield _show(answers=parts.answers(texts.get(UNPRUNED), texts.get(PRUNED)))
                     else:
                         yield _show(note=parts.note(f"{word.text} ..."))
-                before, after = answered.report.visual_tokens
                 yield _show(
-                    note=parts.note(f"{before} -> {after} visual tokens. Move the slider to choose again."),
+                    note=parts.note(f"{_kept(visit)}. Move the slider to choose again."),
                     answers=parts.answers(
                         answered.unpruned.text if answered.unpruned else None, answered.pruned.text, answered
                     ),
@@ -187,27 +189,19 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
                 yield _show(note=parts.note(said(error), trouble=True))
 
         def on_change(request: gr.Request, *values: Any) -> Any:
-            visit = visits.get(str(request.session_hash))
+            visit = visit_of(request)
             try:
                 form, clock = read(values), Clock()
+                program_now = source(form)
                 with clock.lap("choice"):
                     again = desk.choose(form, visit)
-                took = duration(clock.seconds["choice"])
-                told = f"chosen from what was encoded before, in {took}"
-                if again:
-                    told = f"encoded again for these settings, in {took}"
-                assert visit.report is not None
-                before, after = visit.report.visual_tokens
-                return _show(
-                    note=parts.note(f"{before} -> {after} visual tokens, {told}. Ask again for an answer with them."),
-                    code=source(form),
-                    **_drawings(visit),
+                how = "encoded again for these settings" if again else "chosen from what was encoded before"
+                told = (
+                    f"{_kept(visit)}, {how}, in {duration(clock.seconds['choice'])}. Ask again for an answer with them."
                 )
-            except (NothingAsked, UserError) as error:
-                waits = isinstance(error, NothingAsked) or not (values[0] and values[1])
-                with suppress(Exception):
-                    return _show(code=source(read(values)), **({} if waits else {"note": _told(error)}))
-                return _show(note=_told(error))
+                return _show(note=parts.note(told), code=program_now, **_drawings(visit))
+            except NothingAsked:
+                return _show(note=parts.note("Ask, and see what these settings keep."), code=program_now)
             except Exception as error:
                 return _show(note=_told(error))
 
@@ -215,7 +209,7 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
             """Say at once what is wrong with a picture, and remember to delete its file."""
             if not sent:
                 return [gr.skip()] * (1 + len(shown))
-            visit = visits.get(str(request.session_hash))
+            visit = visit_of(request)
             visit.mapped = None
             try:
                 file = uploaded(sent, folder)
@@ -229,21 +223,20 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
 
         def on_save(what: str) -> Any:
             def save(request: gr.Request) -> str:
-                visit = visits.get(str(request.session_hash))
-                if visit.report is None or visit.drawing is None:
+                shown = visit_of(request).shown
+                if shown is None:
                     gr.Info("Ask first: there is nothing to save yet.")
                     return ""
-                image = visit.report.images[0]
                 if what == "json":
-                    text = json.dumps(document(visit), indent=2)
+                    text = json.dumps(document(shown), indent=2)
                     return f"ptprune.json|data:application/json;base64,{b64encode(text.encode()).decode()}"
-                drawn = (draw_overlay if what == "kept" else draw_explanation)(visit.drawing, image)
+                drawn = (draw_overlay if what == "kept" else draw_explanation)(shown.drawing, shown.report.images[0])
                 return f"ptprune-{what}.png|{parts.picture_data(drawn, 'PNG')}"
 
             return save
 
         def on_stop(request: gr.Request) -> None:
-            visits.get(str(request.session_hash)).stop.set()
+            visit_of(request).stop.set()
 
         def on_leave(request: gr.Request) -> None:
             visits.forget(str(request.session_hash))
@@ -252,7 +245,7 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
         gr.on([ask.click, question.submit], on_ask, list(controls.values()), shown, **asking)
         stop.click(on_stop, concurrency_limit=None, **QUIET)
         changes = [ratio.change, used.change, alpha.change, temperature.change, thumbnail.change, layer.change]
-        changes += [method.change, more.submit]
+        changes += [method.change, more.submit, tiles.change, longest.change, model.change, question.blur]
         gr.on(
             changes,
             on_change,
@@ -300,19 +293,19 @@ def _show(**changed: str) -> list[Any]:
     return [changed.get(name, gr.skip()) for name in order]
 
 
+def _kept(visit: Visit) -> str:
+    assert visit.shown is not None
+    before, after = visit.shown.report.visual_tokens
+    return f"{before} -> {after} visual tokens"
+
+
 def _drawings(visit: Visit) -> dict[str, str]:
     """What is shown of a visit. Heat maps do not change with the ratio, and are drawn once for all of them."""
-    assert visit.drawing is not None
-    assert visit.report is not None
-    assert visit.answered is not None
-    assert visit.form is not None
-    image = visit.report.images[0]
-    alike = replace(visit.form, keep_ratio=1.0), levels(image)
-    drawn = {
-        "kept": parts.kept(visit.drawing, image),
-        "bars": parts.bars(visit.report, visit.answered),
-    }
+    assert visit.shown is not None
+    shown, image = visit.shown, visit.shown.report.images[0]
+    drawn = {"kept": parts.kept(shown.drawing, image), "bars": parts.bars(shown.report, shown.answered)}
+    alike = replace(shown.form, keep_ratio=1.0), levels(image)
     if visit.mapped != alike:
         visit.mapped = alike
-        drawn["maps"] = parts.heat_maps(visit.drawing, image)
+        drawn["maps"] = parts.heat_maps(shown.drawing, image)
     return drawn

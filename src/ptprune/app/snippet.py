@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from ptprune.app.form import Form
-from ptprune.app.visit import Visit
+from ptprune.app.visit import Shown
 from ptprune.asking.answer import describe, regions_of
 from ptprune.pruner import TokenPruner
 
@@ -63,28 +63,25 @@ def program(form: Form, device: str = "cpu", dtype: str = "auto") -> str:
     )
 
 
-def document(visit: Visit) -> dict[str, Any]:
+def document(shown: Shown) -> dict[str, Any]:
     """What is shown, in JSON types.
 
     The keys are those of ``ptprune run --json`` and, besides them, ``method``, ``settings``, ``kept`` (indices of
     visual tokens) and ``scores``. Where the settings were changed after the answer, what only an answer tells is left
     out.
     """
-    assert visit.form is not None
-    assert visit.report is not None
-    form, kept = visit.form, visit.report.to_dict()
-    shown: dict[str, Any] = {
+    form, kept, answered = shown.form, shown.report.to_dict(), shown.answered
+    found: dict[str, Any] = {
         "model": form.model,
         "question": form.question,
         "method": form.method,
         "settings": settings_of(form.pruner()),
     }
-    answered = visit.answered
-    if answered is not None and answered.report is visit.report:
-        shown |= describe(answered.pruned, answered.unpruned, answered.report)
+    if answered.report is shown.report:
+        found |= describe(answered.pruned, answered.unpruned, answered.report)
     else:
         pairs = ("visual_tokens", kept["visual_tokens"]), ("sequence_length", kept["sequence_length"][0])
-        shown |= {name: dict(zip(("before", "after"), pair, strict=True)) for name, pair in pairs}
-        shown["regions"] = regions_of(kept)
+        found |= {name: dict(zip(("before", "after"), pair, strict=True)) for name, pair in pairs}
+        found["regions"] = regions_of(kept)
     [image] = kept["images"]
-    return shown | {"kept": image["kept"], "scores": image["scores"]}
+    return found | {"kept": image["kept"], "scores": image["scores"]}

@@ -29,27 +29,38 @@ class Answered:
     report: PruningReport
 
 
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What a visitor sees; replaced as a whole, so that nobody sees half of it.
+
+    Attributes:
+        prompt: what the model was asked.
+        drawing: its picture, no larger than a drawing needs it.
+        answered: the answers to it.
+        look: the picture and the question as they are encoded.
+        form, report: the settings, and what they keep; the slider may have changed both since the answers.
+    """
+
+    prompt: Prompt
+    drawing: Image
+    answered: Answered
+    look: Look
+    form: Form
+    report: PruningReport
+
+
 @dataclass(eq=False)
 class Visit:
     """One browser tab.
 
     Attributes:
-        prompt: what the model was asked last; None: nothing yet.
-        drawing: that picture, no larger than a drawing needs it.
-        look: the picture and the question as they are encoded.
-        answered: the last answers.
-        form, report: what is shown now, which the slider may have changed since.
+        shown: None until the first answer.
         mapped: what the heat maps on the page were drawn of: settings but for the ratio, and the levels.
         stop: set when nobody waits for the answer that is being written.
         files: uploads of the visitor.
     """
 
-    prompt: Prompt | None = None
-    drawing: Image | None = None
-    look: Look | None = None
-    answered: Answered | None = None
-    form: Form | None = None
-    report: PruningReport | None = None
+    shown: Shown | None = None
     mapped: tuple[Form, list[str]] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     files: set[Path] = field(default_factory=set)

@@ -67,7 +67,8 @@ class AccuracyRun:
             right = "".join("01"[value == 1] for value in marks)
             parts = [round(value, 4) for value in marks] if any(item.listing for item in self.items) else None
             kinds = [item.kind for item in self.items]
-            row = row_of(one, right, round(given.kept_tokens, 2), kinds, self._run, parts)
+            work = examinee.work(self.items, one.pruner, view)
+            row = row_of(one, right, round(given.kept_tokens, 2), kinds, self._run, parts, work)
             shares = {name: round(getattr(given, name), 4) for name in ("encoded_tiles", "encoded_tokens")}
             self._measured[one.key] = row.model_copy(update=shares)
             if self.path is not None:
@@ -107,6 +108,7 @@ def row_of(
     kinds: Sequence[str],
     run: int = 0,
     parts: list[float] | None = None,
+    work: float | None = None,
 ) -> AccuracyRow:
     """A row with all that follows from its own answers.
 
@@ -114,6 +116,7 @@ def row_of(
         right: a digit an item, 1 for right.
         kinds: of the items.
         parts: marks from 0 to 1, where answers can be right in part; they count instead of ``right``.
+        work: up to the first token, as a share of the unpruned model's.
     """
     marks = decode(right) if parts is None else np.array(parts)
     low, high = interval(marks)
@@ -121,6 +124,7 @@ def row_of(
     return AccuracyRow(
         **one.of_row(run),
         kept_tokens=kept_tokens,
+        work=None if work is None else round(work, 4),
         right=right,
         marks=parts,
         accuracy=round(mean(marks), 2),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
+from torch import Tensor
 
 from ptprune.asking.meter import vision_lap
 from ptprune.bench.subject import Subject
@@ -69,10 +70,16 @@ class Arm:
     method: str | None = None  # of pruned arms, as is the pruner
     pruner: TokenPruner | None = None
     length: int | None = None  # of ideal arms: the model gets embeddings of as many tokens, and no picture
+    encoder: str | None = None  # a name of ``ENCODERS`` where a run compares them
+    ratio: float | None = None  # where a run compares several
+    inputs: dict[str, Tensor] | None = None  # of another prompt than the subject's
 
     @property
     def label(self) -> str:
-        return self.method or (self.name if self.length is None else f"{self.name} {self.length}")
+        if self.method is None:
+            return self.name if self.length is None else f"{self.name} {self.length}"
+        ratio = None if self.ratio is None else f"{self.ratio:g}"
+        return " ".join(part for part in (self.method, self.encoder, ratio) if part is not None)
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ class Sample:
 def run_arm(subject: Subject, arm: Arm, new_tokens: int, device: str) -> Sample:
     """Read the prompt once and write ``new_tokens`` tokens, at least two."""
     model, on_gpu = subject.model, torch.device(device).type == "cuda"
-    inputs, clock = subject.inputs, EventClock() if on_gpu else Clock()
+    inputs, clock = arm.inputs or subject.inputs, EventClock() if on_gpu else Clock()
     if arm.length is not None:  # which tokens they are makes no difference to the work
         last = inputs["input_ids"][:, -1:].expand(-1, arm.length)
         inputs = {"inputs_embeds": model.get_input_embeddings()(last)}

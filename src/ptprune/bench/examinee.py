@@ -14,8 +14,11 @@ from ptprune.asking.dialogue import last_answer
 from ptprune.asking.loaded import Generated, LoadedModel
 from ptprune.bench.candidates import DOWNSAMPLE, THUMBNAIL_ALONE
 from ptprune.bench.items import Item
+from ptprune.bench.work import share_of_unpruned
 from ptprune.errors import SettingError, UserError
+from ptprune.methods import PyramidTokenPruning
 from ptprune.pruner import TokenPruner
+from ptprune.shapes import ModelShape
 
 Size = tuple[int, int]
 
@@ -46,6 +49,7 @@ class Examinee(LoadedModel):
 
     max_new_tokens: int = 2  # longest answer
     _tokens: dict[tuple[Size, View], int] = field(default_factory=dict, repr=False)
+    _words: dict[str, int] = field(default_factory=dict, repr=False)
 
     def check(self, items: Sequence[Item], pruners: Sequence[TokenPruner | None]) -> None:
         """Refuse what would fail in the middle of a long run.
@@ -112,6 +116,40 @@ class Examinee(LoadedModel):
     def _converse(self, item: Item, view: View, pruner: TokenPruner | None) -> Generated:
         questions = [*item.before, item.question]
         return last_answer(self, _shown(item, view), questions, pruner, self.max_new_tokens, dict(view.options))
+
+    def words(self, question: str) -> int:
+        """Tokens of a prompt with this question that are not visual."""
+        if question not in self._words:
+            size = (SMALLEST, SMALLEST)
+            ids = self._inputs([Item(Image.new("RGB", size), size, "", question, "")], [AS_IT_IS])["input_ids"]
+            self._words[question] = ids.shape[1] - self.visual_tokens(ids)
+        return self._words[question]
+
+    def work(
+        self,
+        items: Sequence[Item],
+        pruner: TokenPruner | None = None,
+        view: Callable[[Size], View] = lambda size: AS_IT_IS,
+    ) -> float | None:
+        """Multiply-accumulates up to the first token, as a share of the unpruned model's on the same items.
+
+        None where they cannot be counted: in a family whose shape or tiles are not known, in a conversation, or where
+        the number of tokens, or what is encoded, depends on the picture.
+        """
+        adapts = isinstance(pruner, PyramidTokenPruning) and pruner.coverage is not None
+        if adapts or (pruner is not None and pruner.leaves_out) or any(item.before for item in items):
+            return None
+        try:
+            shape = ModelShape.from_config(self.model.config)
+        except ValueError:
+            return None
+        prompts = [
+            (self.tokens(item.size), self.tokens(item.size, view(item.size)), self.words(item.question))
+            for item in items
+        ]
+        if any(visual % shape.tile_tokens or shown % shape.tile_tokens for visual, shown, _ in prompts):
+            return None
+        return share_of_unpruned(shape, prompts, pruner)
 
     def _inputs(self, items: Sequence[Item], views: Sequence[View]) -> Any:
         pictures = [[_shown(item, view)] for item, view in zip(items, views, strict=True)]

@@ -2,64 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ptprune.bench.arms import IDEAL, PRUNED, UNPRUNED, Arm, Sample, check_kept, kept_length, rotated, run_arm, spread
+from ptprune.bench.arms import IDEAL, UNPRUNED, Arm, Sample, check_kept, rotated, run_arm, spread
 from ptprune.bench.memory import peak_bytes
 from ptprune.bench.subject import Setup, Subject, prepare
-from ptprune.cost import Prompt, pruned_cost, unpruned_cost
+from ptprune.bench.warm_up import WARM_UP_TOKENS, Say, Warm, warm_up, warm_up_pruned
+from ptprune.cost import Encoding, Prompt, pruned_cost, unpruned_cost
 from ptprune.pruner import TokenPruner
 from ptprune.results.file import fingerprint, run_of
-from ptprune.results.rows import SpeedRatios, SpeedResults, SpeedRow, Spread, Tokens
+from ptprune.results.rows import SpeedPicture, SpeedRatios, SpeedResults, SpeedRow, Spread, Tokens
 from ptprune.scores.evidence import INSTRUCTION_ROWS
 from ptprune.shapes import SHAPES
 
 PHASES = ("vision_s", "select_s", "prefill_s", "decode_s_per_token", "ttft_s")
-WARM_UP_TOKENS = 2
-Say = Callable[[str], None]
 
 
 def measure(
-    setup: Setup, pruners: Mapping[str, TokenPruner], rounds: int, new_tokens: int, say: Say = lambda text: None
+    setup: Setup, pruned: Sequence[Arm], rounds: int, new_tokens: int, say: Say = lambda text: None
 ) -> SpeedResults:
     """The results of ``ptprune bench speed``, see docs/benchmarks-speed.md.
 
     Args:
-        pruners: method -> pruner.
+        pruned: see ``pruned_arms``.
         new_tokens: at least two: the first pass and what decoding a token takes.
         say: told what is being done.
     """
     threads = torch.get_num_threads()
     say("building the model")
     subject = prepare(setup)
+    for arm in pruned:  # refuses settings that do not fit the model before anything is computed
+        assert arm.pruner is not None
+        with arm.pruner(subject.model):
+            pass
     unpruned = Arm(UNPRUNED)
-    pruned = {method: Arm(PRUNED, method, pruner) for method, pruner in pruners.items()}
-
-    arms = [unpruned, *pruned.values()]
-    _warm_up(subject, arms, setup.device, say)
-    kept = {method: kept_length(pruner) for method, pruner in pruners.items()}
-    ideals = {length: Arm(IDEAL, length=length) for length in sorted(set(kept.values()))}
-    _warm_up(subject, ideals.values(), setup.device, say)
-    arms += ideals.values()
+    warm_up(setup, subject, unpruned, say)
+    pruned, warm = warm_up_pruned(setup, subject, pruned, say)
+    ideals = {length: Arm(IDEAL, length=length) for length in sorted({each.length for each in warm.values()})}
+    for arm in ideals.values():
+        warm_up(setup, subject, arm, say)
+    arms = [unpruned, *pruned, *ideals.values()]
     samples: dict[str, list[Sample]] = {arm.label: [] for arm in arms}
     for number in range(rounds):
         for arm in rotated(arms, number):
             say(f"round {number + 1} of {rounds}: {arm.label}")
             samples[arm.label].append(run_arm(subject, arm, new_tokens, setup.device))
     stock = samples[unpruned.label]
-    held = {arm.label: arm.length or kept.get(arm.label, subject.length) for arm in arms}
+    held = {arm.label: arm.length or (warm[arm.label].length if arm.label in warm else subject.length) for arm in arms}
     for arm in arms[1:]:
         for sample in samples[arm.label]:
             check_kept(arm, sample, stock[0], subject.length, held[arm.label])
-    report = next(iter(pruners.values())).report
-    assert report is not None
-    visual = sum(image.num_tokens for image in report.images if image.sample == 0)
-    tokens = Tokens(visual=visual, other=subject.length - visual, before=subject.length, after=kept)
-    macs = {arm.label: _count(setup, subject, arm, tokens) for arm in arms}
+    whole = next(warm[arm.label] for arm in pruned if arm.inputs is None)
+    after = {label: each.length for label, each in warm.items()}
+    tokens = Tokens(visual=whole.image.num_tokens, other=whole.other, before=subject.length, after=after)
+    macs = {arm.label: _count(setup, subject, arm, warm.get(arm.label, whole)) for arm in arms}
 
     peaks: dict[str, int | None] = {}
     for arm in arms:
@@ -69,10 +71,10 @@ def measure(
         else:
             peaks[arm.label] = max((s.peak_bytes for s in samples[arm.label] if s.peak_bytes is not None), default=None)
     ratios = {}
-    for method in pruned:
-        peak, whole = peaks[method], peaks[unpruned.label]
-        relative = None if peak is None or not whole else peak / whole
-        ratios[method] = _ratios(stock, samples[method], samples[ideals[kept[method]].label], relative)
+    for label, each in warm.items():
+        peak, most = peaks[label], peaks[unpruned.label]
+        relative = None if peak is None or not most else peak / most
+        ratios[label] = _ratios(stock, samples[label], samples[ideals[each.length].label], relative)
     shape, full = setup.shape, SHAPES[setup.name] if setup.shape else None
     return SpeedResults(
         runs=[run_of({"model": fingerprint(Path(setup.directory)) if setup.directory else setup.name}, setup.device)],
@@ -86,12 +88,23 @@ def measure(
         new_tokens=new_tokens,
         threads=threads,
         tokens=tokens,
+        picture=SpeedPicture(
+            kind=setup.picture.kind,
+            seed=setup.picture.seed,
+            background=subject.drawn.background,
+            filled_tiles=subject.drawn.filled,
+        ),
         rows=[
             SpeedRow(
                 arm=arm.name,
                 method=arm.method,
+                label=None if arm.label == arm.method or arm.method is None else arm.label,
+                encoder=arm.encoder,
                 keep_ratio=None if arm.pruner is None else arm.pruner.keep_ratio,
                 layer=None if arm.pruner is None else arm.pruner.layer,
+                settings=None if arm.pruner is None else _settings(arm.pruner),
+                encoded_tiles=warm[arm.label].tiles if arm.label in warm else None,
+                encoded_tokens=warm[arm.label].image.encoded_tokens if arm.label in warm else None,
                 tokens=held[arm.label],
                 **{phase: spread([getattr(sample, phase) for sample in samples[arm.label]]) for phase in PHASES},
                 peak_bytes=peaks[arm.label],
@@ -108,31 +121,37 @@ def measure(
     )
 
 
-def _warm_up(subject: Subject, arms: Iterable[Arm], device: str, say: Say) -> None:
-    """Initialises kernels and buffers; tells which tokens stay."""
-    for arm in arms:
-        say(f"warming up: {arm.label}")
-        run_arm(subject, arm, WARM_UP_TOKENS, device)
+def _settings(pruner: TokenPruner) -> dict[str, Any] | None:
+    """The settings that differ from the method's own and have no column; None where there are none."""
+    columns = ("keep_ratio", "layer")
+    values = {f.name: getattr(pruner, f.name) for f in fields(pruner) if f.name not in columns}
+    usual = type(pruner)()
+    return {name: value for name, value in values.items() if value != getattr(usual, name)} or None
 
 
-def _count(setup: Setup, subject: Subject, arm: Arm, tokens: Tokens) -> dict[str, int] | None:
+def _count(setup: Setup, subject: Subject, arm: Arm, warm: Warm) -> dict[str, int] | None:
     """Multiply-accumulates of the whole batch by phase; None where the family or the method cannot be counted."""
-    shape = subject.shape
+    shape, image = subject.shape, warm.image
     if shape is None:
         return None
-    encoded, rest = divmod(tokens.visual, shape.tile_tokens)
-    prompt = Prompt(encoded - (encoded > 1), tokens.other)
+    encoded, rest = divmod(image.num_tokens, shape.tile_tokens)
+    prompt = Prompt(encoded - (encoded > 1), warm.other)
     if rest or prompt.encoded != encoded:
         return None
     if arm.pruner is not None:
-        if len(arm.pruner.cut_layers(shape.text.layers)) > 1:
+        if len(arm.pruner.cut_layers(shape.text.layers)) > 1 or warm.tiles is None:
             return None
-        needs, patches = arm.pruner.needs, shape.vision.patches
-        rows = patches + 1 if "received_attention" in needs else int("encoder_attention" in needs)
-        instruction = setup.text_tokens if setup.shape is not None else tokens.other
-        instruction = instruction if needs & INSTRUCTION_ROWS else 0
-        ratio, layer = arm.pruner.keep_ratio, arm.pruner.layer
-        cost = pruned_cost(shape, prompt, ratio, layer, instruction=instruction, patch_rows=rows)
+        ratio, settings = len(image.kept) / image.num_tokens, arm.pruner
+        encoding = Encoding(warm.tiles - (encoded > 1), settings.vision_layer, settings.vision_margin)
+        if encoding.groups(shape, prompt, ratio) * image.encoded_tiles != image.encoded_tokens:
+            return None
+        needs = frozenset() if settings.keeps_all() else settings.needs
+        rows = shape.vision.patches + 1 if "received_attention" in needs else int("encoder_attention" in needs)
+        instruction = setup.text_tokens if setup.shape is not None else warm.other
+        instruction = instruction if needs & INSTRUCTION_ROWS and ratio < 1 else 0
+        cost = pruned_cost(
+            shape, prompt, ratio, settings.layer, instruction=instruction, patch_rows=rows, encoding=encoding
+        )
     else:  # an ideal arm reads a text of its length
         cost = unpruned_cost(shape, prompt if arm.length is None else Prompt(0, arm.length))
     phases = ("vision", "projector", "select", "prefill", "lm_head", "first_token", "decode_per_token")
@@ -151,6 +170,7 @@ def _ratios(
     return SpeedRatios(
         prefill_vs_unpruned=ratio(unpruned, "prefill_s"),
         prefill_vs_ideal=ratio(ideal, "prefill_s"),
+        vision_vs_unpruned=ratio(unpruned, "vision_s"),
         select_share=ratio(unpruned, "prefill_s", "select_s"),
         ttft_vs_unpruned=ratio(unpruned, "ttft_s"),
         decode_vs_unpruned=ratio(unpruned, "decode_s_per_token"),

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptprune.bench.picture import Drawn, Picture, cut, draw
 from ptprune.checkpoints import Checkpoint
-from ptprune.conventions import MASK
-from ptprune.cost import Prompt
+from ptprune.conventions import MASK, PIXELS
 from ptprune.errors import SettingError
 from ptprune.pruner import TokenPruner
 from ptprune.shapes import SHAPES, ModelShape
 
 IMAGE_TOKEN = 1  # of models with random weights
 FIRST_WORD, WORDS = 10, 500  # their texts count through these tokens
+SHADE = 1 / 32  # by which each copy of a picture is brighter than the one before, in the processor's units
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class Setup:
     directory: str | None  # of a checkpoint
     tiles: int  # of the picture, thumbnail not counted
     text_tokens: int  # of the question, which follows the picture; a checkpoint's chat template adds its own
-    batch: int  # copies of the prompt
+    batch: int  # copies of the prompt, of pictures a shade apart, so that no tile is encoded once for all of them
     device: str
     dtype: str  # "float32", "bfloat16" or "float16"
     attention: str  # the models' ``attn_implementation``
     name: str = ""  # of the shape or checkpoint
+    picture: Picture = Picture()
+    tower_layers: int | None = None  # that run; None where the configuration does not say
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,7 @@ class Subject:
     model: Any
     inputs: dict[str, Tensor]  # of ``model(**inputs)``; no attention mask, since nothing is padded
     shape: ModelShape | None  # for counting; None for a family that cannot be counted
+    drawn: Drawn  # the picture
 
     @property
     def length(self) -> int:
@@ -64,15 +68,18 @@ def choose_setup(
         if (layers, vision_layers) != (None, None):
             raise SettingError("layers: a checkpoint runs whole; leave it out, or give a --shape")
         checkpoint = Checkpoint.find(wanted.name)
-        setup = replace(wanted, name=checkpoint.name, directory=str(checkpoint.directory))
-        depth = int(checkpoint.config().get_text_config().num_hidden_layers)
+        config = checkpoint.config()
+        tower = getattr(config.vision_config, "num_hidden_layers", None)
+        setup = replace(wanted, name=checkpoint.name, directory=str(checkpoint.directory), tower_layers=tower)
+        depth = int(config.get_text_config().num_hidden_layers)
     else:
         if shape not in SHAPES:
             raise SettingError(f"shape {shape}: unknown; give one of {', '.join(SHAPES)}")
-        cut = shortened(SHAPES[shape], layers, vision_layers)
-        if cut.family == "llava_next" and wanted.tiles == 1:
+        short = shortened(SHAPES[shape], layers, vision_layers)
+        if short.family == "llava_next" and wanted.tiles == 1:
             raise SettingError(f"tiles 1: {shape} cuts every picture into two tiles at least; give 2 or more")
-        setup, depth = replace(wanted, name=shape, shape=cut), cut.text.layers
+        setup = replace(wanted, name=shape, shape=short, tower_layers=short.vision.layers)
+        depth = short.text.layers
     deepest = max(pruner.layer for pruner in pruners)
     if deepest >= depth:
         raise SettingError(f"layer {deepest}: too deep, {depth} decoder layers run; give 0 to {depth - 1}")
@@ -100,21 +107,51 @@ def shortened(shape: ModelShape, layers: int | None, vision_layers: int | None) 
 
 
 def prepare(setup: Setup) -> Subject:
-    """Build or load the model, and make the prompt."""
-    if setup.shape is None:
-        model, inputs, shape = _checkpoint(setup)
-    else:
+    """Draw the picture, build or load the model, and make the prompt.
+
+    Raises:
+        UserError: where the picture cannot be drawn.
+    """
+    if setup.shape is not None:
+        drawn = draw(setup.picture, grid_of(setup.tiles), side_of(setup.shape))
         torch.manual_seed(0)
         model, shape = random_model(setup), setup.shape
-        inputs = _random_prompt(setup, shape, model.config.vision_config)
-    inputs = {name: value.repeat(setup.batch, *[1] * (value.ndim - 1)) for name, value in inputs.items()}
-    return Subject(model, inputs, shape)
+        return Subject(model, _batch(setup, _random_prompt(setup, model, drawn)), shape, drawn)
+    checkpoint = Checkpoint.find(setup.directory)
+    drawn = draw(setup.picture, grid_of(setup.tiles), _side(checkpoint.config()))
+    model = checkpoint.model(torch.device(setup.device), setup.dtype, setup.attention)
+    try:
+        known: ModelShape | None = ModelShape.from_config(model.config)
+    except ValueError:
+        known = None
+    return Subject(model, _batch(setup, _processed_prompt(setup, model, drawn)), known, drawn)
+
+
+def in_fewer_tiles(setup: Setup, subject: Subject, tiles: int) -> dict[str, Tensor]:
+    """The subject's prompt with its picture cut into fewer tiles, as a processor that is told so does."""
+    fewer = replace(setup, tiles=tiles)
+    make = _processed_prompt if setup.shape is None else _random_prompt
+    return _batch(fewer, make(fewer, subject.model, subject.drawn))
+
+
+def _batch(setup: Setup, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of a prompt, see ``Setup.batch``."""
+    batch = {name: value.repeat(setup.batch, *[1] * (value.ndim - 1)) for name, value in inputs.items()}
+    pixels = batch[PIXELS]
+    shade = torch.arange(setup.batch, device=pixels.device).repeat_interleave(len(inputs[PIXELS])) * SHADE
+    batch[PIXELS] = pixels + shade.to(pixels.dtype).view(-1, *[1] * (pixels.ndim - 1))
+    return batch
 
 
 def grid_of(tiles: int) -> tuple[int, int]:
     """(rows, columns) of so many tiles, as nearly square as can be, rather wide than tall."""
     rows = next(rows for rows in range(int(tiles**0.5), 0, -1) if tiles % rows == 0)
     return rows, tiles // rows
+
+
+def side_of(shape: ModelShape) -> int:
+    """Pixels a side of a tile."""
+    return round((shape.vision.patch_values / 3) ** 0.5) * round(shape.vision.patches**0.5)
 
 
 def random_model(setup: Setup) -> Any:
@@ -124,8 +161,8 @@ def random_model(setup: Setup) -> Any:
     shape = setup.shape
     assert shape is not None
     text, vision = shape.text, shape.vision
-    patch = round((vision.patch_values / 3) ** 0.5)
-    side = round(vision.patches**0.5) * patch
+    side = side_of(shape)
+    patch = side // round(vision.patches**0.5)
     text_config = text.to_config() | {"max_position_embeddings": 32768}
     vision_config = vision.to_config()
     config: Any
@@ -153,53 +190,54 @@ def random_model(setup: Setup) -> Any:
     return model.eval()
 
 
-def _random_prompt(setup: Setup, shape: ModelShape, vision: Any) -> dict[str, Tensor]:
-    """A picture of noise for a vision tower of this configuration, and behind it a text."""
-    encoded = Prompt(setup.tiles, setup.text_tokens).encoded
-    placeholders = encoded * shape.tile_tokens
+def _random_prompt(setup: Setup, model: Any, drawn: Drawn) -> dict[str, Tensor]:
+    """The picture, and behind it a text."""
+    shape = setup.shape
+    assert shape is not None
+    grid, side = grid_of(setup.tiles), side_of(shape)
+    llava = shape.family == "llava_next"
+    thumbnail = "first" if llava else "last" if setup.tiles > 1 else None
+    pixels = cut(drawn.image, grid, side, thumbnail)
+    placeholders = len(pixels) * shape.tile_tokens
     more = {}
-    if shape.family == "llava_next":
-        rows, columns = grid_of(setup.tiles)
+    if llava:
+        rows, columns = grid
         placeholders += rows * round(shape.vision.patches**0.5)  # a newline ends each row of the grid
-        more["image_sizes"] = torch.tensor([[rows * vision.image_size, columns * vision.image_size]])
-        pixels = torch.randn(1, encoded, 3, vision.image_size, vision.image_size)
-    else:
-        pixels = torch.randn(encoded, 3, *vision.image_size)
+        size = [rows * side, columns * side]
+        if size not in model.config.image_grid_pinpoints:
+            model.config.image_grid_pinpoints.append(size)
+        more["image_sizes"] = torch.tensor([size])
+        pixels = pixels[None]
     vocabulary = shape.text.vocabulary
     words = FIRST_WORD + torch.arange(setup.text_tokens) % min(WORDS, vocabulary - FIRST_WORD)
     ids = torch.cat([torch.full((placeholders,), IMAGE_TOKEN), words])[None]
-    inputs = {"input_ids": ids, "pixel_values": pixels.to(getattr(torch, setup.dtype)), **more}
+    inputs = {"input_ids": ids, PIXELS: pixels.to(getattr(torch, setup.dtype)), **more}
     return {name: value.to(setup.device) for name, value in inputs.items()}
 
 
-def _checkpoint(setup: Setup) -> tuple[Any, dict[str, Tensor], ModelShape | None]:
-    """A checkpoint, inputs of its own processor for a picture of noise, and its shape if it can be counted."""
-    import numpy as np
-    from PIL import Image
+def _side(config: Any) -> int:
+    """Pixels a side of a checkpoint's tile, or of what stands for one where a model takes pictures of any size."""
+    side: Any = getattr(config.vision_config, "image_size", None) or 448
+    return side if isinstance(side, int) else side[0]
 
+
+def _processed_prompt(setup: Setup, model: Any, drawn: Drawn) -> dict[str, Tensor]:
+    """What a checkpoint's own processor makes of the picture and a text."""
     from ptprune.asking.chat import make_prompt
     from ptprune.checkpoints.processor import tile_options
 
     checkpoint = Checkpoint.find(setup.directory)
     processor = checkpoint.processor()
-    model: Any = checkpoint.model(torch.device(setup.device), setup.dtype, setup.attention)
-    rows, columns = grid_of(setup.tiles)
-    # pixels a side of a tile, or of what stands for one where a model reads pictures at their own size
-    side: Any = getattr(model.config.vision_config, "image_size", None) or 448
-    side = side if isinstance(side, int) else side[0]
+    (rows, columns), side = grid_of(setup.tiles), _side(model.config)
     try:
         options = tile_options(checkpoint.family.name, processor, setup.tiles)
     except SettingError:  # the picture's size decides
         options = {}
-    noise = np.random.default_rng(0).integers(0, 256, (rows * side, columns * side, 3), dtype=np.uint8)
-    inputs = make_prompt(model, processor, [Image.fromarray(noise)], " ".join(["word"] * setup.text_tokens), options)
+    image = drawn.image.resize((columns * side, rows * side))
+    inputs = make_prompt(model, processor, [image], " ".join(["word"] * setup.text_tokens), options)
     inputs.pop(MASK, None)  # nothing is padded
     dtype = getattr(torch, setup.dtype)
-    inputs = {
+    return {
         name: value.to(setup.device, dtype if value.is_floating_point() else value.dtype)
         for name, value in inputs.items()
     }
-    try:
-        return model, inputs, ModelShape.from_config(model.config)
-    except ValueError:
-        return model, inputs, None

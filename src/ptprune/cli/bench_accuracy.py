@@ -164,18 +164,20 @@ def show(results: AccuracyResults, lines: dict[str, list[AccuracyRow]], ratios: 
     """Accuracy with its interval, and the difference from ptp with its own: methods as rows, ratios as columns."""
     from rich.markup import escape
 
-    from ptprune.bench.report.accuracy import gain_in_words, score
+    from ptprune.bench.report.accuracy import gain_in_words, score, work
     from ptprune.results.table import percent, terminal
 
     console = out(FIRST + CELL * len(ratios))
     console.print(f"[bold]{escape(title(results))}[/bold]\n")
-    scores, gains = [], []
+    scores, gains, works = [], [], []
     for name, line in lines.items():
         if line[0].method in ("none", "thumbnail"):
             console.print(f"{name}: {escape(score(line[0]))}, {line[0].kept_tokens:g} visual tokens a picture")
             continue
         rows = {row.keep_ratio: row for row in line}
         scores.append([escape(name), *(escape(score(rows[ratio])) for ratio in ratios)])
+        if any(shares := [work(rows[ratio]) for ratio in ratios]):
+            works.append([escape(name), *(share or "-" for share in shares)])
         if any(found := [rows[ratio].vs_ptp for ratio in ratios]):
             gains.append([escape(name), *("-" if gain is None else escape(gain_in_words(gain)) for gain in found)])
     headers = [f"{percent(ratio)} kept" for ratio in ratios]
@@ -184,4 +186,7 @@ def show(results: AccuracyResults, lines: dict[str, list[AccuracyRow]], ratios: 
     if gains:
         console.print()
         console.print(terminal(["difference from ptp", *headers], gains))
+    if works:
+        console.print()
+        console.print(terminal(["work to the first token, of unpruned", *headers], works))
     console.print("\n95% intervals: bootstrap over the questions; differences on the same questions.", style="dim")

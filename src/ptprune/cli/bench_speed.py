@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ptprune.bounds import MAX_BATCH, MAX_LAYERS, MAX_ROUNDS, MAX_TEXT, MAX_TILES
+from ptprune.bounds import MAX_BATCH, MAX_LAYERS, MAX_ROUNDS, MAX_SEED, MAX_TEXT, MAX_TILES
 from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
 from ptprune.cli.plugin import load
 from ptprune.errors import UserError
 
 if TYPE_CHECKING:
+    from ptprune.bench.arms import Arm
+    from ptprune.bench.picture import Picture
     from ptprune.results.rows import SpeedResults
 
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
@@ -44,10 +48,27 @@ def speed(
     text_tokens: Annotated[int, typer.Option(min=1, max=MAX_TEXT, help="Tokens of the question.")] = 48,
     batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Prompts at a time, all alike.")] = 1,
     methods: Annotated[str, options.pruning(help="One or more of `ptprune methods`, with commas.")] = "ptp",
-    keep_ratio: Annotated[float, options.pruning(help="Share of visual tokens that stay.")] = 0.5,
+    keep_ratio: Annotated[str, options.pruning(help="Shares of visual tokens that stay, with commas.")] = ".5",
     layer: Annotated[
         int, options.pruning(min=0, max=MAX_LAYERS, help="Drop before this decoder layer; 0: before all.")
     ] = 0,
+    encoder: Annotated[
+        str | None,
+        options.pruning(
+            metavar="NAMES",
+            help="Arms that differ in what is encoded: all, or some of llm, salient, patches, both, random, fewer.",
+            show_default="as --set says",
+        ),
+    ] = None,
+    picture: Annotated[
+        str | None,
+        typer.Option(help="noise, or a drawn scene.", show_default="scene where tiles are chosen, else noise"),
+    ] = None,
+    fill: Annotated[
+        str | None,
+        typer.Option(metavar="LOW,HIGH", help="Share of a scene's tiles that hold something.", show_default=".5,.5"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the picture.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, max=MAX_ROUNDS, help="How often each arm runs.")] = 5,
     new_tokens: Annotated[int, typer.Option(min=2, max=MAX_TEXT, help="Tokens to write in each run.")] = 8,
     more: options.Settings = None,
@@ -65,8 +86,9 @@ def speed(
         raise UserError("--shape and --model: give one of them")
     if attention not in ATTENTION:
         raise UserError(f"--attention {attention}: unknown; give one of {', '.join(ATTENTION)}")
-    given = options.parse_settings(more, "--keep-ratio")
+    given, ratios = options.parse_settings(more, "--keep-ratio"), options.parse_ratios(keep_ratio, "--keep-ratio")
     with working("loading torch and transformers") as work:
+        from ptprune.bench.encoders import ENCODERS, pruned_arms
         from ptprune.bench.speed import measure
         from ptprune.bench.subject import Setup, choose_setup
         from ptprune.checkpoints import choose_device, choose_dtype
@@ -79,19 +101,54 @@ def speed(
         quiet_libraries()
         load(plugin)
         names = options.parse_methods(methods, list(METHODS))
-        settings = {"keep_ratio": keep_ratio, "layer": layer}
-        pruners = options.with_settings({name: make_pruner(name, settings) for name in names}, given)
+        pruners = options.with_settings({name: make_pruner(name, {"layer": layer}) for name in names}, given)
+        encoders = [] if encoder is None else _encoders(encoder, list(ENCODERS))
         target, precision = str(choose_device(device)), choose_dtype(dtype)
         wanted = Setup(None, None, tiles, text_tokens, batch, target, precision, attention, model or "")
         chosen = None if model else shape or DEFAULT_SHAPE
         setup = choose_setup(wanted, chosen, layers, vision_layers, pruners.values())
-        results = measure(setup, pruners, rounds, new_tokens, work.say)
+        arms = pruned_arms(pruners, ratios, encoders, setup)
+        setup = replace(setup, picture=_picture(picture, fill, seed, arms))
+        results = measure(setup, arms, rounds, new_tokens, work.say)
     if out_file is not None:
         save(out_file, results)
     if json_output:
         print_json(as_json(results))
     else:
         _show(results)
+
+
+def _encoders(text: str, known: Sequence[str]) -> list[str]:
+    """Names of ``ENCODERS``, each once, in their order."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in (*known, "all"):
+            raise UserError(
+                f"--encoder {text}: {name or 'nothing'!r} is unknown; give all or some of {', '.join(known)}"
+            )
+    return [name for name in known if name in names or "all" in names]
+
+
+def _picture(kind: str | None, fill: str | None, seed: int, arms: Sequence[Arm]) -> Picture:
+    """The picture that the options ask for. Where tiles are chosen, they have to differ: a scene."""
+    from ptprune.bench.picture import KINDS, NOISE, SCENE, Picture
+
+    if kind is None:
+        chosen = any(arm.pruner is not None and arm.pruner.tiles != "all" for arm in arms)
+        kind = SCENE if chosen or fill is not None else NOISE
+    if kind not in KINDS:
+        raise UserError(f"--picture {kind}: unknown; give {' or '.join(KINDS)}")
+    if fill is None:
+        return Picture(kind, seed=seed)
+    if kind == NOISE:
+        raise UserError("--fill: all tiles of noise are alike; give --picture scene")
+    try:
+        low, high = (float(part) for part in fill.split(","))
+    except ValueError:
+        raise UserError(f"--fill {fill}: give two shares with a comma, such as .3,.7") from None
+    if not 0 <= low <= high <= 1:
+        raise UserError(f"--fill {fill}: out of range; give two shares from 0 to 1, the smaller one first")
+    return Picture(kind, (low, high), seed)
 
 
 def _show(results: SpeedResults) -> None:

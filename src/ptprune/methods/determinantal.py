@@ -67,8 +67,8 @@ def grow(vectors: Tensor, weights: Tensor, number: int, first: Tensor | None = N
     Up to ``steps`` tokens, each is the one of the greatest gain; equal gains rank by index. If there are more, a step
     takes several. It looks at the ``AHEAD`` times as many of the greatest gain and multiplies the gain of each with
     ``1 - r^2``, where r is the strongest correlation of what is left of its vector with what is left of one of greater
-    gain. (With only that one chosen, this would be its gain.) So the first of each step is the greedy choice, and
-    a duplicate of one of greater gain counts for almost nothing. Once as many tokens are chosen as vectors have
+    gain. (With only that one chosen, this would be its gain.) So the first of each step is the greedy choice, and a
+    duplicate of one of greater gain counts for almost nothing. Once as many tokens are chosen as vectors have
     dimensions, nothing is left to span: the others are taken by their gains at once.
 
     Args:

@@ -49,7 +49,7 @@ class SCOPE(TokenPruner):
 
 
 def covering(vectors: Tensor, weights: Tensor, layout: ImageLayout, budgets: Sequence[int]) -> Tensor:
-    """Choose greedily in all regions at once: nine operations a step, as many steps as the largest budget.
+    """Choose greedily, in all regions at once, in as many steps as the largest budget has tokens.
 
     Args:
         vectors: FloatTensor [num_tokens, d], unit vectors.

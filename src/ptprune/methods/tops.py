@@ -62,11 +62,13 @@ class TOPS(StagedPruner):
         return self.stages
 
     def cut_layers(self, num_layers: int) -> tuple[int, ...]:
-        left = num_layers - self.layer
+        left, depths = num_layers - self.layer, [0]
         if 0 < left < self.stages:
             raise SettingError(f"stages must be at most {left} where {left} layers follow, got {self.stages}")
-        deep = [max(stage, round(left * share)) for stage, share in enumerate(DEEP[: self.stages - 1], start=1)]
-        return tuple(self.layer + depth for depth in (0, *deep))
+        for later, share in enumerate(reversed(DEEP[: self.stages - 1])):
+            most = left - 1 - later
+            depths.insert(1, min(round(left * share), depths[1] - 1 if later else most))
+        return tuple(self.layer + max(depth, stage) for stage, depth in enumerate(depths))
 
     def steps(self, image: ImageEvidence) -> Steps:
         states = image.require("hidden_states").float()

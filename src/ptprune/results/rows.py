@@ -70,6 +70,7 @@ class AccuracyRow(Row):
     kept_tokens: Annotated[float, Field(gt=0)]  # mean of the visual tokens that a picture kept
     encoded_tiles: Annotated[float, Field(gt=0, le=1)] = 1.0  # mean share of a picture's tiles that were encoded
     encoded_tokens: Annotated[float, Field(gt=0, le=1)] = 1.0  # and of its visual tokens, through the whole encoder
+    work: float | None = None  # multiply-accumulates up to the first token, of the unpruned model's; None: not counted
     right: str  # a digit a question, 1 for right
     marks: list[Annotated[float, Field(ge=0, le=1)]] | None = None  # of lists: F1 a question, which counts instead
     accuracy: Percent  # right answers, or the mean of the marks, with the bootstrap interval
@@ -95,10 +96,16 @@ class SuiteRow(Row):
 class SpeedRow(Strict):
     """The times of one arm; "ideal" is the unpruned model on a prompt of the same length as the pruned one."""
 
+    OPTIONAL = ("label", "encoder", "settings", "encoded_tiles", "encoded_tokens")
     arm: Literal["unpruned", "pruned", "ideal"]
-    method: str | None  # this and the next two: of a pruned arm
+    method: str | None  # this and all before ``tokens``: of a pruned arm
+    label: str | None = None  # where several arms have the method
+    encoder: str | None = None  # which arm, where those of the encoder are compared
     keep_ratio: float | None
     layer: int | None
+    settings: dict[str, Any] | None = None  # others that differ from the method's own
+    encoded_tiles: int | None = None  # of a prompt, thumbnail included, that the vision tower encoded
+    encoded_tokens: int | None = None  # visual ones that went through the whole tower
     tokens: int  # of the prompt behind the cut
     vision_s: Spread
     select_s: Spread
@@ -109,10 +116,17 @@ class SpeedRow(Strict):
     kv_bytes: int
     macs: dict[str, int] | None  # by phase; None where they cannot be counted
 
+    @property
+    def name(self) -> str:
+        """Of a pruned arm, also in ``ratios``, ``tokens.after`` and ``samples``."""
+        return self.label or self.method or self.arm
+
 
 class SpeedRatios(Strict):
     """A pruned arm against the others, round by round."""
 
+    OPTIONAL = ("vision_vs_unpruned",)
+    vision_vs_unpruned: Spread | None = None
     prefill_vs_unpruned: Spread
     prefill_vs_ideal: Spread
     select_share: Spread
@@ -224,7 +238,7 @@ class AccuracyResults(Results):
 
 
 class Tokens(Strict):
-    """Tokens of one prompt: those that can be pruned, the others, all, and how many each method leaves."""
+    """Tokens of one prompt: those that can be pruned, the others, all, and how many each pruned arm leaves."""
 
     visual: int
     other: int
@@ -232,10 +246,21 @@ class Tokens(Strict):
     after: dict[str, int]
 
 
+class SpeedPicture(Strict):
+    """The picture of a prompt."""
+
+    OPTIONAL = ("background", "filled_tiles")
+    kind: str  # "noise" or "scene"
+    seed: int
+    background: str | None = None  # this and the next: of a scene
+    filled_tiles: int | None = None  # that hold something
+
+
 class SpeedResults(Results):
     """Results of ``ptprune bench speed``; see docs/benchmarks-speed.md."""
 
     WRITTEN_BY = "ptprune bench speed --out"
+    OPTIONAL = ("picture",)
     kind: Literal["speed"] = "speed"
     shape: str
     device: str
@@ -250,6 +275,7 @@ class SpeedResults(Results):
     new_tokens: int
     threads: int
     tiles: int
+    picture: SpeedPicture | None = None  # None in files from when all were noise
     tokens: Tokens
     rows: list[SpeedRow]
     ratios: dict[str, SpeedRatios]
@@ -259,7 +285,7 @@ class SpeedResults(Results):
     def _complete(self) -> SpeedResults:
         if [row.arm for row in self.rows].count("unpruned") != 1:
             raise ValueError("rows must hold one unpruned arm")
-        pruned = {row.method for row in self.rows if row.arm == "pruned"}
+        pruned = {row.name for row in self.rows if row.arm == "pruned"}
         for name, methods in (("ratios", self.ratios), ("tokens.after", self.tokens.after)):
             if set(methods) != pruned:
                 raise ValueError(f"{name} must be about the pruned arms of rows")

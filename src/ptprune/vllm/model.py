@@ -27,7 +27,7 @@ from ptprune.families.prompt_image import PromptImage
 from ptprune.methods.pyramid import PyramidTokenPruning
 from ptprune.pruner import select_each
 from ptprune.scores.attention import QueriesAndKeys, patch_scores
-from ptprune.scores.evidence import EMBEDDINGS, INSTRUCTION_ROWS, ImageEvidence
+from ptprune.scores.evidence import INSTRUCTION_ROWS, ImageEvidence
 from ptprune.scores.instruction import attention_rows, summarise
 from ptprune.vllm.processor import PLAN, TEXT
 from ptprune.vllm.settings import SETTING, check_server, pruner_of
@@ -174,18 +174,19 @@ class PrunedModel:
     def _language(self, images: Sequence[ServedImage]) -> list[dict[str, Tensor]]:
         """For each image, by name in ``ImageEvidence``, what the language model's embeddings or its first layer say of
         it."""
+        said = [{"embeddings": image.features} if "embeddings" in self.needs else {} for image in images]
         texts = [image.text for image in images if image.text is not None]
         if not texts:
-            return [{} for _ in images]
+            return said
         ids = torch.cat(texts).to(images[0].features.device)  # uploaded and looked up once for all images
         words = self.language_model.embed_input_ids(ids).split([len(text) for text in texts])
-        return [self._paid(image, mine) for image, mine in zip(images, words, strict=True)]
+        return [seen | self._paid(image, mine) for seen, image, mine in zip(said, images, words, strict=True)]
 
     def _paid(self, image: ServedImage, words: Tensor) -> dict[str, Tensor]:
         """What the words around an image, [text, D], say of it, the instruction last."""
         features, number = image.features, image.num_instruction
-        if EMBEDDINGS & self.needs:
-            return {"embeddings": features, "instruction_embeddings": words[len(words) - number :]}
+        if "instruction_embeddings" in self.needs:
+            return {"instruction_embeddings": words[len(words) - number :]}
         states = torch.cat([words[: image.num_before], features.to(words), words[image.num_before :]])
         query, key, scaling, ranks = self._first_layer(states)
         length = len(states)

@@ -141,8 +141,23 @@ def _compared(lines: Mapping[str, Line]) -> list[str]:
     cells = [[f"**{name}**" if name == PTP else name, layer(name), partial(cell, name)] for name in lines]
     blocks = [_by_ratio(["method", "layer"], ratios_of(lines.values()), cells), _claims(compared, "method")]
     if staged:
-        blocks.append(f"More work than the others at an equal ratio, since it drops in stages: {', '.join(staged)}.")
-    return blocks
+        who = "it drops" if len(staged) == 1 else "they drop"
+        blocks.append(f"More work than the others at an equal ratio, since {who} in stages: {', '.join(staged)}.")
+    return [*blocks, *_work(lines)]
+
+
+def work(row: AccuracyRow | None) -> str | None:
+    """The row's work as a share of the unpruned model's."""
+    return None if row is None or row.work is None else f"{100 * row.work:.1f}%"
+
+
+def _work(lines: Mapping[str, Line]) -> list[str]:
+    """The table by which methods compare at equal work; nothing where none was counted."""
+    if not any(work(row) for line in lines.values() for row in line.values()):
+        return []
+    cells = [[name, lambda ratio, line=line: work(line.get(ratio))] for name, line in lines.items()]
+    about = "Multiply-accumulates up to the first token, vision encoder included, as a share of the unpruned model's:"
+    return [about, _by_ratio(["method"], ratios_of(lines.values()), cells)]
 
 
 def _by_ratio(headers: list[str], ratios: list[float], rows: list[list[Any]]) -> str:

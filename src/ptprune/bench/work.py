@@ -1,0 +1,51 @@
+"""The work up to the first token, counted: what methods that drop in stages are compared by, beside the kept share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ptprune.cost import head_macs, prefill_macs, projector_macs, select_macs, vision_macs
+from ptprune.methods.stages import StagedPruner
+from ptprune.pruner import TokenPruner
+from ptprune.scores.evidence import INSTRUCTION_ROWS
+from ptprune.shapes import ModelShape
+
+
+def first_token_macs(shape: ModelShape, visual: int, text: int, pruner: TokenPruner | None = None) -> int:
+    """Multiply-accumulates up to the first token of a picture and a question, counted as ``ptprune.cost`` does.
+
+    Every cut of a method that drops in stages counts, and so do the rows of attention that each of them reads. All text
+    tokens count as the instruction.
+
+    Args:
+        visual: tokens of the picture as it is shown.
+        text: all other tokens of the prompt.
+        pruner: None for the unpruned model. A method that chooses the number by the scores counts with its ratio.
+    """
+    encoded = visual // shape.tile_tokens
+    macs = encoded * (vision_macs(shape.vision) + projector_macs(shape)) + head_macs(shape.text)
+    if pruner is None or pruner.keeps_all(visual):
+        return macs + prefill_macs(shape.text, visual + text)
+    needs, depth = pruner.needs, shape.text.layers
+    patch_rows = shape.vision.patches + 1 if "received_attention" in needs else int("encoder_attention" in needs)
+    rows = 1 if needs & INSTRUCTION_ROWS == {"last_attention"} else text if needs & INSTRUCTION_ROWS else 0
+    before, cuts = visual + text, [*pruner.cut_layers(depth), depth]
+    macs += cuts[0] * prefill_macs(shape.text, before) // depth
+    for cut, (layer, following) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        macs += select_macs(shape, 0 if cut else encoded, before, rows, layer, patch_rows)
+        after = pruner.num_after(cut, visual) if isinstance(pruner, StagedPruner) else pruner.num_kept(visual)
+        before = after + text
+        macs += (following - layer) * prefill_macs(shape.text, before) // depth
+    return macs
+
+
+def share_of_unpruned(
+    shape: ModelShape, prompts: Sequence[tuple[int, int, int]], pruner: TokenPruner | None = None
+) -> float:
+    """The work of many prompts as a share of the unpruned model's on them.
+
+    Args:
+        prompts: visual tokens of each picture as it is, as it is shown, and the text tokens.
+    """
+    whole = sum(first_token_macs(shape, visual, text) for visual, _, text in prompts)
+    return sum(first_token_macs(shape, shown, text, pruner) for _, shown, text in prompts) / whole
