@@ -57,7 +57,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield Server(found.group(), temporary)
         assert process.poll() is None, "ptprune app ended while it was used"
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)  # shells may start background jobs with SIGINT ignored
         code = process.wait(60)
     assert code == 130  # as after Ctrl-C
     assert list(folder.iterdir()) == []

@@ -78,6 +78,7 @@ def test_visitors_do_not_mix(desk: Desk, form: Callable[..., Form], tmp_path: Pa
         Image.fromarray(noise).save(path)
         forms.append(form(picture=path, question=f"w{10 + number}", keep_ratio=0.1 + 0.1 * number))
     visits = [Visit() for _ in forms]
+    asked(desk, form())  # the model is there: all of them call the same one
     start = threading.Barrier(len(forms))
 
     def visitor(number: int) -> tuple[Answered, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Annotated
 
@@ -47,6 +48,7 @@ def app(
             Checkpoint.find(name, weights=False)
         alone = host in HERE and not share
         models = Models(offered, alone, choose_device(device), choose_dtype(dtype))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: uploads are deleted then, too
     with serving(models, host, port, share=share, browser=browser) as page:
         console = out()
         console.print(f"ptprune app: [bold]{page.local_url}[/bold]")
