@@ -18,7 +18,7 @@ from ptprune.report import ImageReport
 
 LLM, SALIENT, PATCHES, BOTH, RANDOM, FEWER = "llm", "salient", "patches", "both", "random", "fewer"
 ENCODERS = (LLM, SALIENT, PATCHES, BOTH, RANDOM, FEWER)
-"""``LLM``: the whole picture is encoded, and tokens are dropped in the language model alone. ``SALIENT``: salient tiles.
+"""``LLM``: the whole picture is encoded, tokens are dropped in the language model alone. ``SALIENT``: salient tiles.
 ``PATCHES``: all tiles, but patches are dropped inside the tower. ``BOTH``: salient tiles, and of them not all patches.
 ``RANDOM``: as many tiles as salient, at random. ``FEWER``: the processor cuts the picture into as many tiles as salient
 encodes, and as many tokens stay."""
