@@ -17,14 +17,11 @@ from ptprune.pruner import TokenPruner
 from ptprune.report import ImageReport
 
 LLM, SALIENT, PATCHES, BOTH, RANDOM, FEWER = "llm", "salient", "patches", "both", "random", "fewer"
-ENCODERS = {
-    LLM: "the whole picture; tokens are dropped in the language model alone",
-    SALIENT: "salient tiles",
-    PATCHES: "all tiles, but their patches are dropped inside the tower",
-    BOTH: "salient tiles, and patches are dropped inside the tower",
-    RANDOM: "as many tiles as salient, at random",
-    FEWER: "the picture in as many tiles as salient encodes, cut by the processor; as many tokens stay",
-}
+ENCODERS = (LLM, SALIENT, PATCHES, BOTH, RANDOM, FEWER)
+"""``LLM``: the whole picture is encoded, tokens are dropped in the language model alone. ``SALIENT``: salient tiles.
+``PATCHES``: all tiles, but patches are dropped inside the tower. ``BOTH``: salient tiles, and of them not all patches.
+``RANDOM``: as many tiles as salient, at random. ``FEWER``: the processor cuts the picture into as many tiles as salient
+encodes, and as many tokens stay."""
 
 
 def pruned_arms(

@@ -51,19 +51,19 @@ def warm_up_pruned(setup: Setup, subject: Subject, arms: Sequence[Arm], say: Say
     done: list[Arm] = []
     for arm in sorted(arms, key=lambda arm: arm.encoder in (RANDOM, FEWER)):
         like = warm.get(replace(arm, encoder=SALIENT).label)
-        if arm.encoder == FEWER:
-            assert like is not None
+        if arm.encoder == FEWER and like is not None:
             arm = as_fewer(arm, like.image, setup, subject)
         with counted_tiles(subject.model) as rows:
             warm_up(setup, subject, arm, say)
-        report = arm.pruner.report if arm.pruner is not None else None
         assert arm.pruner is not None
-        assert report is not None
-        length, image = kept_length(arm.pruner), report.images[0]
-        tiles = check_encoded(arm, report.images, rows)
-        if arm.encoder == RANDOM and like is not None and like.tiles != tiles:
-            raise BrokenPass(f"{arm.label}: {tiles} tiles were encoded, but {like.tiles} salient ones")
-        warm[arm.label] = Warm(image, length, report.sequence_length[0][0] - image.num_tokens, tiles)
+        assert (report := arm.pruner.report) is not None
+        tiles, image = check_encoded(arm, report.images, rows), report.images[0]
+        if arm.encoder == RANDOM and like is not None and like.image.encoded_tiles != image.encoded_tiles:
+            raise BrokenPass(
+                f"{arm.label}: {image.encoded_tiles} tiles were encoded, but {like.image.encoded_tiles} salient ones"
+            )
+        other = report.sequence_length[0][0] - image.num_tokens
+        warm[arm.label] = Warm(image, kept_length(arm.pruner), other, tiles)
         done.append(arm)
     order = [arm.label for arm in arms]
     return sorted(done, key=lambda arm: order.index(arm.label)), warm

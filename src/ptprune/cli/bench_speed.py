@@ -102,7 +102,7 @@ def speed(
         load(plugin)
         names = options.parse_methods(methods, list(METHODS))
         pruners = options.with_settings({name: make_pruner(name, {"layer": layer}) for name in names}, given)
-        encoders = [] if encoder is None else _encoders(encoder, list(ENCODERS))
+        encoders = [] if encoder is None else _encoders(encoder, ENCODERS)
         target, precision = str(choose_device(device)), choose_dtype(dtype)
         wanted = Setup(None, None, tiles, text_tokens, batch, target, precision, attention, model or "")
         chosen = None if model else shape or DEFAULT_SHAPE
