@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,7 +45,8 @@ def run(
     ] = None,
     positions: Annotated[str | None, options.pruning(help="original or compact position ids.")] = None,
     tiles: Annotated[
-        str | None, options.pruning(help="all, salient or a number: which tiles are encoded at all.", show_default="all")
+        str | None,
+        options.pruning(help="Which tiles are encoded: all, salient or a number.", show_default="all"),
     ] = None,
     more: Annotated[
         list[str] | None,
@@ -205,9 +206,9 @@ def _comparison(document: dict[str, Any]) -> Table:
     same = "same" if arms[0]["answer"] == arms[1]["answer"] else "differs"
     short = [text if len(text) <= 32 else text[:29] + "..." for text in texts]
     rows = [["answer", *map(escape, short), same]]
-    encoded = [("tiles encoded", "encoded_tiles", str), ("tokens encoded", "encoded_tokens", str)]
-    if encoded_line(document) is None:
-        encoded = []
+    encoded: list[tuple[str, str, Callable[[int], str]]] = []
+    if encoded_line(document) is not None:
+        encoded = [("tiles encoded", "encoded_tiles", str), ("tokens encoded", "encoded_tokens", str)]
     for name, key, unit in (
         *encoded,
         ("visual tokens", "visual_tokens", str),
