@@ -1,4 +1,4 @@
-"""Draws docs/pyramid.png: the shipped checkpoint's way through examples/scene.png. ``python -m tools.pyramid OUT.png``."""
+"""Draws docs/pyramid.png, the checkpoint's way through examples/scene.png: ``python -m tools.pyramid OUT.png``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws a pruned picture step by step: what is encoded, what each level says, what is kept. Pure functions, no files."""
+"""Draws the way of one picture from its pixels to the kept tokens, step by step. Pure functions, no files."""
 
 from __future__ import annotations
 
