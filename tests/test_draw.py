@@ -263,3 +263,53 @@ def test_long_captions_end(text: str) -> None:
     assert 2 <= lines <= 2 * (draw.MAX_LINES + 2)
     margins = np.asarray(sheet)[:, -MARGIN // 2 :]
     assert (margins == draw.BACKGROUND).all()
+
+
+def partly(kept: Sequence[int]) -> ImageReport:
+    """2 x 3 tiles of 16 tokens and a thumbnail: tile 1 was left out, half of tile 4 dropped inside the tower."""
+    report = report_of([*tiled(2, 3), thumbnail(96)], kept)
+    missing = {*range(16, 32), *range(64, 72)}
+    encoded = torch.tensor([token for token in range(112) if token not in missing])
+    made = {1: 0, 4: 8}
+    regions = [
+        replace(one, encoded=made.get(number, 16), tile_score=None if one.is_thumbnail else number / 10)
+        for number, one in enumerate(report.regions)
+    ]
+    return replace(report, regions=regions, encoded=encoded)
+
+
+def test_what_was_not_encoded_is_hatched_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draw, "frame", lambda *arguments: None)
+    image, kept = gradient(600, 400), [0, 1, 40, 75, 100]
+    report = partly(kept)
+    whole = replace(report, encoded=torch.arange(112))
+    sheets = [np.asarray(draw_overlay(image, one))[MARGIN : MARGIN + 400] for one in (whole, report)]
+    for left, width, height, regions in ((MARGIN, 600, 400, report.regions[:6]), (24 + 600, 300, 200, [])):
+        plain, shown = (sheet[:height, left : left + width] for sheet in sheets)
+        hatched = (shown == draw.HATCH).all(axis=-1)
+        assert (plain[~hatched] == shown[~hatched]).all()
+        for one in regions:
+            for token, (x, y, right, bottom) in token_boxes(one, width, height).items():
+                share = hatched[y:bottom, x:right].mean()
+                assert share == 0 if token in report.encoded.tolist() else 0.15 < share < 0.3, token
+        if not regions:  # the thumbnail was encoded
+            assert not hatched.any()
+
+
+def test_the_legend_and_the_tiles_tell_what_was_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    framed: list[Sequence[str]] = []
+    monkeypatch.setattr(draw, "frame", lambda panel, region, labels=(): framed.append(labels))
+    original = draw.ImageDraw.ImageDraw.multiline_text
+
+    def spy(self, at, text, **options):
+        said.append(text)
+        return original(self, at, text, **options)
+
+    monkeypatch.setattr(draw.ImageDraw.ImageDraw, "multiline_text", spy)
+    draw_overlay(gradient(600, 400), partly([0, 40]))
+    draw_overlay(gradient(600, 400), report_of([*tiled(2, 3), thumbnail(96)], [0, 40]))
+    assert "6 of 7 regions and 88 of 112 tokens" in said[0]
+    assert "hatched" not in said[1]
+    assert [labels[0].split()[-1] for labels in framed[:6]] == ["0", "0.1", "0.2", "0.3", "0.4", "0.5"]
+    assert framed[7:13] == [("1/16", "1/16"), *[("0/16", "0/16")], ("1/16", "1/16"), *[("0/16", "0/16")] * 3]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ptprune.draw import draw_overlay
+from ptprune.draw import HATCH, draw_overlay
 from ptprune.errors import Refused
 from ptprune.explain import RAMP, draw_explanation, draw_heat_map, heat, levels
 from ptprune.report import ImageReport
-from tests.test_draw import LAYOUTS, MARGIN, gradient, report_of, thumbnail, tiled
+from tests.test_draw import LAYOUTS, MARGIN, gradient, partly, report_of, thumbnail, tiled
 
 TOP = MARGIN + 26  # of the panels
 PLAIN = Image.new("RGB", (480, 360), (0, 0, 0))
@@ -113,3 +113,22 @@ def test_the_figure_holds_the_overlay_and_every_level() -> None:
 def test_a_method_without_scores_says_so() -> None:
     image = gradient(480, 360)
     assert draw_explanation(image, scored()).height > draw_overlay(image, scored()).height
+
+
+def test_tile_scores_are_a_level_and_what_was_not_encoded_has_no_token_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptprune.explain.frame", lambda *arguments: None)
+    report = replace(partly([0, 40]), scores={"token": torch.linspace(1, 2, 112)})
+    assert levels(report) == ["tile", "token"]
+    sheet = np.asarray(draw_heat_map(PLAIN, report, "tile"))
+    hatched = (sheet == HATCH).all(axis=-1)
+    assert not hatched[:TOP].any()
+    columns = np.nonzero(hatched.any(axis=0))[0]  # the tile that was left out, and not the patches of another
+    assert (columns.min(), columns.max()) == (MARGIN + 160, MARGIN + 319)
+    assert not hatched[TOP + 180 :].any()
+    low, high = (brightness(Image.fromarray(sheet), 0, column, (2, 2)) for column in (0, 2))
+    assert low < high
+    # scores of what was not encoded, zeros, neither stretch the scale nor are drawn
+    zeros = report.scores["token"].clone()
+    zeros[16:32] = 0
+    other = replace(report, scores={"token": zeros})
+    assert draw_heat_map(PLAIN, report, "token").tobytes() == draw_heat_map(PLAIN, other, "token").tobytes()

@@ -34,6 +34,7 @@ FLOORS = [  # from the bottom to the top
     "cost",
     "draw",
     "explain",
+    "poster",
     "pictures",
     "tiny",
     "checkpoints",

@@ -170,22 +170,29 @@ class Encoding:
         tiles: so many of its tiles, besides the thumbnail; None: all.
         layer: the tower's, before which patches are dropped; None: nowhere.
         margin: so many times a tile's share of the kept tokens pass that layer.
+        background: whether tiles that are left out get the features of one that is encoded, so that none of their
+            tokens is missing.
     """
 
     tiles: int | None = None
     layer: int | None = None
     margin: float = 1.25
+    background: bool = False
 
     def rows(self, prompt: Prompt) -> int:
         """How many tiles are encoded, with the thumbnail."""
         return prompt.encoded if self.tiles is None or prompt.tiles == 1 else min(self.tiles, prompt.tiles) + 1
+
+    def present(self, prompt: Prompt) -> int:
+        """How many tiles have features, with the thumbnail."""
+        return prompt.encoded if self.background else self.rows(prompt)
 
     def groups(self, shape: ModelShape, prompt: Prompt, keep_ratio: float) -> int:
         """How many token groups of each encoded tile pass the tower."""
         if self.layer is None:
             return shape.tile_tokens
         kept = kept_tokens(prompt.encoded * shape.tile_tokens, keep_ratio)
-        share = min(1.0, kept / (self.rows(prompt) * shape.tile_tokens) * self.margin)
+        share = min(1.0, kept / (self.present(prompt) * shape.tile_tokens) * self.margin)
         return ceil(share * shape.tile_tokens - 1e-9)
 
 
@@ -226,8 +233,8 @@ def pruned_cost(
     text, vision, visual = shape.text, shape.vision, prompt.encoded * shape.tile_tokens
     encoded, groups = encoding.rows(prompt), encoding.groups(shape, prompt, keep_ratio)
     patches = groups * vision.patches // shape.tile_tokens
-    before = encoded * groups + prompt.text_tokens
-    after = min(kept_tokens(visual, keep_ratio), encoded * groups) + prompt.text_tokens
+    there = encoding.present(prompt) * groups
+    before, after = (tokens + prompt.text_tokens for tokens in (there, min(kept_tokens(visual, keep_ratio), there)))
     rows = prompt.text_tokens if instruction is None else instruction
     cut = encoding.layer if groups < shape.tile_tokens else None
     return Cost(
@@ -250,7 +257,7 @@ def compared_costs(
     pruned = pruned_cost(shape, prompt, keep_ratio, layer, itemsize, encoding=encoding)  # refuses what no prompt has
     visual = prompt.encoded * shape.tile_tokens
     rows, groups = encoding.rows(prompt), encoding.groups(shape, prompt, keep_ratio)
-    kept = min(kept_tokens(visual, keep_ratio), rows * groups)
+    kept = min(kept_tokens(visual, keep_ratio), encoding.present(prompt) * groups)
     return {
         "model": shape.name,
         "tiles": prompt.tiles,

@@ -23,6 +23,11 @@ LINE = (255, 196, 56)
 TEXT = (240, 240, 240)
 EDGE = (130, 136, 150)
 DIMMED = 0.28  # brightness left to a dropped token
+HATCH, STEP, STROKE = (
+    (112, 146, 178),
+    9,
+    2,
+)  # lines over what was not encoded: colour, pixels apart, width
 
 
 def draw_overlay(image: Image.Image, report: ImageReport, question: str = "", answer: str = "") -> Image.Image:
@@ -31,7 +36,8 @@ def draw_overlay(image: Image.Image, report: ImageReport, question: str = "", an
     Left the picture with the borders of its tiles or windows and the budget of each ("7/16": 7 of its 16 tokens
     stayed); right the thumbnail with its own kept tokens; below a legend. The picture keeps its own proportions unless
     tokens would become thinner than ``MIN_CELL`` pixels. A pixel belongs to the token whose cell its centre lies in;
-    what no token shows stays dark.
+    what no token shows stays dark. What was never encoded, a tile that was left out or patches that were dropped inside
+    the vision tower, is hatched; where tiles were scored for that, each has its score beside its budget.
 
     Args:
         image: the picture that was shown to the model, any size and mode.
@@ -48,15 +54,14 @@ def draw_overlay(image: Image.Image, report: ImageReport, question: str = "", an
     """
     check_grids(report)
     picture = image.convert("RGB")
-    kept = set(report.kept.tolist())
     drawn = [region for region in report.regions if region.indices]
     tiles = [region for region in drawn if not region.is_thumbnail]
     places = [max(region.row, region.column) + 1 for region in tiles]
     wanted = max(*picture.size, MIN_REGION * max(places, default=1))
     longest = min(max(wanted, MIN_SIDE), MAX_SIDE)  # about the picture's own, within what labels and files need
-    panels = [_panel(picture, tiles, kept, longest)] if tiles else []
+    panels = [_panel(picture, tiles, report, longest)] if tiles else []
     side = min(longest // 2, MAX_THUMBNAIL) if tiles else longest
-    panels += [_panel(picture, [region], kept, side, "thumbnail ") for region in drawn if region.is_thumbnail]
+    panels += [_panel(picture, [region], report, side, "thumbnail ") for region in drawn if region.is_thumbnail]
     return _compose(panels, report, [text for text in (question, answer) if text.strip()])
 
 
@@ -100,16 +105,40 @@ def _edges(start: float, stop: float, cells: int, length: int) -> list[int]:
 
 
 def _panel(
-    picture: Image.Image, regions: Sequence[RegionReport], kept: set[int], longest: int, name: str = ""
+    picture: Image.Image, regions: Sequence[RegionReport], report: ImageReport, longest: int, name: str = ""
 ) -> Image.Image:
     """The picture with the cells of some of its regions, ``longest`` pixels long or as much as the tokens need."""
     width, height = panel_size(picture.size, regions, longest)
+    kept = set(report.kept.tolist())
     clear = spread(regions, kept.__contains__, width, height, empty=False)
-    panel = _dim(picture.resize((width, height), Image.Resampling.BICUBIC), clear)
+    panel = dim(picture.resize((width, height), Image.Resampling.BICUBIC), clear)
+    panel = hatch(panel, not_encoded(regions, report, width, height))
     for region in regions:
         budget = f"{region.budget}/{len(region.indices)}"
-        frame(panel, region, (name + budget, budget))
+        score = [] if region.tile_score is None else [f"{budget}  s {region.tile_score:.2g}"]
+        frame(panel, region, (*score, name + budget, budget))
     return panel
+
+
+def not_encoded(regions: Sequence[RegionReport], report: ImageReport, width: int, height: int) -> np.ndarray:
+    """Bool [height, width]: the pixels of tokens that the vision encoder made nothing of."""
+    encoded = set(report.encoded.tolist())
+    return spread(regions, lambda token: token not in encoded, width, height, empty=False)
+
+
+def hatch(panel: Image.Image, where: np.ndarray) -> Image.Image:
+    """Draw slanted lines over a part of a panel.
+
+    Args:
+        panel: RGB.
+        where: bool [height, width].
+    """
+    if not where.any():
+        return panel
+    rows, columns = np.indices(where.shape)
+    pixels = np.array(panel)
+    pixels[where & ((rows + columns) % STEP < STROKE)] = HATCH
+    return Image.fromarray(pixels)
 
 
 def panel_size(picture: tuple[int, int], regions: Sequence[RegionReport], longest: int) -> tuple[int, int]:
@@ -147,7 +176,7 @@ def spread(
     return found
 
 
-def _dim(panel: Image.Image, clear: np.ndarray) -> Image.Image:
+def dim(panel: Image.Image, clear: np.ndarray) -> Image.Image:
     """Darken all that is not clear, and draw the edge of the clear parts, on the dark side of it.
 
     Args:
@@ -186,6 +215,11 @@ def _compose(panels: list[Image.Image], report: ImageReport, texts: Sequence[str
     regions = f"{len(report.regions)} region{'s' if len(report.regions) > 1 else ''}"
     legend = f"{len(report.kept)} of {report.num_tokens} visual tokens kept, {regions}"
     legend += "\nclear: kept   dark: dropped   n/m: n of a region's m tokens kept"
+    if report.encoded_tokens < report.num_tokens:
+        legend += f"\nhatched: not encoded ({report.encoded_tiles} of {regions} and "
+        legend += f"{report.encoded_tokens} of {report.num_tokens} tokens were)"
+    if any(region.tile_score is not None for region in report.regions):
+        legend += "\ns: how much a tile needs to be encoded"
     font, large = ImageFont.load_default(size=14), ImageFont.load_default(size=CAPTION)
     measure = ImageDraw.Draw(panels[0])
     _, _, right, lower = measure.multiline_textbbox((MARGIN, 0), legend, font=font)
@@ -193,7 +227,7 @@ def _compose(panels: list[Image.Image], report: ImageReport, texts: Sequence[str
     lines = [
         (line, TEXT if number == 0 and len(texts) > 1 else LINE)
         for number, text in enumerate(texts)
-        for line in _lines(text, large, width - 2 * MARGIN)
+        for line in wrapped(text, large, width - 2 * MARGIN)
     ]
     step = CAPTION + 6
     top = MARGIN + (step * len(lines) + MARGIN // 2 if lines else 0)
@@ -209,7 +243,7 @@ def _compose(panels: list[Image.Image], report: ImageReport, texts: Sequence[str
     return sheet
 
 
-def _lines(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
+def wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
     """A text in lines of at most ``width`` pixels, the last of them shortened where ``MAX_LINES`` are not enough."""
     lines = [""]
     for word in text.split():

@@ -8,17 +8,31 @@ from math import ceil
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ptprune.draw import BACKGROUND, MARGIN, TEXT, check_grids, draw_overlay, frame, panel_size, spread
+from ptprune.draw import (
+    BACKGROUND,
+    MARGIN,
+    TEXT,
+    check_grids,
+    draw_overlay,
+    frame,
+    hatch,
+    not_encoded,
+    panel_size,
+    spread,
+)
 from ptprune.errors import Refused
 from ptprune.report import ImageReport, RegionReport
 
 TITLES = {
+    "tile": "How much a tile needs to be encoded",
     "region": "Tile saliency",
     "token": "Token saliency",
     "instruction": "What the question looks at",
     "fused": "Both together",
 }
-"""Level -> its name for people. All but "region" are names in ``ImageReport.scores``."""
+"""Level -> its name for people. All but "tile" and "region" are names in ``ImageReport.scores``."""
+OF_REGIONS = {"tile": "tile_score", "region": "saliency"}
+"""Levels with one number a tile -> its name in ``RegionReport``."""
 
 MAP_SIDE, THUMBNAIL_SIDE = 480, 180  # pixels of the longer side
 COLOUR, FLAT = 0.72, (40, 42, 50)  # how much of a pixel is the heat's colour; where nothing was scored
@@ -36,8 +50,9 @@ def draw_heat_map(image: Image.Image, report: ImageReport, level: str) -> Image.
     """One level's scores over the picture: the brighter, the more important.
 
     Colours run from the lowest to the highest score of the image, both written at the scale. Left the picture with its
-    tiles or windows; right the thumbnail with the scores of its own tokens. Tile saliency is one number a tile, written
-    into it; the thumbnail has none of its own there, because tiles are compared with it.
+    tiles or windows; right the thumbnail with the scores of its own tokens. Tile scores and tile saliency are one
+    number a tile, written into it; the thumbnail has none of its own there, because tiles are compared with it. Tiles
+    that were left out are hatched, and where tokens have scores, so are the patches that the vision tower dropped.
 
     Args:
         image: the picture that was shown to the model, any size and mode.
@@ -57,11 +72,10 @@ def draw_heat_map(image: Image.Image, report: ImageReport, level: str) -> Image.
     drawn = [region for region in report.regions if region.indices]
     tiles = [region for region in drawn if not region.is_thumbnail] or drawn
     thumbnails = [region for region in drawn if region not in tiles]
-    values, picture = _values(report, level), image.convert("L")
-    scale = float(np.nanmin(values)), float(np.nanmax(values))
-    panels = [_panel(picture, tiles, values, scale, MAP_SIDE, numbers=level == "region")]
-    if level != "region":
-        panels += [_panel(picture, [region], values, scale, THUMBNAIL_SIDE) for region in thumbnails]
+    picture, scale = image.convert("L"), scale_of(report, level, report.regions)
+    panels = [heat_panel(picture, tiles, report, level, scale, MAP_SIDE)]
+    if level not in OF_REGIONS:
+        panels += [heat_panel(picture, [region], report, level, scale, THUMBNAIL_SIDE) for region in thumbnails]
     return _compose(panels, TITLES[level], *scale)
 
 
@@ -102,25 +116,41 @@ def heat(values: np.ndarray) -> np.ndarray:
 
 def _values(report: ImageReport, level: str) -> np.ndarray:
     """A number a token; NaN where it has none, as in what was never encoded."""
-    if level in report.scores:
-        return report.scores[level].double().numpy()
     values = np.full(report.num_tokens, np.nan)
-    if level == "region":
+    if level in report.scores:
+        encoded = report.encoded.numpy()
+        values[encoded] = report.scores[level].double().numpy()[encoded]
+    elif level in OF_REGIONS:
         for region in report.regions:
-            if region.saliency is not None and not region.is_thumbnail:
-                values[region.indices] = region.saliency
+            number = getattr(region, OF_REGIONS[level])
+            if number is not None and not region.is_thumbnail:
+                values[region.indices] = number
     return values
 
 
-def _panel(
+def scale_of(report: ImageReport, level: str, regions: Sequence[RegionReport]) -> tuple[float, float]:
+    """The lowest and the highest number that a level, one of ``levels(report)``, has in some regions."""
+    values = _values(report, level)[[token for region in regions for token in region.indices]]
+    return float(np.nanmin(values)), float(np.nanmax(values))
+
+
+def heat_panel(
     picture: Image.Image,
     regions: Sequence[RegionReport],
-    values: np.ndarray,
+    report: ImageReport,
+    level: str,
     scale: tuple[float, float],
     longest: int,
-    numbers: bool = False,
 ) -> Image.Image:
-    """The picture in grey under the colours of its tokens; ``numbers``: whether each region's is written into it."""
+    """The picture in grey under the colours of some regions' tokens, without title and scale.
+
+    Args:
+        picture: greyscale.
+        level: one of ``levels(report)``.
+        scale: the numbers that are darkest and brightest.
+        longest: pixels of the longer side, or more where the tokens need them.
+    """
+    values = _values(report, level)
     width, height = panel_size(picture.size, regions, longest)
     found = spread(regions, lambda token: float(values[token]), width, height, empty=float("nan"))
     low, high = scale
@@ -129,8 +159,11 @@ def _panel(
     grey = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC), dtype=float)[..., None]
     colours = np.where(scored[..., None], heat(share), np.array(FLAT, dtype=np.uint8))
     panel = Image.fromarray((COLOUR * colours + (1 - COLOUR) * grey).round().astype(np.uint8))
+    left_out = [region for region in regions if level not in OF_REGIONS or not region.encoded]
+    panel = hatch(panel, not_encoded(left_out, report, width, height))
     for region in regions:
-        frame(panel, region, [_number(region.saliency)] if numbers and region.saliency is not None else [])
+        number = getattr(region, OF_REGIONS[level]) if level in OF_REGIONS else None
+        frame(panel, region, [] if number is None else [_number(number)])
     return panel
 
 

@@ -148,6 +148,8 @@ class PruningReport:
             text += f", {tiles} of {regions} tiles encoded"
         if tokens < before:
             text += f", {tokens} of {before} tokens encoded"
+            if after == tokens:  # K was capped, or is just that
+                text += ", all of these kept"
         return text
 
 

@@ -13,12 +13,17 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from ptprune import PyramidTokenPruning
+from ptprune.asking.first_token import at_scale
 from ptprune.checkpoints.processor import load_processor
 from ptprune.cli import main
 from ptprune.clock import Clock
+from ptprune.cost import Encoding, Prompt, pruned_cost, unpruned_cost
 from ptprune.explain import draw_explanation, levels
+from ptprune.report import PruningReport
 from ptprune.scores.region import region_weights
+from ptprune.shapes import SHAPES
 from tests.command import Command
+from tests.test_draw import partly
 
 QUESTION = "w5 w6 w7"
 
@@ -206,3 +211,63 @@ def test_only_deliberate_refusals_become_one_line(monkeypatch, capsys):
     assert "NaN" in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="must match"):
         leave(lambda: torch.zeros(3) + torch.zeros(4))
+
+
+def test_what_was_encoded_is_told(ptprune: Command, checkpoint: Path, picture: Path) -> None:
+    given = ("--model", checkpoint, "--tiles", 2, "--compare")
+    document = run_json(ptprune, picture, *given)
+    model, _, inputs = stock_inputs(checkpoint, picture)
+    pruner = PyramidTokenPruning(tiles=2)
+    with pruner(model), torch.no_grad():
+        model(**inputs)
+    assert pruner.report is not None
+    [report] = pruner.report.images
+    assert document["encoded_tiles"] == {"before": 7, "after": 3}
+    assert document["encoded_tokens"] == {"before": 28, "after": 12}
+    assert document["encoder_settings"] == {"tiles": 2}
+    for name in ("encoded", "tile_score"):
+        assert [one[name] for one in document["regions"]] == [getattr(one, name) for one in report.regions]
+    assert (document["visual_tokens"]["after"], document["capped_from"]) == (12, 14)
+    scale = document["first_token"]["at_scale"]
+    assert (scale["encoded_tiles"], scale["vision_layer"]) == (5, None)  # a third of twelve, and the thumbnail
+    shown = ptprune("run", picture, *given, "-q", QUESTION, "--max-new-tokens", 3).out
+    assert "3 of 7 tiles encoded (tiles=2), 12 of 28 tokens" in shown
+    assert "14 were asked for" in " ".join(shown.split())
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["tiles", "encoded", "7", "3", "0.43"] in rows
+    assert ["tokens", "encoded", "28", "12", "0.43"] in rows
+
+
+def test_nothing_is_told_where_all_was_encoded(ptprune: Command, checkpoint: Path, picture: Path) -> None:
+    document = run_json(ptprune, picture, "--model", checkpoint, "--set", "tile_batch=2")
+    assert document["encoded_tiles"] == {"before": 7, "after": 7}
+    assert document["encoded_tokens"] == {"before": 28, "after": 28}
+    assert "capped_from" not in document
+    result = ptprune("run", picture, "--model", checkpoint, "-q", QUESTION, "--max-new-tokens", 3, "--compare")
+    assert " encoded" not in result.out
+
+
+def test_fewer_tokens_than_were_encoded_are_no_cap(ptprune: Command, checkpoint: Path, picture: Path) -> None:
+    for extra in (("--keep-ratio", 0.2), ("--set", "coverage=1")):
+        document = run_json(ptprune, picture, "--model", checkpoint, "--tiles", 2, *extra)
+        assert "capped_from" not in document
+
+
+def test_scale_counts_what_is_left_out() -> None:
+    """As ``ptprune cost`` counts twelve tiles, with the vision layer as deep as in the model's own tower."""
+    report = PruningReport([partly([0, 40])], torch.ones(1, 1, dtype=torch.bool), [(1, 1)])
+    shape, prompt, whole = SHAPES["internvl2-2b"], Prompt(12, 64), unpruned_cost(SHAPES["internvl2-2b"], Prompt(12, 64))
+    for settings, layer, encoding in (
+        ({"tiles": "salient"}, 4, Encoding(10)),
+        ({"tiles": "salient", "left_out": "background"}, 4, Encoding(10, background=True)),
+        ({"vision_layer": 1, "vision_margin": 2.0}, 4, Encoding(10, 6, 2.0)),
+        ({"vision_layer": 5}, None, Encoding(10, 5)),
+    ):
+        pruner = PyramidTokenPruning(layer=2, **settings)
+        found = at_scale(pruner, report, layer)
+        assert found is not None
+        counted = pruned_cost(shape, prompt, 2 / 112, 2, encoding=encoding)
+        assert found["ratio"] == counted.first_token / whole.first_token
+        assert (found["encoded_tiles"], found["vision_layer"]) == (11, encoding.layer)
+    assert at_scale(PyramidTokenPruning(vision_layer=40), report) is None
+    assert at_scale(PyramidTokenPruning(layer=40), report) is None

@@ -82,6 +82,9 @@ def test_run_takes_settings(ptprune: Command, picture: Path, checkpoint: Path) -
         (["--keep-tokens", "5", "--keep-ratio", ".5"], "--keep-tokens and --keep-ratio: give one"),
         (["--set", "keep_tokens=5", "--keep-ratio", ".5"], "--keep-tokens and --keep-ratio: give one"),
         (["--keep-tokens", "0"], "--keep-tokens must be"),
+        (["--tiles", "some"], "--tiles must be 'all', 'salient' or a whole number from 1"),
+        (["--tiles", "0"], "--tiles must be"),
+        (["--tiles", "2", "--set", "tiles=all"], "--set tiles: --tiles says it"),
     ],
     ids=" ".join,
 )

@@ -24,6 +24,7 @@ PHASES = {
     "rest": "generate() itself",
 }
 ABOUT = {
+    "tile": "How much a tile needs to be encoded, told before it is. Hatched tiles were left out.",
     "region": "How much a tile has in common with the whole picture. Salient tiles keep more tokens.",
     "token": "How much a token stands out in its tile.",
     "instruction": "The strongest attention that any word of the question pays to a token.",

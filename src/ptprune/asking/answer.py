@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -14,11 +14,14 @@ from ptprune.asking.chat import check_length, make_prompt
 from ptprune.asking.loaded import LoadedModel, whose_fault
 from ptprune.asking.meter import PhaseMeter, vision_lap
 from ptprune.clock import Clock
+from ptprune.encoding import EncoderSettings
+from ptprune.families import family_of
+from ptprune.methods import PyramidTokenPruning
 from ptprune.pruner import TokenPruner
 from ptprune.report import ImageReport, PruningReport
 
 WARM_UP_TOKENS = 2  # enough to run prefill and decode once
-REGION = ("row", "column", "is_thumbnail", "grid", "box", "budget", "saliency")
+REGION = ("row", "column", "is_thumbnail", "grid", "box", "budget", "saliency", "encoded", "tile_score")
 PHASES = ("vision", "select", "prefill", "decode")
 
 
@@ -83,6 +86,8 @@ def describe(pruned: Answer, unpruned: Answer | None, report: PruningReport) -> 
     document: dict[str, Any] = {
         "answer": pruned.text,
         "visual_tokens": _change(*kept["visual_tokens"]),
+        "encoded_tiles": _change(*kept["encoded_tiles"]),
+        "encoded_tokens": _change(*kept["encoded_tokens"]),
         "sequence_length": _change(*kept["sequence_length"][0]),
         "kv_bytes": _change(unpruned.kv_bytes if unpruned else pruned.full_kv_bytes, pruned.kv_bytes),
         "new_tokens": pruned.new_tokens,
@@ -102,6 +107,22 @@ def regions_of(kept: dict[str, Any]) -> list[dict[str, Any]]:
         for number, image in enumerate(kept["images"])
         for region in image["regions"]
     ]
+
+
+def encoder_settings(pruner: TokenPruner) -> dict[str, Any]:
+    """The pruner's settings of what is encoded, as far as they are not the defaults."""
+    given = {each.name: getattr(pruner, each.name) for each in fields(EncoderSettings)}
+    return {each.name: given[each.name] for each in fields(EncoderSettings) if given[each.name] != each.default}
+
+
+def _asked(pruner: TokenPruner, report: PruningReport) -> int | None:
+    """How many tokens the settings ask for, where fewer were encoded and therefore kept; None elsewhere."""
+    if isinstance(pruner, PyramidTokenPruning) and pruner.coverage is not None:
+        return None  # asks for no number
+    asked = [pruner.num_kept(image.num_tokens) for image in report.images]
+    pairs = zip(report.images, asked, strict=True)
+    capped = any(len(image.kept) == image.encoded_tokens < number for image, number in pairs)
+    return sum(asked) if capped else None
 
 
 def _reported(answer: Answer) -> dict[str, float]:
@@ -152,12 +173,16 @@ def run_document(
     pruned = answer(pruner, max_new_tokens, "answering with pruning")
     assert pruner.report is not None
     document = describe(pruned, unpruned, pruner.report)
+    document["encoder_settings"] = encoder_settings(pruner)
+    if (asked := _asked(pruner, pruner.report)) is not None:
+        document["capped_from"] = asked
     if unpruned:
-        whole, kept = pruner.report.visual_tokens
+        encoder = family_of(loaded.model).encoder(loaded.model)
+        vision_layers = None if encoder is None else len(encoder.layers)
         arms = {"unpruned": lambda: answer(None, 1, "").seconds, "pruned": lambda: answer(pruner, 1, "").seconds}
         document["first_token"] = {
             **first_token.compare(arms, say),
             "parameters": loaded.model.num_parameters(),
-            "at_scale": first_token.at_scale(pruner, kept / whole),
+            "at_scale": first_token.at_scale(pruner, pruner.report, vision_layers),
         }
     return document, pruner.report.images

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ptprune.cost import Prompt, pruned_cost, unpruned_cost
+from ptprune.cost import Encoding, Prompt, pruned_cost, unpruned_cost
 from ptprune.pruner import TokenPruner
+from ptprune.report import PruningReport, RegionReport
 from ptprune.shapes import SHAPES
 
 PHASES = ("vision", "select", "prefill", "rest")
@@ -40,15 +41,37 @@ def compare(arms: dict[str, Callable[[], dict[str, float]]], say: Callable[[str]
     return {"rounds": ROUNDS, **medians, "ratio": statistics.median(ratios)}
 
 
-def at_scale(pruner: TokenPruner, share: float) -> dict[str, Any] | None:
-    """What the same share of tokens brings a model of usual size, counted in multiply-accumulates up to the first
-    token; None where the pruner's layer does not fit it.
+def at_scale(pruner: TokenPruner, report: PruningReport, vision_layers: int | None = None) -> dict[str, Any] | None:
+    """What the same shares of tiles, patches and tokens bring a model of usual size, counted in multiply-accumulates up
+    to the first token; None where the pruner's layer does not fit it.
 
     Args:
-        share: of the visual tokens that stayed.
+        report: of a prefill with this pruner, which tells the shares of tiles and tokens.
+        vision_layers: of the model's own vision tower, whose ``vision_layer`` stands for the layer as deep in the
+            larger one; None: the layer is taken as it is.
     """
     shape, prompt = SHAPES[SCALE], Prompt(TILES, TEXT)
     if pruner.layer >= shape.text.layers:
         return None
-    pruned = pruned_cost(shape, prompt, share, pruner.layer)
-    return {"model": SCALE, "tiles": TILES, "ratio": pruned.first_token / unpruned_cost(shape, prompt).first_token}
+    tiles = [region for image in report.images if len(image.regions) > 1 for region in _tiles(image.regions)]
+    encoded = sum(region.encoded > 0 for region in tiles) / len(tiles) if tiles else 1.0
+    deep = pruner.vision_layer
+    if deep is not None and vision_layers is not None:
+        deep = max(1, round(deep / vision_layers * shape.vision.layers))
+    if deep is not None and deep >= shape.vision.layers:
+        return None
+    encoding = Encoding(round(encoded * TILES), deep, pruner.vision_margin, pruner.left_out == "background")
+    whole, kept = report.visual_tokens
+    share = kept / whole
+    pruned = pruned_cost(shape, prompt, share, pruner.layer, encoding=encoding)
+    return {
+        "model": SCALE,
+        "tiles": TILES,
+        "encoded_tiles": encoding.rows(prompt),
+        "vision_layer": deep,
+        "ratio": pruned.first_token / unpruned_cost(shape, prompt).first_token,
+    }
+
+
+def _tiles(regions: Sequence[RegionReport]) -> list[RegionReport]:
+    return [region for region in regions if not region.is_thumbnail]

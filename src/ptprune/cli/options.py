@@ -118,6 +118,13 @@ def read_settings(given: Given) -> dict[str, dict[str, Any]]:
     return read
 
 
+def read_tiles(text: str | None) -> str | int | None:
+    """What ``--tiles`` says, which every method takes. Raises SettingError on a value that the setting cannot have."""
+    from ptprune.encoding import EncoderSettings
+
+    return None if text is None else EncoderSettings.read("tiles", text)
+
+
 def with_settings(pruners: dict[str, TokenPruner], given: Given) -> dict[str, TokenPruner]:
     """The pruners with the settings of ``--set``. Raises UserError for a setting of another method, or a wrong one."""
     read = read_settings(given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,6 +44,10 @@ def run(
         int | None, options.pruning(max=MAX_WINDOW, help="Tokens a side of a window, where a model has no tiles.")
     ] = None,
     positions: Annotated[str | None, options.pruning(help="original or compact position ids.")] = None,
+    tiles: Annotated[
+        str | None,
+        options.pruning(help="Which tiles are encoded: all, salient or a number.", show_default="all"),
+    ] = None,
     more: Annotated[
         list[str] | None,
         options.pruning("--set", metavar="NAME=VALUE", help="Any setting of `ptprune methods`; may be repeated."),
@@ -79,7 +83,7 @@ def run(
     }
     given = options.parse_settings(more, None, method)
     for name in given.get(method, {}):
-        if settings.get(name) is not None:
+        if (settings | {"tiles": tiles}).get(name) is not None:
             raise UserError(f"--set {name}: --{name.replace('_', '-')} says it; give one of them")
     if keep_ratio is not None and (keep_tokens is not None or "keep_tokens" in given.get(method, {})):
         raise UserError("--keep-tokens and --keep-ratio: give one of them")
@@ -96,7 +100,7 @@ def run(
 
         quiet_libraries()
         load(plugin)
-        pruner = make_pruner(method, settings)
+        pruner = make_pruner(method, settings | {"tiles": options.read_tiles(tiles)})
         pruner = replace(pruner, **options.read_settings(given).get(method, {}))
         target, precision = choose_device(device), choose_dtype(dtype)
         checkpoint = Checkpoint.find(model)
@@ -164,6 +168,8 @@ def show(document: dict[str, Any]) -> None:
         f"[bold]{visual['before']} -> {visual['after']}[/bold] visual tokens in {regions} "
         f"region{'s' if regions > 1 else ''}, KV cache {size(cache['before'])} -> {size(cache['after'])}"
     )
+    if (line := encoded_line(document)) is not None:
+        console.print(line)
     if "unpruned" in document:
         console.print()
         console.print(_comparison(document))
@@ -177,6 +183,19 @@ def show(document: dict[str, Any]) -> None:
             console.print(f"{drawn}: {escape(path)}", style="dim")
 
 
+def encoded_line(document: dict[str, Any]) -> str | None:
+    """How much of the pictures was encoded, by which settings; None where all of it was."""
+    tiles, tokens = document["encoded_tiles"], document["encoded_tokens"]
+    if tokens["after"] == tokens["before"]:
+        return None
+    settings = ", ".join(f"{name}={value}" for name, value in document["encoder_settings"].items())
+    line = f"{tiles['after']} of {tiles['before']} tiles encoded ({settings}), "
+    line += f"{tokens['after']} of {tokens['before']} tokens"
+    if "capped_from" in document:
+        line += f"; all of these kept, where {document['capped_from']} were asked for"
+    return line
+
+
 def _comparison(document: dict[str, Any]) -> Table:
     from rich.markup import escape
 
@@ -187,7 +206,11 @@ def _comparison(document: dict[str, Any]) -> Table:
     same = "same" if arms[0]["answer"] == arms[1]["answer"] else "differs"
     short = [text if len(text) <= 32 else text[:29] + "..." for text in texts]
     rows = [["answer", *map(escape, short), same]]
+    encoded: list[tuple[str, str, Callable[[int], str]]] = []
+    if encoded_line(document) is not None:
+        encoded = [("tiles encoded", "encoded_tiles", str), ("tokens encoded", "encoded_tokens", str)]
     for name, key, unit in (
+        *encoded,
         ("visual tokens", "visual_tokens", str),
         ("prompt tokens", "sequence_length", str),
         ("KV cache", "kv_bytes", size),
@@ -216,7 +239,17 @@ def _first_token(times: dict[str, Any]) -> None:
     )
     if (large := times["at_scale"]) is not None:
         console.print(
-            f"A model of usual size ({large['model']}, {large['tiles']} tiles) would do {large['ratio']:.2f} of its "
-            "work up to the first token.",
+            f"A model of usual size ({large['model']}, {large['tiles']} tiles{_spared(large)}) would do "
+            f"{large['ratio']:.2f} of its work up to the first token.",
             style="dim",
         )
+
+
+def _spared(large: dict[str, Any]) -> str:
+    """What the vision tower of the model of usual size leaves out."""
+    spared = ""
+    if large["encoded_tiles"] <= large["tiles"]:  # the thumbnail counts among those that are encoded
+        spared += f", {large['encoded_tiles'] - 1} of them encoded"
+    if large["vision_layer"] is not None:
+        spared += f", patches dropped before layer {large['vision_layer']} of its vision tower"
+    return spared
