@@ -15,6 +15,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from vllm.distributed import get_tp_group, tensor_model_parallel_all_reduce
@@ -35,6 +36,7 @@ from ptprune.scores.instruction import attention_rows, summarise
 from ptprune.scores.region import mean_inside
 from ptprune.scores.tiles import TILE_SCORES, TileEvidence
 from ptprune.selection import keep_best
+from ptprune.upload import upload
 from ptprune.vllm.plan import EncodingPlan, TilePlan
 from ptprune.vllm.processor import PLAN, TEXT
 from ptprune.vllm.settings import SETTING, check_server, pruner_of
@@ -154,11 +156,12 @@ class PrunedModel:
         output = SimpleNamespace(last_hidden_state=run.states, pooler_output=features)
         encoded = ServedInternVL.encoded(self, {"pixel_values": pixels}, output, run.attention, self.wanted)
         if tiles is None:
-            image = join_by_pixels(encoded)
-        else:
-            numbers = tiles.given if chosen is None else chosen
-            image = join_tiles(encoded, "last", cache(lambda: tiles.places(_on_host(numbers))))
-        columns = torch.arange(plan.num_before, plan.num_before + len(features), device=features.device)
+            columns = torch.arange(plan.num_before, plan.num_before + len(features), device=features.device)
+            return ServedImage(plan, features, PromptImage.at(0, columns, join_by_pixels(encoded)), text)
+        if chosen is None:
+            chosen = upload(np.array(tiles.given, np.int64), features.device)
+        image = join_tiles(encoded, "last", cache(lambda: tiles.places(chosen.tolist())))
+        columns = plan.num_before + tiles.columns(chosen, run.features.shape[1])
         return ServedImage(plan, features, PromptImage.at(0, columns, image), text)
 
     def _thumbnail_first(self, pixels: Tensor, plan: TilePlan) -> tuple[Tensor, Tensor, RunOfTiles]:
@@ -266,20 +269,36 @@ class PrunedModel:
         if EMBEDDINGS & self.needs:
             return {"embeddings": features, "instruction_embeddings": words[len(words) - number :]}
         states = torch.cat([words[:before], features.to(words), words[before:]])
-        query, key, scaling, ranks = self._first_layer(states)
         length = len(states)
-        rows = torch.arange(length - number, length, device=states.device)
+        columns = self._columns(image, length)
+        query, key, scaling, ranks = self._first_layer(states, columns)
         blocks = attention_rows(
-            query[None, :, length - number :], key[None], rows[None], None, None, scaling, self.window
+            query[None, :, length - number :],
+            key[None],
+            columns[None, length - number :],
+            columns[None],
+            None,
+            scaling,
+            self.window,
         )
         means = (_mean_over(ranks, block) for block in blocks)
         summary = summarise(means, self.needs, [number], length, states.device)
-        return {name: values[0][..., image.prompt_image.layout.tokens] for name, values in summary.items()}
+        return {name: values[0][..., before : before + len(features)] for name, values in summary.items()}
 
-    def _first_layer(self, states: Tensor) -> tuple[Tensor, Tensor, float, int]:
-        """Run the language model's first layer on states [length, D] up to its queries and keys, which no cache gets to
-        know: query [heads, length, d] and key [key_value_heads, length, d] of this rank, the scaling, and how many
-        ranks share the heads."""
+    @staticmethod
+    def _columns(image: ServedImage, length: int) -> Tensor:
+        """LongTensor [length], where an image's tokens and the text around it stand in the unpruned prompt."""
+        tokens, plan = image.prompt_image.layout.tokens, image.plan
+        if plan.tiles is None:
+            return torch.arange(length, device=tokens.device)
+        ahead = torch.arange(plan.num_before, device=tokens.device)
+        behind = torch.arange(1, length - plan.num_before - len(tokens) + 1, device=tokens.device)
+        return torch.cat([ahead, tokens, tokens[-1] + behind])  # the thumbnail is the picture's end
+
+    def _first_layer(self, states: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, float, int]:
+        """Run the language model's first layer on states [length, D] in these columns, up to its queries and keys,
+        which no cache gets to know: query [heads, length, d] and key [key_value_heads, length, d] of this rank, the
+        scaling, and how many ranks share the heads."""
         layer = self.language_model.model.layers[0]
         attention = next(module for module in layer.modules() if isinstance(module, Attention))
         shown = []
@@ -292,15 +311,11 @@ class PrunedModel:
         hook = attention.register_forward_pre_hook(receive_and_leave)
         try:
             with suppress(_AttentionReached):
-                layer(positions=torch.arange(len(states), device=states.device), hidden_states=states, residual=None)
+                layer(positions=columns, hidden_states=states, residual=None)
         finally:
             hook.remove()
         query, key = shown
         return query, key, attention.impl.scale, get_tp_group().world_size
-
-
-def _on_host(numbers: Tensor | Sequence[int]) -> Sequence[int]:
-    return numbers.tolist() if isinstance(numbers, Tensor) else numbers
 
 
 class _AttentionReached(Exception):

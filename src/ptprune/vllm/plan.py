@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ptprune.errors import MethodError
@@ -34,6 +35,12 @@ class TilePlan:
     @property
     def chosen_by_model(self) -> bool:
         return self.number < len(self.given)
+
+    def columns(self, tiles: Tensor, size: int) -> Tensor:
+        """Where the tokens of tiles of these numbers (LongTensor) and, last, of the thumbnail stand among those of the
+        whole picture, whose tiles have ``size`` tokens each."""
+        numbers = F.pad(tiles, (0, 1), value=self.grid[0] * self.grid[1])
+        return (numbers[:, None] * size + torch.arange(size, device=tiles.device)).flatten()
 
     def places(self, tiles: Sequence[int]) -> list[Place]:
         """Where tiles of these numbers and, last, the thumbnail lie in the picture."""
