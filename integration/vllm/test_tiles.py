@@ -112,6 +112,11 @@ def test_several_images_and_a_batch(engines: Engines, setting: dict[str, Any]) -
         assert same(answer, in_transformers(text, images, setting))
 
 
+def test_a_thumbnail_without_numbers_does_not_end_the_server(engines: Engines) -> None:
+    answer = engines.ask(engines.get("overflowing", LOOKING), (turn(QUESTION), [WHOLE]))[0]
+    assert len(answer.kept[0]) == answer.prompt.count(IMAGE_TOKEN) == 42
+
+
 # --- requests -------------------------------------------------------------------------------------------------------
 
 SALIENT = {"tiles": "salient"}
