@@ -162,6 +162,7 @@ def test_plans_travel_as_numbers():
         EncodingPlan(9, 1, 1, TilePlan((4, 5), (0, 7, 19), 2)),
     ]
     assert EncodingPlan.read([plan.write() for plan in plans]) == plans
+    assert EncodingPlan.read(torch.stack([plans[0].write()] * 2)) == [plans[0]] * 2
 
 
 def test_a_tile_score_says_whether_it_looks_at_the_thumbnail(monkeypatch):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from engines import ANSWER_LENGTH, HIGH, SMALL, SQUARE, WIDE, in_transformers, turn
+from engines import ANSWER_LENGTH, HIGH, SMALL, SQUARE, WHOLE, WIDE, in_transformers, turn
 from PIL import Image
 
 from ptprune.tiny import CHECKPOINT
@@ -131,6 +131,20 @@ def test_no_request_of_concurrent_clients_is_lost_or_mixed_up(server: Server) ->
     wanted = [expected(*request) for request in requests]
     assert answers == [wanted[number] for number in numbers]
     assert len({tuple(tokens) for _, tokens in wanted}) > 5  # or mixing would not show
+
+
+def test_a_request_for_fewer_tiles(server: Server) -> None:
+    content = [{"type": "image_url", "image_url": {"url": as_url(WHOLE)}}, {"type": "text", "text": QUESTIONS[0]}]
+    for asked in ({"tiles": "salient", "tile_threshold": 0.5}, {"tiles": 2, "keep_ratio": 0.1}):
+        response = server.client.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": content}],
+            temperature=0,
+            max_tokens=ANSWER_LENGTH,
+            extra_body={"ignore_eos": True, "return_token_ids": True, "mm_processor_kwargs": {"ptprune": asked}},
+        )
+        answer = in_transformers(turn(QUESTIONS[0]), [WHOLE], {"keep_ratio": 0.5, **asked})
+        assert (response.prompt_token_ids, response.choices[0].token_ids) == (answer.prompt, answer.tokens)
 
 
 def test_text_without_a_picture(server: Server) -> None:

@@ -30,7 +30,7 @@ class TileEvidence:
         pixels: [tiles, 3, height, width], without the thumbnail, as the processor normalised them.
         thumbnail_attention: returns a FloatTensor [tiles], the mean attention of the thumbnail's patches that lie in a
             tile's part of the picture: what [CLS] pays them at the feature layer, or else all patches on average.
-            Calling it encodes the thumbnail first.
+            Calling it encodes the thumbnail first; a score that does names "encoder_attention" in its ``needs``.
     """
 
     pixels: Tensor

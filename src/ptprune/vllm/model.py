@@ -129,7 +129,7 @@ class PrunedModel:
         if PLAN not in kwargs:  # no image, or embeddings from the client
             return stock
         texts = kwargs.get(TEXT)
-        return PlannedImages(stock, EncodingPlan.read(list(kwargs[PLAN])), None if texts is None else list(texts))
+        return PlannedImages(stock, EncodingPlan.read(kwargs[PLAN]), None if texts is None else list(texts))
 
     def _process_vision_input(self, image_input: Any) -> Any:
         if not isinstance(image_input, PlannedImages):

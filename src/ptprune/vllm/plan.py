@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -70,13 +71,16 @@ class EncodingPlan:
         return torch.tensor([self.keep, self.num_before, self.num_instruction, *tiles.grid, tiles.number, *tiles.given])
 
     @staticmethod
-    def read(written: Sequence[Tensor]) -> list[EncodingPlan]:
-        """Plans that were written, all from one read."""
-        numbers = iter(torch.cat(list(written)).tolist())
+    def read(written: Tensor | Sequence[Tensor]) -> list[EncodingPlan]:
+        """Plans that were written, all from one read; vLLM stacks those that are equally long."""
+        if isinstance(written, Tensor):
+            rows = written.tolist()
+        else:
+            numbers = iter(torch.cat(list(written)).tolist())
+            rows = [list(islice(numbers, len(each))) for each in written]
         plans = []
-        for each in written:
-            keep, before, instruction, rows, columns, number, *given = (next(numbers) for _ in range(len(each)))
-            tiles = TilePlan((rows, columns), tuple(given), number) if rows else None
+        for keep, before, instruction, *grid, number, given in ((*row[:6], row[6:]) for row in rows):
+            tiles = TilePlan((grid[0], grid[1]), tuple(given), number) if grid[0] else None
             plans.append(EncodingPlan(keep, before, instruction, tiles))
         return plans
 
