@@ -2,8 +2,13 @@
 
     OMP_NUM_THREADS=1 .venv-vllm/bin/python benchmarks/serving.py --out benchmarks/results/serving-cpu.json
 
-Two engines of the same weights answer in turns, and each round begins with the other one. Every request brings a
-picture of its own, so that no cache helps. Ratios are taken round by round: quote those, not the seconds.
+Engines of the same weights answer in turns, and each round begins with another one: stock; the plugin, which encodes
+every tile; and the plugin with half of the tiles, chosen by their pixels or by the thumbnail's attention. Every request
+brings a picture of its own, so that no cache helps. Ratios are taken round by round: quote those, not the seconds.
+
+``--layers`` cuts both towers to the same share, so that the vision tower has its share of the work at any depth.
+``--layers 24 --tiles 12`` is InternVL3-1B whole, with 12 tiles and a thumbnail: 4 GB for each of the four engines, and
+minutes for each request.
 """
 
 from __future__ import annotations
@@ -83,9 +88,20 @@ def random_checkpoint(directory: Path, name: str, layers: int) -> str:
     return str(directory)
 
 
-def engine(case: Case, ratio: float | None) -> LLM:
-    """Without prefix cache and processor cache; None is stock."""
-    overrides = {} if ratio is None else {"hf_overrides": {"ptprune": {"keep_ratio": ratio}}}
+def arms_of(case: Case, ratio: float) -> dict[str, dict[str, Any] | None]:
+    """What each engine is told under "ptprune"; None is stock."""
+    half = {"keep_ratio": ratio, "tiles": max(1, case.tiles // 2)}
+    return {
+        "stock": None,
+        "all tiles": {"keep_ratio": ratio},
+        "by pixels": {**half, "tile_score": "detail"},
+        "by attention": {**half, "tile_score": "attention"},
+    }
+
+
+def engine(case: Case, setting: dict[str, Any] | None) -> LLM:
+    """Without prefix cache and processor cache."""
+    overrides = {} if setting is None else {"hf_overrides": {"ptprune": setting}}
     return LLM(
         case.directory,
         dtype="float32",
@@ -111,30 +127,50 @@ def answer(llm: LLM, pictures: list[Image.Image], tokens: int) -> tuple[float, i
     return time.perf_counter() - start, len(outputs[0].prompt_token_ids)
 
 
-def measure(case: Case, ratio: float, new_tokens: int) -> ServingRow:
-    arms = {"stock": engine(case, None), "plugin": engine(case, ratio)}
+def measure(case: Case, ratio: float, new_tokens: int) -> list[ServingRow]:
+    """A row for each way to prune."""
+    settings = arms_of(case, ratio)
+    arms = {name: engine(case, setting) for name, setting in settings.items()}
     seeds = iter(range(10**6))
     lengths, measured = {}, []
     for name, llm in arms.items():  # once unmeasured
         lengths[name] = answer(llm, [case.picture(next(seeds))], 2)[1]
     for number in range(case.rounds):
-        row: dict[str, Any] = {}
+        round_: dict[str, dict[str, float]] = {}
         for name in rotated(list(arms), number):
             first, _ = answer(arms[name], [case.picture(next(seeds))], 1)
             load = [case.picture(next(seeds)) for _ in range(case.requests)]
-            row[name] = {"ttft_s": first, "requests_per_s": case.requests / answer(arms[name], load, new_tokens)[0]}
-        measured.append(row)
-        print(case.name, json.dumps(row), flush=True)
-    ratios = {key: spread([row["plugin"][key] / row["stock"][key] for row in measured]) for key in row["stock"]}
+            seconds, _ = answer(arms[name], load, new_tokens)
+            round_[name] = {"ttft_s": first, "requests_per_s": case.requests / seconds}
+        measured.append(round_)
+        print(case.name, json.dumps(round_), flush=True)
+    return [
+        _row(case, ratio, new_tokens, name, setting, lengths, measured) for name, setting in settings.items() if setting
+    ]
+
+
+def _row(
+    case: Case,
+    ratio: float,
+    new_tokens: int,
+    name: str,
+    setting: dict[str, Any],
+    lengths: dict[str, int],
+    measured: list[dict[str, dict[str, float]]],
+) -> ServingRow:
+    rounds = [{"stock": each["stock"], "plugin": each[name]} for each in measured]
     return ServingRow(
         case=case.name,
         tiles=case.tiles,
         requests=case.requests,
         new_tokens=new_tokens,
         keep_ratio=ratio,
-        prompt_tokens=lengths,
-        plugin_vs_stock=ratios,
-        rounds=measured,
+        settings={key: value for key, value in setting.items() if key != "keep_ratio"},
+        prompt_tokens={"stock": lengths["stock"], "plugin": lengths[name]},
+        plugin_vs_stock={
+            key: spread([row["plugin"][key] / row["stock"][key] for row in rounds]) for key in rounds[0]["stock"]
+        },
+        rounds=rounds,
     )
 
 
@@ -154,8 +190,8 @@ def main() -> None:
             Case("ptprune-tiny", str(CHECKPOINT), 64, 12, 32, 4 * options.rounds),
             Case(f"{options.shape}, {options.layers} decoder layers", wide, 448, options.tiles, 3, options.rounds),
         ]
-        rows = [measure(case, options.keep_ratio, options.new_tokens) for case in cases]
-    identity = {"models": [row.case for row in rows]}
+        rows = [row for case in cases for row in measure(case, options.keep_ratio, options.new_tokens)]
+    identity = {"models": [case.name for case in cases]}
     results = ServingResults(
         runs=[run_of(identity, "cpu", "vllm")], dtype="float32", threads=torch.get_num_threads(), rows=rows
     )

@@ -31,6 +31,7 @@ def picture(width: int, height: int, turn: int = 0) -> Image.Image:
     return SCENE.rotate(90 * turn).crop((40, 40, 40 + width, 40 + height))
 
 
+WHOLE = SCENE  # 12 tiles, some of them empty
 WIDE, HIGH, SQUARE, SMALL = picture(300, 200), picture(130, 280, 1), picture(200, 200, 2), picture(60, 60, 3)
 
 
@@ -57,7 +58,7 @@ class Engines:
     def __init__(self, checkpoints: dict[str, str]) -> None:
         self.checkpoints = checkpoints
         self._engines: dict[str, LLM] = {}
-        self._kept: list[torch.Tensor] = []
+        self._kept: list[tuple[served.ServedImage, torch.Tensor]] = []
         self._tiles: list[int] = []
         self._watch()
 
@@ -65,9 +66,10 @@ class Engines:
         """Write down what is kept."""
         select, encode = served.PrunedModel._select, InternS1VisionModel.forward
 
-        def watched_select(model: Any, *args: Any) -> Any:
-            kept = select(model, *args)
-            self._kept.extend(kept)  # read later: what test_overhead.py counts is not to be disturbed
+        def watched_select(model: Any, images: Any, language: Any) -> Any:
+            kept = select(model, images, language)
+            # read later: what test_overhead.py counts is not to be disturbed
+            self._kept.extend((image, some) for image, some in zip(images, kept, strict=True))
             return kept
 
         def watched_encode(tower: Any, pixel_values: Any) -> Any:
@@ -88,18 +90,22 @@ class Engines:
         engine.llm_engine.reset_encoder_cache()
         return engine
 
-    def ask(self, engine: LLM, *prompts: tuple[str, Sequence[Image.Image]], ratio: float | None = None) -> list[Answer]:
+    def ask(
+        self, engine: LLM, *prompts: tuple[str, Sequence[Image.Image]], ratio: float | None = None, **asked: Any
+    ) -> list[Answer]:
         """Greedy answers to prompts of a batch; ``kept`` of all of them is in the first."""
-        return self.ask_each(engine, [(text, images, ratio) for text, images in prompts])
+        request = asked if ratio is None else {"keep_ratio": ratio, **asked}
+        return self.ask_each(engine, [(text, images, request) for text, images in prompts])
 
-    def ask_each(self, engine: LLM, prompts: Sequence[tuple[str, Any, float | None]]) -> list[Answer]:
+    def ask_each(self, engine: LLM, prompts: Sequence[tuple[str, Any, Any]]) -> list[Answer]:
+        """Prompts with their pictures and what each request asks for: settings, a ratio, or None."""
         self._kept.clear(), self._tiles.clear()
         inputs = []
-        for text, images, ratio in prompts:
+        for text, images, asked in prompts:
             data = images if isinstance(images, dict) else {"image": list(images)} if images else {}
             item: dict[str, Any] = {"prompt": text} | ({"multi_modal_data": data} if data else {})
-            if ratio is not None:
-                item["mm_processor_kwargs"] = {"ptprune": {"keep_ratio": ratio}}
+            if asked:
+                item["mm_processor_kwargs"] = {"ptprune": asked if isinstance(asked, dict) else {"keep_ratio": asked}}
             inputs.append(item)
         outputs = engine.generate(inputs, greedy(), use_tqdm=False)
         answers = [
@@ -108,8 +114,20 @@ class Engines:
             )
             for output in outputs
         ]
-        answers[0].kept, answers[0].tiles = [kept.tolist() for kept in self._kept], list(self._tiles)
+        answers[0].kept = [in_whole(image, kept.tolist()) for image, kept in self._kept]
+        answers[0].tiles = list(self._tiles)
         return answers
+
+
+def in_whole(image: served.ServedImage, kept: list[int]) -> list[int]:
+    """Indices among the tokens of the tiles that were encoded, as indices among those of all tiles."""
+    plan = image.plan.tiles
+    if plan is None:
+        return kept
+    rows, columns = plan.grid
+    tiles = [place.row * columns + place.column for place in image.prompt_image.encoded.places()[: plan.number]]
+    numbers = [*tiles, rows * columns]
+    return [numbers[token // TILE] * TILE + token % TILE for token in kept]
 
 
 def greedy() -> SamplingParams:

@@ -43,3 +43,19 @@ def test_pictures_share_the_reads(
     for pictures, found in enumerate((one, *more), start=1):
         assert found[0] <= pictures * one[0], "no more than as many calls of one picture"
         assert found[1] - stock[1] == 3, "how many tiles, the plans, and what all budgets are computed from"
+
+
+@pytest.mark.parametrize(("score", "operations"), [("detail", 8), ("attention", 163)])
+def test_the_choice_of_tiles_reads_nothing(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch, score: str, operations: int
+) -> None:
+    """Neither where pixels chose before, nor where the model chooses, which knows how many. There the operations are
+    mostly those of another pass of the encoder, for the thumbnail."""
+    whole = {"keep_ratio": 0.2, "instruction": "none"}
+    for images in ([WIDE], [WIDE, HIGH, SQUARE]):
+        [everything, some] = (
+            counted(engines, monkeypatch, setting, images)
+            for setting in (whole, whole | {"tiles": 2, "tile_score": score})
+        )
+        assert some[1] == everything[1]
+        assert some[0] - everything[0] <= operations * len(images)

@@ -14,10 +14,13 @@ from engines import HIGH, WIDE, Engines, turn
 QUESTIONS = ["which digit is blue?", "what colour is the 7?", "how many letters are there?"]
 
 
+@pytest.mark.parametrize("tiles", [{}, {"tiles": 3, "tile_score": "attention"}], ids=["all", "some"])
 @pytest.mark.parametrize("checkpoint", ["random", "random-chat"])
-def test_two_ranks_keep_what_one_keeps(engines: Engines, checkpoint: str, tmp_path: Path) -> None:
+def test_two_ranks_keep_what_one_keeps(
+    engines: Engines, checkpoint: str, tiles: dict[str, object], tmp_path: Path
+) -> None:
     chat = checkpoint == "random-chat"
-    setting = {"keep_ratio": 0.5, "instruction": "attention"}
+    setting = {"keep_ratio": 0.4, "instruction": "attention", **tiles}
     prompts = [(turn(question, chat=chat), image) for question in QUESTIONS for image in ("WIDE", "HIGH")]
     result = tmp_path / "result.json"
     job = {"model": engines.checkpoints[checkpoint], "setting": setting, "prompts": prompts, "result": str(result)}

@@ -14,9 +14,11 @@ from engines import WIDE, Engines, start, turn
     [
         ({"keep_ratio": 0}, "keep_ratio must be over 0 and at most 1, got 0"),
         ({"keep_ratio": "half"}, "keep_ratio must be over 0 and at most 1, got 'half'"),
-        ({"keep": 0.5}, "no option is called 'keep', there are keep_ratio, keep_tokens, region"),
+        ({"keep": 0.5}, "no option is called 'keep', there are tiles, tile_threshold"),
         ({"coverage": 0.9}, "coverage cannot be set here: vLLM must know how many tokens stay"),
         ({"layer": 2}, "layer cannot be set here"),
+        ({"vision_layer": 2}, "vision_layer cannot be set here: vLLM's encoder takes whole tiles"),
+        ({"tiles": "salient", "tile_score": "attention"}, "tiles='salient' cannot be chosen by tile_score='attention'"),
         ({"positions": "original"}, "positions cannot be set here"),
         ({"instruction": "cosine"}, "instruction must be one of 'attention', 'embedding', 'none', got 'cosine'"),
         (0.5, 'the setting must be an object such as {"keep_ratio": 0.5}, got 0.5'),
@@ -52,11 +54,14 @@ def test_servers(checkpoints: dict[str, str], checkpoint: str, options: dict[str
 
 
 @pytest.mark.parametrize(
-    "request_setting", [{"keep_ratio": 0}, {"keep_ratio": 1.5}, {"keep_ratio": "x"}, {"alpha": 1}, 0.5]
+    "request_setting",
+    [{"keep_ratio": 0}, {"keep_ratio": 1.5}, {"keep_ratio": "x"}, {"alpha": 1}, 0.5, {"tiles": 0}, {"tiles": "most"}],
 )
 def test_requests(engines: Engines, request_setting: object) -> None:
     engine = engines.get("native", {"keep_ratio": 0.5})
     prompt = {"prompt": turn("which digit is blue?"), "multi_modal_data": {"image": WIDE}}
-    with pytest.raises(ValueError, match="ptprune: (keep_ratio must be over 0|a request may set its ratio)"):
+    with pytest.raises(
+        ValueError, match="ptprune: (keep_ratio must be over 0|tiles must be 'all'|a request may set keep_ratio, tiles)"
+    ):
         engine.generate({**prompt, "mm_processor_kwargs": {"ptprune": request_setting}}, use_tqdm=False)
     assert engines.ask(engine, (prompt["prompt"], [WIDE]))[0].tokens  # and the engine lives

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from engines import ANSWER_LENGTH, HIGH, SMALL, SQUARE, WIDE, in_transformers, turn
+from engines import ANSWER_LENGTH, HIGH, SMALL, SQUARE, WHOLE, WIDE, in_transformers, turn
 from PIL import Image
 
 from ptprune.tiny import CHECKPOINT
@@ -89,12 +89,12 @@ def as_url(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def ask(client: openai.OpenAI, question: str, url: str | None, ratio: object = None) -> tuple[list[int], list[int]]:
-    """The tokens of the prompt and of the answer, as the server counts them."""
+def ask(client: openai.OpenAI, question: str, url: str | None, asked: object = None) -> tuple[list[int], list[int]]:
+    """The tokens of the prompt and of the answer, as the server counts them; asked: a ratio, or several settings."""
     content: list[dict] = [{"type": "image_url", "image_url": {"url": url}}] if url else []
     extra: dict = {"ignore_eos": True, "return_token_ids": True}
-    if ratio is not None:
-        extra["mm_processor_kwargs"] = {"ptprune": {"keep_ratio": ratio}}
+    if asked is not None:
+        extra["mm_processor_kwargs"] = {"ptprune": asked if isinstance(asked, dict) else {"keep_ratio": asked}}
     response = client.chat.completions.create(
         model="tiny",
         messages=[{"role": "user", "content": [*content, {"type": "text", "text": question}]}],
@@ -131,6 +131,12 @@ def test_no_request_of_concurrent_clients_is_lost_or_mixed_up(server: Server) ->
     wanted = [expected(*request) for request in requests]
     assert answers == [wanted[number] for number in numbers]
     assert len({tuple(tokens) for _, tokens in wanted}) > 5  # or mixing would not show
+
+
+def test_a_request_for_fewer_tiles(server: Server) -> None:
+    for asked in ({"tiles": "salient", "tile_threshold": 0.5}, {"tiles": 2, "keep_ratio": 0.1}):
+        expected = in_transformers(turn(QUESTIONS[0]), [WHOLE], {"keep_ratio": 0.5, **asked})
+        assert ask(server.client, QUESTIONS[0], as_url(WHOLE), asked) == (expected.prompt, expected.tokens)
 
 
 def test_text_without_a_picture(server: Server) -> None:

@@ -153,13 +153,19 @@ class OverheadRow(Strict):
 
 
 class ServingRow(Strict):
-    """One served model, stock and with the plugin."""
+    """One served model, stock and with the plugin.
+
+    Attributes:
+        settings: of the plugin, beside ``keep_ratio``.
+        prompt_tokens, rounds: of "stock" and "plugin".
+    """
 
     case: str
     tiles: int
     requests: int
     new_tokens: int
     keep_ratio: float
+    settings: dict[str, int | str] = Field(default_factory=dict)
     prompt_tokens: dict[str, int]
     plugin_vs_stock: dict[str, Spread]
     rounds: list[dict[str, dict[str, float]]]

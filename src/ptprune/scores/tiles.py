@@ -30,7 +30,7 @@ class TileEvidence:
         pixels: [tiles, 3, height, width], without the thumbnail, as the processor normalised them.
         thumbnail_attention: returns a FloatTensor [tiles], the mean attention of the thumbnail's patches that lie in a
             tile's part of the picture: what [CLS] pays them at the feature layer, or else all patches on average.
-            Calling it encodes the thumbnail first.
+            Calling it encodes the thumbnail first; a score that does names "encoder_attention" in its ``needs``.
     """
 
     pixels: Tensor
@@ -66,7 +66,8 @@ def _shrunk(side: int, by: float) -> int:
 
 
 class TileScore(Score):
-    """A named score of tiles."""
+    """A named score of tiles. One that asks for the thumbnail's attention ``needs`` "encoder_attention", so that vLLM
+    knows whether pixels alone tell."""
 
     def compute(self, image: TileEvidence) -> Tensor:
         """FloatTensor [tiles] on the tiles' device, at least 0.
@@ -92,13 +93,13 @@ def detail(image: TileEvidence) -> Tensor:
     return F.threshold(errors[:, -LARGEST:].mean(dim=1) - background, NOISE, 0.0)
 
 
-@TILE_SCORES.register("attention")
+@TILE_SCORES.register("attention", needs=("encoder_attention",))
 def attention(image: TileEvidence) -> Tensor:
     """The thumbnail's attention that falls on a tile: the encoder's own view, but blind to what is too small for it."""
     return image.thumbnail_attention()
 
 
-@TILE_SCORES.register("detail-attention")
+@TILE_SCORES.register("detail-attention", needs=("encoder_attention",))
 def detail_attention(image: TileEvidence) -> Tensor:
     """Detail where the encoder looks: ``minmax(detail) * (0.3 + 0.7 * minmax(attention))`` over the picture's tiles."""
     found, seen = detail(image), image.thumbnail_attention()

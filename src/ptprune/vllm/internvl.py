@@ -23,7 +23,7 @@ from ptprune.vllm.processor import PrunedProcessor
 
 
 class PrunedInternVLForConditionalGenerationProcessor(PrunedProcessor, InternS1MultiModalProcessor):
-    visual_token = "image_token_id"
+    visual_token, pixels = "image_token_id", "pixel_values"
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -39,7 +39,7 @@ class PrunedInternVLForConditionalGeneration(PrunedModel, InternS1ForConditional
 
 
 class PrunedInternVLChatModelProcessor(PrunedProcessor, InternVLMultiModalProcessor):
-    visual_token = "ctx_image_token_id"
+    visual_token, pixels = "ctx_image_token_id", "pixel_values_flat"
 
 
 @MULTIMODAL_REGISTRY.register_processor(

@@ -1,5 +1,7 @@
 """Where tensors are: encodes image by image, reads the scores' raw material on the way, hands on the kept tokens.
 
+Where the thumbnail's attention chooses the tiles, the thumbnail is encoded first, and then the tiles that it chose. How
+many they are is known, so that the host need not wait for the choice.
 The tokens of all images of an encoder batch are chosen together, so that the host reads from the device once for them.
 """
 
@@ -9,9 +11,11 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from vllm.distributed import get_tp_group, tensor_model_parallel_all_reduce
@@ -20,7 +24,7 @@ from vllm.model_executor.layers.attention import Attention
 
 from ptprune.conventions import layer_windows
 from ptprune.families.base import Model
-from ptprune.families.encoded import EvidenceRequest
+from ptprune.families.encoded import EvidenceRequest, join_tiles
 from ptprune.families.grid import join_by_pixels
 from ptprune.families.internvl import InternVL
 from ptprune.families.prompt_image import PromptImage
@@ -29,6 +33,11 @@ from ptprune.pruner import select_each
 from ptprune.scores.attention import QueriesAndKeys, patch_scores
 from ptprune.scores.evidence import INSTRUCTION_ROWS, ImageEvidence
 from ptprune.scores.instruction import attention_rows, summarise
+from ptprune.scores.region import mean_inside
+from ptprune.scores.tiles import TILE_SCORES, TileEvidence
+from ptprune.selection import keep_best
+from ptprune.upload import upload
+from ptprune.vllm.plan import EncodingPlan, TilePlan
 from ptprune.vllm.processor import PLAN, TEXT
 from ptprune.vllm.settings import SETTING, check_server, pruner_of
 
@@ -50,13 +59,28 @@ class PlannedImages:
 
     Attributes:
         stock: as the stock model takes them.
-        plans: for each image what ``PLAN`` holds.
+        plans: one an image.
         texts: for each image what ``TEXT`` holds, or None where the question does not count.
     """
 
     stock: Any
-    plans: list[list[int]]
+    plans: list[EncodingPlan]
     texts: list[Tensor] | None
+
+
+@dataclass(frozen=True, eq=False)
+class RunOfTiles:
+    """What the encoder made of some tiles of an image.
+
+    Attributes:
+        features: [tiles, tokens, D], what the stock model would hand on.
+        states: [tiles, rows, d], the encoder's last hidden states, the [CLS] first, or the [CLS] alone.
+        attention: name in ``ImageEvidence`` -> FloatTensor [patches of all tiles].
+    """
+
+    features: Tensor
+    states: Tensor
+    attention: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,19 +88,16 @@ class ServedImage:
     """An encoded image, some of whose tokens are to go.
 
     Attributes:
-        number: tokens to keep.
-        features: [num_tokens, D], what the stock model would hand on.
+        plan: what is to be done with it.
+        features: [num_tokens, D], what the stock model would hand on for the tiles that were encoded.
         prompt_image: its evidence.
         text: see ``TEXT``; None where the question does not count.
-        num_before, num_instruction: see ``PLAN``.
     """
 
-    number: int
+    plan: EncodingPlan
     features: Tensor
     prompt_image: PromptImage
     text: Tensor | None
-    num_before: int
-    num_instruction: int
 
 
 class PrunedModel:
@@ -108,7 +129,7 @@ class PrunedModel:
         if PLAN not in kwargs:  # no image, or embeddings from the client
             return stock
         texts = kwargs.get(TEXT)
-        return PlannedImages(stock, kwargs[PLAN].tolist(), None if texts is None else list(texts))
+        return PlannedImages(stock, EncodingPlan.read(kwargs[PLAN]), None if texts is None else list(texts))
 
     def _process_vision_input(self, image_input: Any) -> Any:
         if not isinstance(image_input, PlannedImages):
@@ -121,26 +142,86 @@ class PrunedModel:
         kept = iter(self._select(pruned, self._language(pruned)))
         return tuple(image.features[next(kept)] if isinstance(image, ServedImage) else image for image in images)
 
-    def _encoded(self, pixels: Tensor, plan: list[int], text: Tensor | None) -> ServedImage | Tensor:
-        """Encode an image, [tiles, 3, height, width], the thumbnail last; its features [num_tokens, D] if all stay."""
-        number, num_before, num_instruction = plan
-        with self._watched() as seen:
-            features = self.extract_feature(pixels).flatten(0, 1)
-        if number >= len(features):
+    def _encoded(self, pixels: Tensor, plan: EncodingPlan, text: Tensor | None) -> ServedImage | Tensor:
+        """Encode an image, [tiles, 3, height, width], the thumbnail last; its features [num_tokens, D] if all that are
+        encoded stay."""
+        tiles, chosen = plan.tiles, None
+        if tiles is not None and tiles.chosen_by_model:
+            pixels, chosen, run = self._thumbnail_first(pixels, tiles)
+        else:
+            run = self._run(pixels, self.needs)
+        features = run.features.flatten(0, 1)
+        if plan.keep >= len(features):
             return features
-        output = SimpleNamespace(last_hidden_state=seen["hidden_states"], pooler_output=features)
-        tiles = ServedInternVL.encoded(self, {"pixel_values": pixels}, output, seen["attention"], self.wanted)
-        columns = torch.arange(num_before, num_before + len(features), device=features.device)
-        return ServedImage(
-            number, features, PromptImage.at(0, columns, join_by_pixels(tiles)), text, num_before, num_instruction
+        output = SimpleNamespace(last_hidden_state=run.states, pooler_output=features)
+        encoded = ServedInternVL.encoded(self, {"pixel_values": pixels}, output, run.attention, self.wanted)
+        if tiles is None:
+            columns = torch.arange(plan.num_before, plan.num_before + len(features), device=features.device)
+            return ServedImage(plan, features, PromptImage.at(0, columns, join_by_pixels(encoded)), text)
+        if chosen is None:
+            chosen = upload(np.array(tiles.given, np.int64), features.device)
+        image = join_tiles(encoded, "last", cache(lambda: tiles.places(chosen.tolist())))
+        columns = plan.num_before + tiles.columns(chosen, run.features.shape[1])
+        return ServedImage(plan, features, PromptImage.at(0, columns, image), text)
+
+    def _thumbnail_first(self, pixels: Tensor, plan: TilePlan) -> tuple[Tensor, Tensor, RunOfTiles]:
+        """Encode an image's thumbnail, and the tiles that it chooses.
+
+        Returns:
+            The pixels of what was encoded, the numbers of the tiles among it (LongTensor), and what became of it.
+        """
+        tiles, thumbnail = pixels[:-1], pixels[-1:]
+        looked = self._run(thumbnail, self.needs | {"encoder_attention"})
+
+        def seen() -> Tensor:
+            paid = looked.attention["encoder_attention"]
+            side = round(len(paid) ** 0.5)
+            return mean_inside(paid.view(side, side), plan.places(plan.given)[:-1])
+
+        scores = TILE_SCORES[self.pruner.tile_score].compute(TileEvidence(tiles, seen))
+        # Ranks may differ in the last bit of a score, and must not differ in what they encode.
+        chosen = get_tp_group().broadcast(keep_best(scores.double(), plan.number))
+        pixels = torch.cat([tiles.index_select(0, chosen), thumbnail])
+        return pixels, chosen, self._joined([self._run(pixels[:-1], self.needs), looked])
+
+    def _run(self, pixels: Tensor, names: frozenset[str]) -> RunOfTiles:
+        """Encode tiles, at most ``tile_batch`` at a time.
+
+        Args:
+            names: the evidence that is wanted of the encoder's attention.
+        """
+        runs, groups = [], pixels.split(self.pruner.tile_batch or len(pixels))
+        for group in groups:
+            with self._watched(names) as seen:
+                features = self.extract_feature(group)
+            states = seen["hidden_states"]
+            # a copy, or these few rows would hold on to the others while the next group is encoded
+            states = states if len(groups) == 1 else states[:, : self._rows].clone()
+            runs.append(RunOfTiles(features, states, seen["attention"]))
+        return self._joined(runs)
+
+    def _joined(self, runs: Sequence[RunOfTiles]) -> RunOfTiles:
+        """Several runs as one, with the evidence that the method wants."""
+        if len(runs) == 1:
+            return runs[0]
+        names = runs[0].attention
+        return RunOfTiles(
+            torch.cat([run.features for run in runs]),
+            torch.cat([run.states[:, : self._rows] for run in runs]),
+            {name: torch.cat([run.attention[name] for run in runs]) for name in names},
         )
+
+    @property
+    def _rows(self) -> int | None:
+        """How many of a tile's hidden states the method wants, the [CLS] first; None: all."""
+        return None if "token_features" in self.needs else 1
 
     def _select(self, images: Sequence[ServedImage], language: Sequence[Mapping[str, Tensor]]) -> Sequence[Tensor]:
         """For each image a LongTensor, sorted: the tokens that stay, the same on every rank."""
         if not images:
             return []
         choices = [
-            (replace(self.pruner, keep_tokens=image.number), image.prompt_image.evidence(0, **said))
+            (replace(self.pruner, keep_tokens=image.plan.keep), image.prompt_image.evidence(0, **said))
             for image, said in zip(images, language, strict=True)
         ]
         try:
@@ -151,15 +232,16 @@ class PrunedModel:
         return get_tp_group().broadcast(torch.cat(kept)).split([len(each) for each in kept])
 
     @contextmanager
-    def _watched(self) -> Iterator[dict[str, Any]]:
-        """Read on the way, inside this block, what the vision encoder computes."""
+    def _watched(self, names: frozenset[str]) -> Iterator[dict[str, Any]]:
+        """Read on the way, inside this block, what the vision encoder computes: its last hidden states, and what is
+        named of its attention."""
         seen: dict[str, Any] = {"attention": {}}
         attention, ranks = self._vision_attention()
 
         def receive_attention(module: Any, args: tuple[Tensor, ...]) -> None:
             query, key = (x.unflatten(-1, (-1, module.head_size)).transpose(1, 2) for x in args[:2])
             qk = QueriesAndKeys(query, key, module.scale, None, None)
-            for name, values in patch_scores(qk, True, self.needs).items():
+            for name, values in patch_scores(qk, True, names).items():
                 seen["attention"][name] = _mean_over(ranks, values)
 
         def receive_states(module: Any, args: Any, output: Tensor) -> None:
@@ -167,7 +249,7 @@ class PrunedModel:
 
         with ExitStack() as hooks:
             hooks.callback(getattr(self, self.tower).register_forward_hook(receive_states).remove)
-            if self.needs & {"encoder_attention", "received_attention"}:
+            if names & {"encoder_attention", "received_attention"}:
                 hooks.callback(attention.register_forward_pre_hook(receive_attention).remove)
             yield seen
 
@@ -184,24 +266,40 @@ class PrunedModel:
 
     def _paid(self, image: ServedImage, words: Tensor) -> dict[str, Tensor]:
         """What the words around an image, [text, D], say of it, the instruction last."""
-        features, number = image.features, image.num_instruction
+        features, number, before = image.features, image.plan.num_instruction, image.plan.num_before
         if "instruction_embeddings" in self.needs:
             return {"instruction_embeddings": words[len(words) - number :]}
-        states = torch.cat([words[: image.num_before], features.to(words), words[image.num_before :]])
-        query, key, scaling, ranks = self._first_layer(states)
+        states = torch.cat([words[:before], features.to(words), words[before:]])
         length = len(states)
-        rows = torch.arange(length - number, length, device=states.device)
+        columns = self._columns(image, length)
+        query, key, scaling, ranks = self._first_layer(states, columns)
         blocks = attention_rows(
-            query[None, :, length - number :], key[None], rows[None], None, None, scaling, self.window
+            query[None, :, length - number :],
+            key[None],
+            columns[None, length - number :],
+            columns[None],
+            None,
+            scaling,
+            self.window,
         )
         means = (_mean_over(ranks, block) for block in blocks)
         summary = summarise(means, self.needs, [number], length, states.device)
-        return {name: values[0][..., image.prompt_image.layout.tokens] for name, values in summary.items()}
+        return {name: values[0][..., before : before + len(features)] for name, values in summary.items()}
 
-    def _first_layer(self, states: Tensor) -> tuple[Tensor, Tensor, float, int]:
-        """Run the language model's first layer on states [length, D] up to its queries and keys, which no cache gets to
-        know: query [heads, length, d] and key [key_value_heads, length, d] of this rank, the scaling, and how many
-        ranks share the heads."""
+    @staticmethod
+    def _columns(image: ServedImage, length: int) -> Tensor:
+        """LongTensor [length], where an image's tokens and the text around it stand in the unpruned prompt."""
+        tokens, plan = image.prompt_image.layout.tokens, image.plan
+        if plan.tiles is None:
+            return torch.arange(length, device=tokens.device)
+        ahead = torch.arange(plan.num_before, device=tokens.device)
+        behind = torch.arange(1, length - plan.num_before - len(tokens) + 1, device=tokens.device)
+        return torch.cat([ahead, tokens, tokens[-1] + behind])  # the thumbnail is the picture's end
+
+    def _first_layer(self, states: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, float, int]:
+        """Run the language model's first layer on states [length, D] in these columns, up to its queries and keys,
+        which no cache gets to know: query [heads, length, d] and key [key_value_heads, length, d] of this rank, the
+        scaling, and how many ranks share the heads."""
         layer = self.language_model.model.layers[0]
         attention = next(module for module in layer.modules() if isinstance(module, Attention))
         shown = []
@@ -214,7 +312,7 @@ class PrunedModel:
         hook = attention.register_forward_pre_hook(receive_and_leave)
         try:
             with suppress(_AttentionReached):
-                layer(positions=torch.arange(len(states), device=states.device), hidden_states=states, residual=None)
+                layer(positions=columns, hidden_states=states, residual=None)
         finally:
             hook.remove()
         query, key = shown

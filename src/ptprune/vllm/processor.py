@@ -1,4 +1,7 @@
-"""Where requests come in: how many tokens of each image stay, by which text, and the prompt that is shorter for it."""
+"""Where requests come in: how many tokens of each image stay, by which text, and the prompt that is shorter for it.
+
+Tiles that are left out by their pixels end here: neither their pixels nor a placeholder for them goes on.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,14 @@ from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 from vllm.multimodal.parse import ImageProcessorItems
 from vllm.multimodal.processing import PromptReplacement, PromptUpdateDetails
 
-from ptprune.vllm.settings import SETTING, num_kept, pruner_of, requested_ratio
+from ptprune.vllm.plan import EncodingPlan, plan_tiles
+from ptprune.vllm.settings import SETTING, num_kept, pruner_of, requested, tile_limits
 from ptprune.vllm.turn import ImageText, answer_start, texts_around
 
 logger = init_logger("vllm.ptprune")
 
 # Fields that travel with an image to the model.
-PLAN = "ptprune_plan"  # LongTensor [3]: tokens to keep, tokens of ``text`` before the image, tokens of the instruction
+PLAN = "ptprune_plan"  # LongTensor, see ``EncodingPlan``
 TEXT = "ptprune_text"  # LongTensor [text]: the text before the image and after it
 
 
@@ -31,14 +35,16 @@ class ImagePlan:
 
     Attributes:
         ratio: what the request asks for, or None for the server's own.
+        limits: which tiles are encoded, see ``tile_limits``.
         text: around the image; None where the question does not count.
     """
 
     ratio: float | None
+    limits: list[tuple[str | int, float]]
     text: ImageText | None
 
     def digest(self, settings: Mapping[str, Any]) -> str:
-        said = json.dumps([settings, self.ratio, self.text and asdict(self.text)], sort_keys=True)
+        said = json.dumps([settings, asdict(self)], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()[:32]
 
 
@@ -49,8 +55,9 @@ class PrunedProcessor:
     every method that is given them takes them out first.
     """
 
-    #: What the stock processor calls its visual token.
+    #: What the stock processor calls its visual token, and its pixels.
     visual_token: str
+    pixels: str
 
     info: Any
 
@@ -71,13 +78,21 @@ class PrunedProcessor:
             )
         return answer
 
+    def get_dummy_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """The blank pictures with which vLLM measures what the largest ones take."""
+        inputs = super().get_dummy_inputs(*args, **kwargs)  # type: ignore[misc]
+        return replace(inputs, hf_processor_mm_kwargs={**inputs.hf_processor_mm_kwargs, SETTING: _LARGEST})
+
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
-        stock, request = _taken_out(inputs.hf_processor_mm_kwargs)
-        ratio = requested_ratio(self.pruner, request)
+        stock, asked = _taken_out(inputs.hf_processor_mm_kwargs)
+        request = requested(self.pruner, None if asked is _LARGEST else asked)
+        limits = tile_limits(self.pruner, request)
+        if asked is _LARGEST:  # a blank tile needs not be encoded, but those of another picture may
+            limits = [limit for limit in limits if limit[0] != "salient"]
         inputs = replace(inputs, hf_processor_mm_kwargs=stock)
         images = inputs.mm_data_items.get("image")
         if isinstance(images, ImageProcessorItems) and len(images):
-            plans = [ImagePlan(ratio, text) for text in self._texts(inputs, len(images))]
+            plans = [ImagePlan(request.ratio, limits, text) for text in self._texts(inputs, len(images))]
             inputs = replace(inputs, hf_processor_mm_kwargs={**stock, SETTING: plans})
         return super().apply(inputs, timing_ctx)  # type: ignore[misc]
 
@@ -127,15 +142,24 @@ class PrunedProcessor:
         stock, plans = _taken_out(hf_kwargs)
         data = super()._apply_hf_processor_main(mm_items, stock)  # type: ignore[misc]
         if plans:
-            tile = self.info.get_hf_processor(**stock).image_seq_length
-            sizes = [int(tiles) * tile for tiles in data["image_num_patches"]]
-            kept = [num_kept(self.pruner, plan.ratio, size) for plan, size in zip(plans, sizes, strict=True)]
             texts = [plan.text or ImageText() for plan in plans]
-            data[PLAN] = torch.tensor(
-                [[k, len(text.before), text.num_instruction] for k, text in zip(kept, texts, strict=True)]
-            )
+            tile = self.info.get_hf_processor(**stock).image_seq_length
+            images = data[self.pixels].split(data["image_num_patches"].tolist())
+            tiles = [plan_tiles(self.pruner, plan.limits, image) for plan, image in zip(plans, images, strict=True)]
+            data[PLAN] = []
+            for plan, text, image, which in zip(plans, texts, images, tiles, strict=True):
+                encoded = len(image) if which is None else which.number + 1
+                keep = num_kept(self.pruner, plan.ratio, len(image) * tile, encoded * tile)
+                data[PLAN].append(EncodingPlan(keep, len(text.before), text.num_instruction, which).write())
             if self.pruner.guided:
                 data[TEXT] = [torch.tensor(text.before + text.after) for text in texts]
+            if any(which is not None and not which.chosen_by_model for which in tiles):
+                given = [
+                    image if which is None or which.chosen_by_model else image[[*which.given, -1]]
+                    for image, which in zip(images, tiles, strict=True)
+                ]
+                data[self.pixels] = torch.cat(given)
+                data["image_num_patches"] = torch.tensor([len(image) for image in given])
         return data
 
     def _get_mm_fields_config(
@@ -156,6 +180,9 @@ class PrunedProcessor:
             return updates
         kept = [int(plan[0]) for plan in plans]
         return [_shortened(update, kept) if update.modality == "image" else update for update in updates]
+
+
+_LARGEST = object()  # in the place of what a request asks for; no request can hold it
 
 
 def _taken_out(kwargs: Mapping[str, object]) -> tuple[dict[str, object], Any]:

@@ -1,4 +1,4 @@
-"""What users may set: ``--hf-overrides '{"ptprune": {...}}'`` for the server, a ratio for a request.
+"""What users may set: ``--hf-overrides '{"ptprune": {...}}'`` for the server, less than that for a request.
 
 Servers that a pruner does not fit are refused before any weight is loaded, one line each.
 """
@@ -6,7 +6,7 @@ Servers that a pruner does not fit are refused before any weight is loaded, one 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from ptprune.settings import shown
@@ -19,11 +19,11 @@ SETTING = "ptprune"
 
 # Options of the method that cannot be served, and why.
 _KNOWN_BEFORE = "vLLM must know how many tokens stay before the picture is encoded: use keep_ratio or keep_tokens"
-_ENCODED = "the plugin lets vLLM encode every tile whole: leave it out"
+_PATCHES = "vLLM's encoder takes whole tiles, so that no patch can be dropped inside it: leave it out"
 FIXED = {
-    **dict.fromkeys(
-        ("tiles", "tile_threshold", "tile_score", "left_out", "tile_batch", "vision_layer", "vision_margin"), _ENCODED
-    ),
+    **dict.fromkeys(("vision_layer", "vision_margin"), _PATCHES),
+    "left_out": "vLLM is given no tokens of tiles that are left out, as left_out='drop' does: leave it out",
+    "tile_cache": "vLLM's own encoder cache keeps what was encoded: leave it out",
     "coverage": _KNOWN_BEFORE,
     "coverage_bounds": _KNOWN_BEFORE,
     "layer": "vLLM drops tokens before the language model, as layer=0 does: leave it out",
@@ -49,9 +49,27 @@ def pruner_of(settings: Any) -> PyramidTokenPruning:
         if name not in allowed:
             raise ValueError(f"ptprune: no option is called {shown(name)}, there are {', '.join(allowed)}")
     try:
-        return PyramidTokenPruning(**settings, layer=0, positions="compact")
+        pruner = PyramidTokenPruning(**settings, layer=0, positions="compact")
     except ValueError as error:
         raise ValueError(f"ptprune: {error}") from None
+    _check_tiles(pruner)
+    return pruner
+
+
+def thumbnail_first(pruner: PyramidTokenPruning) -> bool:
+    """Whether the model encodes the thumbnail before tiles can be chosen; else they are chosen where requests come
+    in."""
+    from ptprune.scores import TILE_SCORES
+
+    return "encoder_attention" in TILE_SCORES[pruner.tile_score].needs
+
+
+def _check_tiles(pruner: PyramidTokenPruning) -> None:
+    if pruner.tiles == "salient" and thumbnail_first(pruner):
+        raise ValueError(
+            f"ptprune: tiles='salient' cannot be chosen by tile_score={pruner.tile_score!r} here: vLLM must know how "
+            "many tokens stay before the thumbnail is encoded: use tile_score 'detail', or tiles with a number"
+        )
 
 
 def check_server(vllm_config: Any, guided: bool) -> None:
@@ -86,35 +104,77 @@ def check_server(vllm_config: Any, guided: bool) -> None:
             raise ValueError(f"ptprune: {reason}")
 
 
-def requested_ratio(pruner: PyramidTokenPruning, request: Any) -> float | None:
-    """The keep ratio that a request asks for, or None where it asks for nothing that the server does not do anyway.
+@dataclass(frozen=True)
+class Request:
+    """What a request asks for. None: nothing that the server does not do anyway.
+
+    Attributes:
+        ratio: of the tokens to keep.
+        tiles, tile_threshold: which tiles are encoded, as in ``EncoderSettings``.
+    """
+
+    ratio: float | None = None
+    tiles: str | int | None = None
+    tile_threshold: float | None = None
+
+
+REQUESTED = ("keep_ratio", "tiles", "tile_threshold")
+
+
+def requested(pruner: PyramidTokenPruning, request: Any) -> Request:
+    """What a request asks for, beside what the server does.
 
     Args:
         request: what stands under "ptprune" in its ``mm_processor_kwargs``; None: nothing.
 
     Raises:
-        ValueError: on anything but ``{"keep_ratio": r}`` with a ratio over 0 and at most 1.
+        ValueError: on anything but a mapping of ``REQUESTED`` to values that the server's settings could have.
     """
     if request is None:
-        return None
-    if not isinstance(request, Mapping) or set(request) - {"keep_ratio"}:
+        return Request()
+    if not isinstance(request, Mapping) or set(request) - {*REQUESTED}:
         raise ValueError(
-            f'ptprune: a request may set its ratio, as {{"keep_ratio": 0.25}}, and nothing else, got {shown(request)}'
+            f"ptprune: a request may set {', '.join(REQUESTED[:-1])} and {REQUESTED[-1]}, as in "
+            f'{{"keep_ratio": 0.25, "tiles": "salient"}}, and nothing else, got {shown(request)}'
         )
-    if "keep_ratio" not in request:
-        return None
-    ratio = request["keep_ratio"]
+    changes: dict[str, Any] = dict(request)
+    if "keep_ratio" in request:
+        changes["keep_tokens"] = None
     try:
-        replace(pruner, keep_ratio=ratio, keep_tokens=None)
+        asked = replace(pruner, **changes)
     except ValueError as error:
         raise ValueError(f"ptprune: {error}") from None
-    return None if pruner.keep_tokens is None and ratio >= pruner.keep_ratio else float(ratio)
+    _check_tiles(asked)
+    ratio = None
+    if "keep_ratio" in request and (pruner.keep_tokens is not None or asked.keep_ratio < pruner.keep_ratio):
+        ratio = float(asked.keep_ratio)
+    if _as_many(asked, pruner):
+        return Request(ratio)
+    return Request(ratio, asked.tiles, asked.tile_threshold if asked.tiles == "salient" else None)
 
 
-def num_kept(pruner: PyramidTokenPruning, ratio: float | None, num_tokens: int) -> int:
+def _as_many(asked: PyramidTokenPruning, server: PyramidTokenPruning) -> bool:
+    """Whether the server's settings encode no more tiles of any picture than those that are asked for."""
+    if asked.tiles == "all":
+        return True
+    if asked.tiles == "salient":
+        return server.tiles == "salient" and asked.tile_threshold <= server.tile_threshold
+    return isinstance(server.tiles, int) and int(asked.tiles) >= server.tiles
+
+
+def tile_limits(pruner: PyramidTokenPruning, request: Request) -> list[tuple[str | int, float]]:
+    """(tiles, tile_threshold) of the server and of a request, where they leave any tile out. The fewest tiles of both
+    are encoded, because vLLM measures memory with what the server encodes."""
+    limits = [(pruner.tiles, pruner.tile_threshold)]
+    if request.tiles is not None:
+        limits.append((request.tiles, request.tile_threshold or 0.0))
+    return [limit for limit in limits if limit[0] != "all"]
+
+
+def num_kept(pruner: PyramidTokenPruning, ratio: float | None, num_tokens: int, num_encoded: int) -> int:
     """How many of an image's tokens stay: what the request asks for, clamped to what the server keeps, because vLLM
-    sizes its encoder cache by the latter."""
+    sizes its encoder cache by the latter, and to what is encoded."""
     most = pruner.num_kept(num_tokens)
-    if ratio is None:
-        return most
-    return min(most, replace(pruner, keep_ratio=ratio, keep_tokens=None).num_kept(num_tokens))
+    if ratio is not None:
+        most = min(most, replace(pruner, keep_ratio=ratio, keep_tokens=None).num_kept(num_tokens))
+    return min(most, num_encoded)
