@@ -37,7 +37,7 @@ TORCHVISION := $(shell grep '^torchvision==' $(VLLM_CONSTRAINTS))
 QUESTION = $(shell cat examples/question.txt)
 RESULTS = $(sort $(wildcard benchmarks/results/accuracy-*.json benchmarks/results/speed-*.json)) benchmarks/published.json
 
-.PHONY: help demo smoke test fuzz audit test-oldest test-newest test-eval test-vllm test-web test-recipes lint check results versions docs notebook release-check clean
+.PHONY: help demo smoke test fuzz audit test-oldest test-newest test-eval test-vllm test-web test-recipes lint check results pyramid versions docs notebook release-check clean
 
 help:
 	@echo "make demo    answer a question about examples/scene.png, with and without pruning; writes demo/overlay.png"
@@ -52,6 +52,7 @@ help:
 	@echo "make test-web   the page of \`ptprune app\` in Chromium, in an environment of its own (1.7 GB)"
 	@echo "make lint    ruff and mypy"
 	@echo "make check   lint and test"
+	@echo "make pyramid      docs/pyramid.png, the method in one picture"
 	@echo "make versions     docs/versions.md, the table of tested versions, from the environments that are there"
 	@echo "make test-recipes  the recipe for quantised weights, with torchao beside the environment of make test"
 	@echo "make docs    the site, into site/, strictly: no broken link, in an environment of its own (0.1 GB)"
@@ -134,6 +135,10 @@ release-check:
 
 results: $(INSTALLED)
 	$(BIN)/ptprune bench report $(RESULTS) --out docs/results.md
+
+# The picture in docs/method.md.
+pyramid: $(INSTALLED)
+	$(BIN)/python -m tools.pyramid docs/pyramid.png
 
 versions: $(INSTALLED)
 	$(BIN)/python tools/versions.py --write docs/versions.md $(VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(EVAL_VENV) $(VLLM_VENV)

@@ -161,8 +161,11 @@ def test_a_pruned_prefill_equals_torchs_counter(layer: int) -> None:
     assert prefill_flops(model, inputs, RandomPruning(keep_ratio=0.5, layer=layer)) == 2 * random.first_token
 
 
+BACKGROUND = [Encoding(3, background=True), Encoding(2, 1, 1.5, background=True)]
+
+
 @pytest.mark.parametrize("layer", [0, 2])
-@pytest.mark.parametrize("encoding", [Encoding(2), Encoding(layer=1), Encoding(3, 2, 1.5), Encoding(9)])
+@pytest.mark.parametrize("encoding", BACKGROUND + [Encoding(2), Encoding(layer=1), Encoding(3, 2, 1.5), Encoding(9)])
 def test_what_is_not_encoded_equals_torchs_counter(encoding: Encoding, layer: int) -> None:
     """Tiles that differ, or equal ones would be encoded once."""
     model = tiny_model(DECODERS["grouped-query"])
@@ -176,7 +179,8 @@ def test_what_is_not_encoded_equals_torchs_counter(encoding: Encoding, layer: in
     pruner = PyramidTokenPruning(
         keep_ratio=0.3,
         layer=layer,
-        tiles="all" if encoding.tiles is None else encoding.tiles,
+        tiles="all" if encoding.tiles is None else encoding.tiles - encoding.background,  # which encodes one more
+        left_out="background" if encoding.background else "drop",
         vision_layer=encoding.layer,
         vision_margin=encoding.margin,
     )

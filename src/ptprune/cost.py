@@ -16,7 +16,8 @@ How it is counted:
   instruction (at most all text tokens) over all keys of one decoder layer. With k = 0 that layer's queries, keys and
   values are computed for it, once more than they would be (values are of no use: the layer computes them on the way);
   with k > 0 queries and keys are there already. What a method does with the scores is not counted.
-- ``Encoding``: tiles that are left out cost neither the tower nor the projector. Patches that are dropped before a
+- ``Encoding``: tiles that are left out cost neither the tower nor the projector; those that get another tile's features
+  do pass the projector. Patches that are dropped before a
   layer of the tower cost the layers before that one, and the projector. Their scores, one more row of attention, count
   in ``select``; what chooses tiles by their pixels does not count.
 - KV bytes are keys and values of every decoder layer for the whole prompt.
@@ -239,7 +240,7 @@ def pruned_cost(
     cut = encoding.layer if groups < shape.tile_tokens else None
     return Cost(
         vision=encoded * vision_macs(vision, patches, cut or 0),
-        projector=encoded * projector_macs(shape),
+        projector=encoding.present(prompt) * projector_macs(shape),
         select=select_macs(shape, encoded, before, rows, layer, patch_rows, patches)
         + (0 if cut is None else encoded * row_macs(vision, vision.patches)),
         prefill=prefill_macs(text, before, after, layer),

@@ -80,8 +80,9 @@ def document(shown: Shown) -> dict[str, Any]:
     if answered.report is shown.report:
         found |= describe(answered.pruned, answered.unpruned, answered.report)
     else:
-        pairs = ("visual_tokens", kept["visual_tokens"]), ("sequence_length", kept["sequence_length"][0])
-        found |= {name: dict(zip(("before", "after"), pair, strict=True)) for name, pair in pairs}
+        pairs = {name: kept[name] for name in ("visual_tokens", "encoded_tiles", "encoded_tokens")}
+        pairs["sequence_length"] = kept["sequence_length"][0]
+        found |= {name: dict(zip(("before", "after"), pair, strict=True)) for name, pair in pairs.items()}
         found["regions"] = regions_of(kept)
     [image] = kept["images"]
     return found | {"kept": image["kept"], "scores": image["scores"]}

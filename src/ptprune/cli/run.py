@@ -206,15 +206,11 @@ def _comparison(document: dict[str, Any]) -> Table:
     same = "same" if arms[0]["answer"] == arms[1]["answer"] else "differs"
     short = [text if len(text) <= 32 else text[:29] + "..." for text in texts]
     rows = [["answer", *map(escape, short), same]]
-    encoded: list[tuple[str, str, Callable[[int], str]]] = []
+    amounts: list[tuple[str, str, Callable[[int], str]]] = []
     if encoded_line(document) is not None:
-        encoded = [("tiles encoded", "encoded_tiles", str), ("tokens encoded", "encoded_tokens", str)]
-    for name, key, unit in (
-        *encoded,
-        ("visual tokens", "visual_tokens", str),
-        ("prompt tokens", "sequence_length", str),
-        ("KV cache", "kv_bytes", size),
-    ):
+        amounts += [("tiles encoded", "encoded_tiles", str), ("tokens encoded", "encoded_tokens", str)]
+    amounts += [("visual tokens", "visual_tokens", str), ("prompt tokens", "sequence_length", str)]
+    for name, key, unit in [*amounts, ("KV cache", "kv_bytes", size)]:
         before, after = document[key]["before"], document[key]["after"]
         rows.append([name, unit(before), unit(after), ratio(after, before)])
     before, after = (arm["seconds"]["decode"] / max(arm["new_tokens"] - 1, 1) for arm in arms)
