@@ -45,7 +45,7 @@ def test_pictures_share_the_reads(
         assert found[1] - stock[1] == 3, "how many tiles, the plans, and what all budgets are computed from"
 
 
-@pytest.mark.parametrize(("score", "operations"), [("detail", 8), ("attention", 163)])
+@pytest.mark.parametrize(("score", "operations"), [("detail", 8), ("attention", 164)])
 def test_the_choice_of_tiles_reads_nothing(
     engines: Engines, monkeypatch: pytest.MonkeyPatch, score: str, operations: int
 ) -> None:

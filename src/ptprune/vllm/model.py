@@ -190,7 +190,8 @@ class PrunedModel:
         Args:
             names: the evidence that is wanted of the encoder's attention.
         """
-        runs, groups = [], pixels.split(self.pruner.tile_batch or len(pixels))
+        most = self.pruner.tile_batch
+        runs, groups = [], [pixels] if most is None or most >= len(pixels) else pixels.split(most)
         for group in groups:
             with self._watched(names) as seen:
                 features = self.extract_feature(group)
