@@ -96,8 +96,8 @@ def test_run_refuses(ptprune: Command, picture: Path, checkpoint: Path, argument
 def test_bench_takes_settings_of_its_methods(ptprune: Command, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     met: dict[str, Any] = {}
 
-    def measure(setup: Any, pruners: dict[str, Any], *rest: Any) -> Any:
-        met.update(pruners)
+    def measure(setup: Any, pruned: Any, *rest: Any) -> Any:
+        met.update(pruned if isinstance(pruned, dict) else {arm.method: arm.pruner for arm in pruned})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(f"ptprune.bench.{command}.measure", measure)
