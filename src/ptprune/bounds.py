@@ -24,9 +24,11 @@ MAX_BATCH = 1024
 MAX_LAYERS = 1000
 MAX_WINDOW = 4096
 """Tokens a side of a window."""
+MAX_MARGIN = 1000
+"""Of patches that pass the vision tower: so many times the tokens that stay."""
 MAX_ROUNDS = 10_000
 """Of a measurement."""
-MAX_SEED = 2**32 - 1
+MAX_SEED = 10**9 - 1
 """Of a drawn picture."""
 MAX_ITEMS = 100_000
 """Questions of a set; pictures are numbered with five digits."""

@@ -93,9 +93,9 @@ def test_lists_survive_a_folder(tmp_path: Path) -> None:
 
 def test_an_unpruned_dialogue_is_the_stock_models(subject: examinee.Examinee) -> None:
     asked = scene_items("dev", 4, world="dialogue")
-    given, kept = subject.answers(asked)
+    given = subject.answers(asked)
     model, processor = subject.model, subject.processor
-    for item, answer in zip(asked, given, strict=True):
+    for item, answer in zip(asked, given.texts, strict=True):
         conversation = [
             {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": item.before[0]}]},
         ]
@@ -109,7 +109,7 @@ def test_an_unpruned_dialogue_is_the_stock_models(subject: examinee.Examinee) ->
                 conversation.append({"role": "assistant", "content": [{"type": "text", "text": text.strip()}]})
                 conversation.append({"role": "user", "content": [{"type": "text", "text": question}]})
         assert answer == text.strip()
-    assert kept == sum(subject.tokens(item.size) for item in asked) / 4
+    assert given.kept_tokens == sum(subject.tokens(item.size) for item in asked) / 4
 
 
 @pytest.mark.parametrize("layer", [0, 2])
@@ -118,7 +118,7 @@ def test_a_dialogues_picture_is_pruned_for_the_first_question(subject: examinee.
     pruner = PyramidTokenPruning(keep_ratio=0.25, layer=layer)
     changed = False
     for item in asked:
-        _, kept = subject.answers([item], pruner)
+        kept = subject.answers([item], pruner).kept_tokens
         assert pruner.report is not None
         seen = pruner.report.images[0].kept
         assert len(seen) == kept == round(0.25 * subject.tokens(item.size))

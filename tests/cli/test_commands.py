@@ -15,7 +15,7 @@ from ptprune.cli.listings import row
 from ptprune.cost import Prompt, pruned_cost, unpruned_cost
 from ptprune.families import FAMILIES, UNSUPPORTED
 from ptprune.methods import METHODS
-from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES
+from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TILE_SCORES, TOKEN_SCORES
 from ptprune.shapes import SHAPES, ModelShape
 from tests.command import Command
 
@@ -58,7 +58,7 @@ def test_methods(ptprune: Command) -> None:
     assert [method["name"] for method in document["methods"]] == list(METHODS)
     assert all(method["about"] for method in document["methods"])
     assert set(document["methods"][0]["settings"]) == {setting.name for setting in fields(METHODS["ptp"])}
-    registries = (REGION_SCORES, TOKEN_SCORES, INSTRUCTION_SCORES)
+    registries = (REGION_SCORES, TOKEN_SCORES, INSTRUCTION_SCORES, TILE_SCORES)
     assert {level: list(scores) for level, scores in document["scores"].items()} == {
         registry.level: list(registry.names) for registry in registries
     }

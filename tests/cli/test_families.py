@@ -136,10 +136,11 @@ def test_same_as_the_library(ptprune: Command, checkpoint: Path, picture: Path, 
     for told, region in zip(document["regions"], image.regions, strict=True):
         assert set(told) == {
             *("image", "row", "column", "is_thumbnail", "tokens", "grid", "box", "budget", "saliency"),
+            *("encoded", "tile_score"),
         }
         assert told["tokens"] == len(region.indices) == told["grid"][0] * told["grid"][1]
         assert (told["box"], told["budget"]) == (list(region.box), region.budget)
-    drawn = np.asarray(draw_overlay(Image.open(picture), image))
+    drawn = np.asarray(draw_overlay(Image.open(picture), image, QUESTION, document["answer"]))
     assert (np.asarray(Image.open(overlay)) == drawn).all()
 
 

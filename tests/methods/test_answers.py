@@ -246,8 +246,8 @@ def fine(image: ImageEvidence) -> torch.Tensor:
         (lambda it: it.register(fine), "registered under a name, a string, got <function fine"),
         (lambda it: it.register(3)(fine), "registered under a name, a string, got 3"),
         (lambda it: it.register("")(fine), "registered under a name, a string, got ''"),
-        (lambda it: it.register("mine")(None), "token score 'mine' must be a function of ImageEvidence, got None"),
-        (lambda it: it.register("mine")(torch.zeros(4)), "token score 'mine' must be a function of ImageEvidence"),
+        (lambda it: it.register("mine")(None), "token score 'mine' must be a function of the evidence, got None"),
+        (lambda it: it.register("mine")(torch.zeros(4)), "token score 'mine' must be a function of the evidence"),
         (
             lambda it: it.register("mine", needs=("encoder_atention",)),
             r"unknown needs of token score 'mine': 'encoder_atention' \(did you mean 'encoder_attention'",

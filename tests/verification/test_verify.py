@@ -163,6 +163,7 @@ def test_a_processor_that_makes_no_batch():
 
     class Single:
         tokenizer, apply_chat_template = processor.tokenizer, processor.apply_chat_template
+        chat_template = processor.chat_template
 
         def __call__(self, text, **options):
             if len(text) > 1:
@@ -226,7 +227,7 @@ def test_a_failure_ends_with_status_one(verify, monkeypatch):
         (["--keep-ratio", "1"], "--keep-ratio 1.0"),
         (["--picture", "nowhere.png"], "nowhere.png"),
         (["--picture", "a.png", "--picture", "b.png", "--picture", "c.png"], "two at most"),
-        (["--attention", "flex_attention"], "'flex_attention' is not supported"),
+        (["--attention", "flex_attention"], "--attention flex_attention: unknown; give sdpa"),
     ],
 )
 def test_bad_usage(verify, arguments, says):

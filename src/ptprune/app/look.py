@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ptprune.conventions import MASK
 from ptprune.pruner import TokenPruner
 from ptprune.report import PruningReport, write_report
 from ptprune.scores.evidence import ImageEvidence
@@ -46,7 +47,7 @@ class Look:
         Args:
             inputs: of that prefill, one prompt with one picture.
         """
-        return cls(pruner, seen[0] if len(seen) == 1 else None, inputs["attention_mask"].bool().cpu().numpy())
+        return cls(pruner, seen[0] if len(seen) == 1 else None, inputs[MASK].bool().cpu().numpy())
 
     def serves(self, pruner: TokenPruner) -> bool:
         """Whether these settings would have seen the same evidence, so that they can choose from it."""

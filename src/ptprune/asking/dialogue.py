@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from ptprune.asking.chat import ask_about, chat_inputs, check_length
 from ptprune.asking.loaded import Generated, LoadedModel, shares_encoded
-from ptprune.conventions import cache_of, keep_cache
+from ptprune.conventions import MASK, cache_of, keep_cache
 from ptprune.errors import UserError
 from ptprune.pruner import TokenPruner
 
@@ -49,7 +49,7 @@ def last_answer(
                 seen = sequence[:, :-1]  # the last token that was written has not been read
                 if not torch.equal(ids[:, : seen.shape[1]], seen):
                     raise UserError("the chat template writes an earlier turn otherwise than the model wrote it")
-                inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **keep_cache(loaded.model, cache)}
+                inputs = {"input_ids": ids, MASK: torch.ones_like(ids), **keep_cache(loaded.model, cache)}
             check_length(loaded.model, inputs, max_new_tokens)
             length = inputs["input_ids"].shape[1]
             output = loaded.model.generate(**inputs, **options, return_dict_in_generate=True)

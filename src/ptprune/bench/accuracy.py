@@ -70,7 +70,8 @@ class AccuracyRun:
             work = examinee.work(self.items, one.pruner, view)
             row = row_of(one, right, round(given.kept_tokens, 2), kinds, self._run, parts, work)
             shares = {name: round(getattr(given, name), 4) for name in ("encoded_tiles", "encoded_tokens")}
-            self._measured[one.key] = row.model_copy(update=shares)
+            whole = {name: None if share == 1 else share for name, share in shares.items()}
+            self._measured[one.key] = row.model_copy(update=whole)
             if self.path is not None:
                 asked, keys = self.document(), {other.key for other in self.candidates}
                 others = [row for name, row in self._measured.items() if name not in keys]

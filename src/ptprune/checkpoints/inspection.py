@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptprune.bounds import MAX_LAYERS, MAX_SIDE, MAX_TEMPLATE, MAX_TILES, MAX_TOKENS
+from ptprune.conventions import USE_CACHE
 from ptprune.errors import first_line
 from ptprune.files import read_json
 from ptprune.settings import is_number, is_whole
@@ -201,7 +202,7 @@ GENERATING: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), _id),
     **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens"), _id),
     **dict.fromkeys(("max_length", "max_new_tokens", "min_length", "min_new_tokens", "no_repeat_ngram_size"), _count),
-    **dict.fromkeys(("do_sample", "use_cache", "renormalize_logits", "remove_invalid_values", "early_stopping"), _flag),
+    **dict.fromkeys(("do_sample", USE_CACHE, "renormalize_logits", "remove_invalid_values", "early_stopping"), _flag),
     **dict.fromkeys(("top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"), _between(0, 1)),
     **dict.fromkeys(("temperature", "repetition_penalty"), _between(1e-6, 1e6)),
     **dict.fromkeys(("length_penalty", "max_time"), _between(-1e6, 1e6)),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptprune.bounds import MAX_LAYERS, MAX_TILES, MAX_TOKENS, MAX_VALUE_BYTES
+from ptprune.bounds import MAX_LAYERS, MAX_MARGIN, MAX_TILES, MAX_TOKENS, MAX_VALUE_BYTES
 from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries
 from ptprune.errors import PtpruneError, SettingError, first_line
@@ -56,7 +56,8 @@ def cost(
         ),
     ] = None,
     vision_margin: Annotated[
-        float, typer.Option(min=1, help="So many times a tile's share of the kept tokens pass that layer.")
+        float,
+        typer.Option(min=1, max=MAX_MARGIN, help="So many times a tile's share of the kept tokens pass that layer."),
     ] = 1.25,
     json_output: options.PlainJson = False,
 ) -> None:

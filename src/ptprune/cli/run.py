@@ -34,7 +34,7 @@ def run(
         float | None, options.pruning(help="Share of visual tokens that stay.", show_default="0.5")
     ] = None,
     keep_tokens: Annotated[
-        int | None, options.pruning(help="Visual tokens a picture that stay, instead of a share.")
+        int | None, options.pruning(max=MAX_TOKENS, help="Visual tokens a picture that stay, instead of a share.")
     ] = None,
     layer: Annotated[int | None, options.pruning(help="Drop before this decoder layer; 0: before all.")] = None,
     alpha: Annotated[float | None, options.pruning(help="Weight of the question against saliency, 0 to 1.")] = None,

@@ -65,11 +65,11 @@ class Row(Strict):
 class AccuracyRow(Row):
     """Right and wrong answers to all questions."""
 
-    OPTIONAL = ("marks",)
+    OPTIONAL = ("marks", "encoded_tiles", "encoded_tokens", "work")
     variants: list[str] = []  # names in the ablation that the settings have; empty outside an ablation
     kept_tokens: Annotated[float, Field(gt=0)]  # mean of the visual tokens that a picture kept
-    encoded_tiles: Annotated[float, Field(gt=0, le=1)] = 1.0  # mean share of a picture's tiles that were encoded
-    encoded_tokens: Annotated[float, Field(gt=0, le=1)] = 1.0  # and of its visual tokens, through the whole encoder
+    encoded_tiles: Annotated[float, Field(gt=0, le=1)] | None = None  # mean share of a picture's tiles; None: all
+    encoded_tokens: Annotated[float, Field(gt=0, le=1)] | None = None  # and of tokens, through the whole encoder
     work: float | None = None  # multiply-accumulates up to the first token, of the unpruned model's; None: not counted
     right: str  # a digit a question, 1 for right
     marks: list[Annotated[float, Field(ge=0, le=1)]] | None = None  # of lists: F1 a question, which counts instead
