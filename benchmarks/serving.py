@@ -165,7 +165,7 @@ def _row(
         requests=case.requests,
         new_tokens=new_tokens,
         keep_ratio=ratio,
-        settings={key: value for key, value in setting.items() if key != "keep_ratio"},
+        settings={key: value for key, value in setting.items() if key != "keep_ratio"} or None,
         prompt_tokens={"stock": lengths["stock"], "plugin": lengths[name]},
         plugin_vs_stock={
             key: spread([row["plugin"][key] / row["stock"][key] for row in rounds]) for key in rounds[0]["stock"]

@@ -156,16 +156,18 @@ class ServingRow(Strict):
     """One served model, stock and with the plugin.
 
     Attributes:
-        settings: of the plugin, beside ``keep_ratio``.
+        settings: of the plugin, beside ``keep_ratio``; None: no others.
         prompt_tokens, rounds: of "stock" and "plugin".
     """
+
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("settings",)
 
     case: str
     tiles: int
     requests: int
     new_tokens: int
     keep_ratio: float
-    settings: dict[str, int | str] = Field(default_factory=dict)
+    settings: dict[str, int | str] | None = None
     prompt_tokens: dict[str, int]
     plugin_vs_stock: dict[str, Spread]
     rounds: list[dict[str, dict[str, float]]]
