@@ -28,7 +28,7 @@ from ptprune.pictures import MAX_ASPECT, open_picture
 from ptprune.templates import RENDERER
 from ptprune.text import printable
 from ptprune.tiny import CHECKPOINT
-from ptprune.vllm.settings import num_kept, pruner_of, requested_ratio
+from ptprune.vllm.settings import num_kept, pruner_of, requested
 from ptprune.vllm.turn import answer_start, texts_around
 from tests.fuzz.mutations import VALUES, WORDS, of_bytes, of_json
 from tests.fuzz.watch import Broken, check_command, check_line, watched
@@ -334,11 +334,11 @@ def test_requests_to_the_plugin(
             check_line(str(error), "ptprune: ")
             pruner = pruner_of({"keep_ratio": 0.5})
         try:
-            ratio = requested_ratio(pruner, request)
+            ratio = requested(pruner, request).ratio
         except ValueError as error:
             check_line(str(error), "ptprune: ")
             ratio = None
-        assert 1 <= num_kept(pruner, ratio, tokens) <= pruner.num_kept(tokens) <= tokens
+        assert 1 <= num_kept(pruner, ratio, tokens, tokens) <= pruner.num_kept(tokens) <= tokens
         spans = [range(i, i + 1) for i, token in enumerate(prompt) if token == 0]
         texts = texts_around(prompt, spans, spans, answer)
         assert len(texts) == len(spans)

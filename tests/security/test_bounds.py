@@ -15,7 +15,7 @@ from ptprune.checkpoints import Checkpoint
 from ptprune.checkpoints.processor import tile_options
 from ptprune.cli import app
 from ptprune.errors import PtpruneError, SettingError
-from ptprune.vllm.settings import pruner_of, requested_ratio
+from ptprune.vllm.settings import pruner_of, requested
 from tests.command import Command, command, refused
 
 SCENE = Path(__file__).parents[2] / "examples" / "scene.png"
@@ -107,5 +107,5 @@ def test_settings_of_a_server_and_a_request(value: Any) -> None:
             PyramidTokenPruning(**{name: value})
     for request in (value, {"keep_ratio": value}, {"x" * 10**6: value}, {value if isinstance(value, str) else "a": 1}):
         with pytest.raises(ValueError, match=r"^ptprune: ") as error:
-            requested_ratio(pruner, request)
+            requested(pruner, request)
         assert len(str(error.value)) < 2000
