@@ -121,7 +121,7 @@ def test_errors_while_answering_fail_the_run(ptprune: Command, tmp_path: Path, m
     [
         (["--methods", "ptp,none"], "--methods ptp,none: 'none' is unknown"),
         (["--set", "alpha=2"], "--set alpha must be between 0 and 1"),
-        (["--set", "layer=5"], "5 language model layers"),
+        (["--set", "layer=6"], "6 language model layers"),
         (["--attention", "closed"], "--attention closed"),
         (["--model", "/nowhere"], "--model /nowhere: no such directory"),
         (["--dtype", "int3"], "--dtype int3: unknown"),

@@ -168,7 +168,7 @@ def test_loaded_as_told() -> None:
         ({"dtype": "int3"}, "ptprune: dtype int3: unknown"),
         ({"device": "abacus"}, "ptprune: device abacus: not available here"),
         ({"attn_implementation": "closed"}, "ptprune: attn_implementation closed"),
-        ({"layer": 5}, "5 language model layers"),
+        ({"layer": 6}, "6 language model layers"),
     ],
     ids=str,
 )
