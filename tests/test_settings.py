@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptprune import METHODS, PyramidTokenPruning, RandomPruning, TokenPruner
+from ptprune.encoding import EncoderSettings
 from ptprune.errors import AttachError, MethodError, SettingError, UnknownSetting
 from ptprune.methods import DART, PyramidDrop, VisionZip
 from ptprune.scores import INSTRUCTION_SCORES, TOKEN_SCORES
@@ -368,3 +369,17 @@ def test_the_packages_methods_need_what_there_is(method):
     for token in TOKEN_SCORES.names:
         for instruction in INSTRUCTION_SCORES.names:
             PyramidTokenPruning(token=token, instruction=instruction).check_needs()
+
+
+def test_what_differs_from_the_defaults():
+    assert PyramidTokenPruning().differing() == {}
+    pruner = PyramidTokenPruning(keep_ratio=0.25, tiles="salient", alpha=0.5)  # the last as it is anyway
+    assert pruner.differing() == {"tiles": "salient", "keep_ratio": 0.25}
+    assert pruner.differing(EncoderSettings) == {"tiles": "salient"}
+
+    @dataclass(kw_only=True)
+    class Salient(PyramidTokenPruning):
+        tiles: str | int = "salient"
+
+    assert Salient().differing() == {}, "its own default"
+    assert Salient().differing(EncoderSettings) == {"tiles": "salient"}, "not the default of every method"

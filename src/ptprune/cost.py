@@ -99,6 +99,11 @@ def row_macs(vision: VisionShape, patches: int, rows: int = 1) -> int:
     return scores * vision.heads if rows == 1 else scores
 
 
+def patch_rows_of(vision: VisionShape, needs: frozenset[str]) -> int:
+    """Rows of a tile's attention map that a method with such needs reads; see ``select_macs``."""
+    return vision.patches + 1 if "received_attention" in needs else int("encoder_attention" in needs)
+
+
 def select_macs(
     shape: ModelShape,
     encoded: int,

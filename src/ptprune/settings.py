@@ -224,6 +224,15 @@ class Settings:
             raise UnknownSetting(f"{cls.__name__} has no setting {name!r}{_instead(name, rules)}")
         return rules[name].read(name, text)
 
+    def differing(self, kind: type[Any] | None = None) -> dict[str, Any]:
+        """The settings that are not at their defaults, by name, in the order of the fields.
+
+        Args:
+            kind: a class that this one derives from: its settings alone, and its defaults. This class by default.
+        """
+        values = ((each, getattr(self, each.name)) for each in fields(kind or self))  # type: ignore[arg-type]
+        return {each.name: value for each, value in values if value != each.default}
+
     def __delattr__(self, name: str) -> None:
         if name in self._rules:
             self._refuse_in_use(name, "deleted")

@@ -35,12 +35,8 @@ print(pruner.report)
 
 def settings_of(pruner: TokenPruner) -> dict[str, Any]:
     """The ratio, and every setting that is not as it always is."""
-    chosen = {each.name: getattr(pruner, each.name) for each in fields(pruner)}
-    return {each.name: chosen[each.name] for each in fields(pruner) if _told(each, chosen[each.name])}
-
-
-def _told(field: Any, value: Any) -> bool:
-    return field.name == "keep_ratio" or value != field.default
+    told = {"keep_ratio": pruner.keep_ratio} | pruner.differing()
+    return {each.name: told[each.name] for each in fields(pruner) if each.name in told}
 
 
 def program(form: Form, device: str = "cpu", dtype: str = "auto") -> str:

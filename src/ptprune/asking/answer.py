@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -109,12 +109,6 @@ def regions_of(kept: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def encoder_settings(pruner: TokenPruner) -> dict[str, Any]:
-    """The pruner's settings of what is encoded, as far as they are not the defaults."""
-    given = {each.name: getattr(pruner, each.name) for each in fields(EncoderSettings)}
-    return {each.name: given[each.name] for each in fields(EncoderSettings) if given[each.name] != each.default}
-
-
 def _asked(pruner: TokenPruner, report: PruningReport) -> int | None:
     """How many tokens the settings ask for, where fewer were encoded and therefore kept; None elsewhere."""
     if isinstance(pruner, PyramidTokenPruning) and pruner.coverage is not None:
@@ -173,7 +167,7 @@ def run_document(
     pruned = answer(pruner, max_new_tokens, "answering with pruning")
     assert pruner.report is not None
     document = describe(pruned, unpruned, pruner.report)
-    document["encoder_settings"] = encoder_settings(pruner)
+    document["encoder_settings"] = pruner.differing(EncoderSettings)
     if (asked := _asked(pruner, pruner.report)) is not None:
         document["capped_from"] = asked
     if unpruned:

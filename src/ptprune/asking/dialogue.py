@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 
 from ptprune.asking.chat import ask_about, chat_inputs, check_length
-from ptprune.asking.loaded import Generated, LoadedModel, shares_encoded
+from ptprune.asking.loaded import Generated, LoadedModel
 from ptprune.conventions import MASK, cache_of, keep_cache
 from ptprune.errors import UserError
 from ptprune.pruner import TokenPruner
@@ -36,7 +36,7 @@ def last_answer(
     """
     conversation = list(ask_about(1, questions[0]))
     inputs = chat_inputs(loaded.processor, [conversation], [[picture]], image_options).to(loaded.model.device)
-    images = int((inputs["input_ids"] == loaded.model.config.image_token_id).sum())
+    images = loaded.visual_tokens(inputs["input_ids"])
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
     cache: Any = None
     sequence = inputs["input_ids"]
@@ -56,8 +56,4 @@ def last_answer(
             sequence, cache = output.sequences, cache_of(output)
             text = loaded.processor.tokenizer.decode(sequence[0, length:], skip_special_tokens=True)
             conversation.append({"role": "assistant", "content": [{"type": "text", "text": text.strip()}]})
-    if pruner is None:
-        return Generated([text], (images, images))
-    assert pruner.report is not None
-    before, after = pruner.report.visual_tokens
-    return Generated([text], (images, images - before + after), shares_encoded(pruner.report))
+    return Generated.of([text], images, pruner)

@@ -46,6 +46,15 @@ class Generated(NamedTuple):
     visual_tokens: tuple[int, int]  # before and after pruning, over the whole batch
     encoded: Sequence[tuple[float, float]] = ()  # of each picture the shares of its tiles and tokens; empty: all
 
+    @classmethod
+    def of(cls, texts: list[str], visual: int, pruner: TokenPruner | None) -> Generated:
+        """Answers to prompts of so many visual tokens, and what the last prefill with the pruner left of them."""
+        if pruner is None or not visual:
+            return cls(texts, (visual, visual))
+        assert pruner.report is not None
+        before, after = pruner.report.visual_tokens
+        return cls(texts, (visual, visual - before + after), shares_encoded(pruner.report))
+
 
 def shares_encoded(report: PruningReport) -> list[tuple[float, float]]:
     """Of each picture the shares of its tiles and of its tokens that were encoded."""
@@ -141,14 +150,7 @@ class LoadedModel:
             output = self.model.generate(**inputs, **options)
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
-        full = kept = self.visual_tokens(inputs["input_ids"])
-        encoded: Sequence[tuple[float, float]] = ()
-        if pruner is not None and full:
-            assert pruner.report is not None
-            before, after = pruner.report.visual_tokens
-            kept -= before - after
-            encoded = shares_encoded(pruner.report)
-        return Generated(texts, (full, kept), encoded)
+        return Generated.of(texts, self.visual_tokens(inputs["input_ids"]), pruner)
 
     def visual_tokens(self, input_ids: torch.Tensor) -> int:
         """Number of token ids that stand for a part of a picture."""

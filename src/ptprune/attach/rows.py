@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ptprune.attach.patches import PatchCut
 from ptprune.attach.tile_cache import CachedTile
+from ptprune.upload import upload
 
 Place = tuple[str, int | None]  # the name of an output of the tower, and which of its entries
 
@@ -48,7 +49,7 @@ class EncodedRows:
             index: Tensor | None = None
             done: dict[int, Tensor] = {}
             for place, states in _places(output).items():
-                index = torch.tensor(rows, device=states.device) if index is None else index
+                index = upload(np.array(rows), states.device) if index is None else index
                 if id(states) in done:  # one tensor under two names
                     self.states[place] = done[id(states)]
                     continue
@@ -70,10 +71,11 @@ class EncodedRows:
 
     def take(self, row: int, tile: CachedTile) -> None:
         """Take a row from the cache."""
+        here = np.array([row])
         for place, states in tile.states.items():
-            self.states[place] = self._put(self.states.get(place), states[None], torch.tensor([row]))
+            self.states[place] = self._put(self.states.get(place), states[None], upload(here, states.device))
         for name, values in tile.attention.items():
-            self.attention[name] = self._put(self.attention.get(name), values[None], torch.tensor([row]))
+            self.attention[name] = self._put(self.attention.get(name), values[None], upload(here, values.device))
         self._length = max(self._length, tile.length)
         self.order.append(row)
         if tile.groups is not None:
@@ -92,8 +94,8 @@ class EncodedRows:
             return
         for values in (self.states, self.attention):
             for place, whole in list(values.items()):
-                to = torch.tensor(list(sources), device=whole.device)
-                of = torch.tensor(list(sources.values()), device=whole.device)
+                to = upload(np.array(list(sources)), whole.device)
+                of = upload(np.array(list(sources.values())), whole.device)
                 values[place] = whole.index_copy(0, to, whole.index_select(0, of))  # type: ignore[index]
         mine = self.groups_on_host()
         self.groups += [([row], mine[of][None]) for row, of in sources.items() if of in mine]

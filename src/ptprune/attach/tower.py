@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property, partial
 from math import ceil
 from types import SimpleNamespace
@@ -23,19 +24,17 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from ptprune.attach.patches import PatchCut
 from ptprune.attach.rows import EncodedRows, blank
 from ptprune.attach.setup import Setup
-from ptprune.attach.tap import AttentionTap
 from ptprune.attach.tile_cache import TileCache, fingerprints, identity
+from ptprune.attach.watch import watching
 from ptprune.conventions import PIXELS, named
-from ptprune.errors import BrokenPass
 from ptprune.families.encoded import Encoded, Encoding, EvidenceRequest
 from ptprune.families.prompt_image import PromptImage
-from ptprune.scores.attention import QueriesAndKeys, patch_scores
+from ptprune.scores.evidence import PATCH_ATTENTION
 from ptprune.scores.region import mean_inside
 from ptprune.scores.tiles import TILE_SCORES, TileEvidence, choose_tiles
 from ptprune.upload import upload
 
 PER_TILE = (PIXELS, "patch_attention_mask")  # arguments of vision towers that hold something for every tile
-WATCHED = frozenset({"encoder_attention", "received_attention"})
 
 
 class TowerCall:
@@ -56,10 +55,9 @@ class TowerCall:
     ) -> None:
         assert setup.encoder is not None
         self.setup, self.encoder, self.call = setup, setup.encoder, call
-        self.names, self._find = names & WATCHED, find
+        self.names, self._find = names & PATCH_ATTENTION, find
         self.attention: dict[str, Tensor] = {}
         self.encoding: Encoding | None = None
-        self.calls = 0
         self._present: Tensor | None = None  # rows that have features; None: all
         self._borrowed: dict[int, int] = {}  # rows that are not encoded -> those whose features they get
 
@@ -186,7 +184,7 @@ class TowerCall:
         """Some rows of a tensor, without a copy where they stand together."""
         if list(rows) == list(range(rows[0], rows[0] + len(rows))):
             return values[rows[0] : rows[0] + len(rows)]
-        return values[torch.tensor(rows, device=values.device)]
+        return values[upload(np.array(rows), values.device)]
 
     # --- tiles that are known already ---------------------------------------------------------------------------------
 
@@ -266,34 +264,20 @@ class TowerCall:
             for name in PER_TILE:
                 if given.get(name) is not None:
                     given[name] = self._of(given[name], rows)
-        family, seen = self.setup.family, {}
-
-        def receive(qk: QueriesAndKeys) -> None:
-            with self.setup.lap("select"):
-                seen.update(patch_scores(qk, family.has_cls(self.setup.model, self.call), names))
-
-        tap = AttentionTap(family.vision_attention(self.setup.model, self.call), receive)
         layer = self.setup.pruner.vision_layer
         cut = None
         if layer is not None and number < self.side**2:
-            has_cls = family.has_cls(self.setup.model, self.call)
+            has_cls = self.setup.family.has_cls(self.setup.model, self.call)
             cut = PatchCut(self.setup, self.encoder, has_cls, layer, self.side, number)
-        try:
-            if names & WATCHED:
-                tap.arm()
+        with watching(self.setup, self.call, names) as seen, ExitStack() as undo:
             if cut is not None:
+                undo.callback(cut.disarm)
                 cut.arm()
             with self.setup.lap("vision"):
                 output = self._original(**given)
-        finally:
-            tap.disarm()
-            if cut is not None:
-                cut.disarm()
-        self.calls += tap.calls
-        if names and not tap.calls:
-            raise BrokenPass("the vision encoder ran, but not the attention module whose scores are wanted")
         with self.setup.lap("select"):
-            self._made.add(rows, output, {name: seen[name].view(len(rows), -1) for name in seen}, cut)
+            attention = {name: parts[-1].view(len(rows), -1) for name, parts in seen.items()}  # one call of the module
+            self._made.add(rows, output, attention, cut)
 
     def _describe(
         self, chosen: np.ndarray, kept: Sequence[int], first: Sequence[int], scores: Sequence[float | None]

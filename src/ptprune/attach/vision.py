@@ -12,13 +12,11 @@ from torch import Tensor
 
 from ptprune.attach.later import Later, sizes_alone
 from ptprune.attach.setup import Setup
-from ptprune.attach.tap import AttentionTap
 from ptprune.attach.tower import TowerCall
+from ptprune.attach.watch import watching
 from ptprune.conventions import named
-from ptprune.errors import BrokenPass
 from ptprune.families.encoded import Encoded, Encoding, EvidenceRequest
 from ptprune.families.prompt_image import PromptImage
-from ptprune.scores.attention import QueriesAndKeys, patch_scores
 
 
 @dataclass(eq=False)
@@ -63,24 +61,8 @@ class VisionWatch:
             if not isinstance(output, tuple):
                 self.deliver(self._described_later(call, output))
             return output
-        seen: dict[str, list[Tensor]] = {}
-        has_cls = setup.family.has_cls(setup.model, call)
-
-        def receive(qk: QueriesAndKeys) -> None:
-            with setup.lap("select"):
-                for name, attention in patch_scores(qk, has_cls, self.wanted.names).items():
-                    seen.setdefault(name, []).append(attention)
-
-        tap = AttentionTap(setup.family.vision_attention(setup.model, call), receive)
-        if watched := self.wanted.names & {"encoder_attention", "received_attention"}:
-            tap.arm()
-        try:
-            with setup.lap("vision"):
-                output = original(*args, **kwargs)
-        finally:
-            tap.disarm()
-        if watched and not tap.calls:
-            raise BrokenPass("the vision encoder ran, but not the attention module whose scores are wanted")
+        with watching(setup, call, self.wanted.names) as seen, setup.lap("vision"):
+            output = original(*args, **kwargs)
         if not isinstance(output, tuple):
             self._describe(call, output, {name: torch.cat(parts) for name, parts in seen.items()})
         return output

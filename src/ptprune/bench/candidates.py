@@ -48,8 +48,8 @@ class Candidate:
         if pruner is None:
             return {}
         values = {setting.name: getattr(pruner, setting.name) for setting in fields(pruner)}
-        usual = {setting.name: setting.default for setting in fields(EncoderSettings)}
-        values = {n: v for n, v in values.items() if n not in usual or v != usual[n]}
+        usual = {setting.name for setting in fields(EncoderSettings)} - pruner.differing(EncoderSettings).keys()
+        values = {n: v for n, v in values.items() if n not in usual}
         return json.loads(json.dumps({n: v for n, v in values.items() if n not in ("keep_ratio", "keep_tokens")}))
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from ptprune.bench.arms import IDEAL, UNPRUNED, Arm, Sample, check_kept, rotated
 from ptprune.bench.memory import peak_bytes
 from ptprune.bench.subject import Setup, Subject, prepare
 from ptprune.bench.warm_up import WARM_UP_TOKENS, Say, Warm, warm_up, warm_up_pruned
-from ptprune.cost import Encoding, Prompt, pruned_cost, unpruned_cost
+from ptprune.cost import Encoding, Prompt, patch_rows_of, pruned_cost, unpruned_cost
 from ptprune.pruner import TokenPruner
 from ptprune.results.file import fingerprint, run_of
 from ptprune.results.rows import SpeedPicture, SpeedRatios, SpeedResults, SpeedRow, Spread, Tokens
@@ -123,10 +122,7 @@ def measure(
 
 def _settings(pruner: TokenPruner) -> dict[str, Any] | None:
     """The settings that differ from the method's own and have no column; None where there are none."""
-    columns = ("keep_ratio", "layer")
-    values = {f.name: getattr(pruner, f.name) for f in fields(pruner) if f.name not in columns}
-    usual = type(pruner)()
-    return {name: value for name, value in values.items() if value != getattr(usual, name)} or None
+    return {name: value for name, value in pruner.differing().items() if name not in ("keep_ratio", "layer")} or None
 
 
 def _count(setup: Setup, subject: Subject, arm: Arm, warm: Warm) -> dict[str, int] | None:
@@ -146,7 +142,7 @@ def _count(setup: Setup, subject: Subject, arm: Arm, warm: Warm) -> dict[str, in
         if encoding.groups(shape, prompt, ratio) * image.encoded_tiles != image.encoded_tokens:
             return None
         needs = frozenset() if settings.keeps_all() else settings.needs
-        rows = shape.vision.patches + 1 if "received_attention" in needs else int("encoder_attention" in needs)
+        rows = patch_rows_of(shape.vision, needs)
         instruction = setup.text_tokens if setup.shape is not None else warm.other
         instruction = instruction if needs & INSTRUCTION_ROWS and ratio < 1 else 0
         cost = pruned_cost(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ptprune.cost import head_macs, prefill_macs, projector_macs, select_macs, vision_macs
+from ptprune.cost import head_macs, patch_rows_of, prefill_macs, projector_macs, select_macs, vision_macs
 from ptprune.methods.stages import StagedPruner
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import INSTRUCTION_ROWS
@@ -27,7 +27,7 @@ def first_token_macs(shape: ModelShape, visual: int, text: int, pruner: TokenPru
     if pruner is None or pruner.keeps_all(visual):
         return macs + prefill_macs(shape.text, visual + text)
     needs, depth = pruner.needs, shape.text.layers
-    patch_rows = shape.vision.patches + 1 if "received_attention" in needs else int("encoder_attention" in needs)
+    patch_rows = patch_rows_of(shape.vision, needs)
     rows = 1 if needs & INSTRUCTION_ROWS == {"last_attention"} else text if needs & INSTRUCTION_ROWS else 0
     before, cuts = visual + text, [*pruner.cut_layers(depth), depth]
     macs += cuts[0] * prefill_macs(shape.text, before) // depth

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ptprune.bounds import MAX_BATCH, MAX_LAYERS, MAX_TEXT, MAX_TILES
+from ptprune.bounds import MAX_BATCH
 from ptprune.cli import options
 from ptprune.cli.bench_speed import ATTENTION, DEFAULT_SHAPE, WIDTH
 from ptprune.cli.console import out, print_json, quiet_libraries, working
@@ -26,19 +26,13 @@ def overhead(
     model: Annotated[
         str | None, options.model(help="A checkpoint instead: directory or Hub name.", metavar="ID_OR_DIR")
     ] = None,
-    layers: Annotated[
-        int | None, options.model(min=1, max=MAX_LAYERS, help="Fewer decoder layers than the shape has.")
-    ] = None,
-    tiles: Annotated[
-        int, typer.Option(min=1, max=MAX_TILES, help="Tiles of the picture; more than one add a thumbnail.")
-    ] = 12,
-    text_tokens: Annotated[int, typer.Option(min=1, max=MAX_TEXT, help="Tokens of the question.")] = 48,
+    layers: options.Layers = None,
+    tiles: options.Tiles = 12,
+    text_tokens: options.QuestionTokens = 48,
     batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Prompts at a time, each with a picture.")] = 1,
     methods: Annotated[str, options.pruning(help="One or more of `ptprune methods`, with commas.")] = "ptp",
     keep_ratio: Annotated[float, options.pruning(help="Share of visual tokens that stay.")] = 0.5,
-    layer: Annotated[
-        int, options.pruning(min=0, max=MAX_LAYERS, help="Drop before this decoder layer; 0: before all.")
-    ] = 2,
+    layer: options.CutLayer = 2,
     more: options.Settings = None,
     plugin: options.Plugin = None,
     device: options.Device = "cpu",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ptprune.bounds import MAX_BATCH, MAX_LAYERS, MAX_ROUNDS, MAX_SEED, MAX_TEXT, MAX_TILES
+from ptprune.bounds import MAX_BATCH, MAX_LAYERS, MAX_ROUNDS, MAX_SEED, MAX_TEXT
 from ptprune.cli import options
 from ptprune.cli.console import out, print_json, quiet_libraries, working
 from ptprune.cli.plugin import load
@@ -33,25 +33,19 @@ def speed(
     model: Annotated[
         str | None, options.model(help="A checkpoint instead: directory or Hub name.", metavar="ID_OR_DIR")
     ] = None,
-    layers: Annotated[
-        int | None, options.model(min=1, max=MAX_LAYERS, help="Fewer decoder layers than the shape has.")
-    ] = None,
+    layers: options.Layers = None,
     vision_layers: Annotated[
         int | None,
         options.model(
             min=1, max=MAX_LAYERS, help="Fewer layers of the vision tower.", show_default="in proportion to --layers"
         ),
     ] = None,
-    tiles: Annotated[
-        int, typer.Option(min=1, max=MAX_TILES, help="Tiles of the picture; more than one add a thumbnail.")
-    ] = 12,
-    text_tokens: Annotated[int, typer.Option(min=1, max=MAX_TEXT, help="Tokens of the question.")] = 48,
+    tiles: options.Tiles = 12,
+    text_tokens: options.QuestionTokens = 48,
     batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Prompts at a time, all alike.")] = 1,
     methods: Annotated[str, options.pruning(help="One or more of `ptprune methods`, with commas.")] = "ptp",
     keep_ratio: Annotated[str, options.pruning(help="Shares of visual tokens that stay, with commas.")] = ".5",
-    layer: Annotated[
-        int, options.pruning(min=0, max=MAX_LAYERS, help="Drop before this decoder layer; 0: before all.")
-    ] = 0,
+    layer: options.CutLayer = 0,
     encoder: Annotated[
         str | None,
         options.pruning(

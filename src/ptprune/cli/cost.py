@@ -34,9 +34,7 @@ def cost(
             help="A known shape, a checkpoint directory, or a Hub name. Without it, the known shapes are listed.",
         ),
     ] = None,
-    tiles: Annotated[
-        int, typer.Option(min=1, max=MAX_TILES, help="Tiles of the picture; more than one add a thumbnail.")
-    ] = 12,
+    tiles: options.Tiles = 12,
     text_tokens: Annotated[int, typer.Option(min=0, max=MAX_TOKENS, help="Prompt tokens that are not visual.")] = 64,
     keep_ratio: Annotated[float, typer.Option(help="Share of visual tokens that stay.")] = 0.5,
     layer: Annotated[

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from ptprune.bounds import MAX_PIXELS, MAX_RATIOS, MAX_TILES, MIN_SIDE
+from ptprune.bounds import MAX_LAYERS, MAX_PIXELS, MAX_RATIOS, MAX_TEXT, MAX_TILES, MIN_SIDE
 from ptprune.errors import SettingError, UnknownSetting, UserError
 
 if TYPE_CHECKING:
@@ -52,6 +52,16 @@ Plugin = Annotated[
         metavar="FILE.py",
         help="Your own methods or scores. This runs the file: give only one that you trust.",
     ),
+]
+Tiles = Annotated[
+    int, typer.Option("--tiles", min=1, max=MAX_TILES, help="Tiles of the picture; more than one add a thumbnail.")
+]
+QuestionTokens = Annotated[int, typer.Option("--text-tokens", min=1, max=MAX_TEXT, help="Tokens of the question.")]
+Layers = Annotated[
+    int | None, model("--layers", min=1, max=MAX_LAYERS, help="Fewer decoder layers than the shape has.")
+]
+CutLayer = Annotated[
+    int, pruning("--layer", min=0, max=MAX_LAYERS, help="Drop before this decoder layer; 0: before all.")
 ]
 Json = Annotated[bool, output("--json", help="One JSON object.")]
 PlainJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]

@@ -14,7 +14,8 @@ from torch import Tensor
 from ptprune.errors import Refused
 from ptprune.layout import ImageLayout
 
-# Evidence that comes from the same place: the attention rows of the question, the inputs of the first layer.
+# Evidence that comes from the same place: the encoder's attention, the question's, the inputs of the first layer.
+PATCH_ATTENTION = frozenset({"encoder_attention", "received_attention"})
 INSTRUCTION_ROWS = frozenset({"instruction_attention", "last_attention", "instruction_map"})
 EMBEDDINGS = frozenset({"embeddings", "instruction_embeddings"})
 

@@ -31,7 +31,7 @@ from ptprune.families.prompt_image import PromptImage
 from ptprune.methods.pyramid import PyramidTokenPruning
 from ptprune.pruner import select_each
 from ptprune.scores.attention import QueriesAndKeys, patch_scores
-from ptprune.scores.evidence import INSTRUCTION_ROWS, ImageEvidence
+from ptprune.scores.evidence import INSTRUCTION_ROWS, PATCH_ATTENTION, ImageEvidence
 from ptprune.scores.instruction import attention_rows, summarise
 from ptprune.scores.region import mean_inside
 from ptprune.scores.tiles import TILE_SCORES, TileEvidence
@@ -250,7 +250,7 @@ class PrunedModel:
 
         with ExitStack() as hooks:
             hooks.callback(getattr(self, self.tower).register_forward_hook(receive_states).remove)
-            if names & {"encoder_attention", "received_attention"}:
+            if names & PATCH_ATTENTION:
                 hooks.callback(attention.register_forward_pre_hook(receive_attention).remove)
             yield seen
 
