@@ -101,6 +101,8 @@ test-web: $(WEB_VENV)/.installed
 	OMP_NUM_THREADS=1 $(WEB_VENV)/bin/python -m pytest integration/web
 
 lint: $(INSTALLED)
+	bash -n .ci/run
+	! git grep -nE '^(<{7}|>{7})( |$$)'  # a merge left unfinished
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
