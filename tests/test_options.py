@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ptprune import PyramidTokenPruning
 from ptprune.layout import THUMBNAIL, ImageLayout, Place, Region, even_place
+from ptprune.methods.pyramid import PaperTokenPruning
 from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES, ImageEvidence
 from ptprune.scores.region import region_weights
 
@@ -122,7 +122,7 @@ def test_one_ranking_over_the_image(shape, thumbnail):
     scores = random(image)
     saliency = torch.rand(len(image.layout.regions), 3)
     image = image_of(shape, encoder_attention=scores, region_features=saliency, image_feature=saliency[-1])
-    pruner = PyramidTokenPruning(alpha=0, ranking="image", thumbnail=thumbnail, keep_ratio=0.5)
+    pruner = PaperTokenPruning(alpha=0, ranking="image", thumbnail=thumbnail, keep_ratio=0.5)
     selection = pruner.checked_select(image)
     number, small = image.layout.num_tokens, image.layout.thumbnail
     value = (scores - scores.min()) / (scores.max() - scores.min())
@@ -144,9 +144,9 @@ def test_coverage_within_bounds(bounds, expected):
     image = image_of("last")
     scores = random(image)
     image = image_of("last", encoder_attention=scores)
-    pruner = PyramidTokenPruning(alpha=0, region="uniform", coverage=0.5, coverage_bounds=bounds)
+    pruner = PaperTokenPruning(alpha=0, region="uniform", coverage=0.5, coverage_bounds=bounds)
     kept = len(pruner.checked_select(image).kept)
-    free = len(PyramidTokenPruning(alpha=0, region="uniform", coverage=0.5).checked_select(image).kept)
+    free = len(PaperTokenPruning(alpha=0, region="uniform", coverage=0.5).checked_select(image).kept)
     assert 4 < free < 21
     assert kept == (free if expected is None else expected)
 
@@ -155,7 +155,7 @@ def test_coverage_within_bounds(bounds, expected):
 def test_bad_values(setting):
     (name,) = setting
     with pytest.raises(ValueError, match=f"{name} must be"):
-        PyramidTokenPruning(**setting)
+        PaperTokenPruning(**setting)
 
 
 def test_a_score_from_outside_the_package():
@@ -166,7 +166,7 @@ def test_a_score_from_outside_the_package():
             """Later tokens first."""
             return torch.arange(image.layout.num_tokens).float()
 
-        pruner = PyramidTokenPruning(token="last-first", region="uniform", alpha=0, keep_tokens=1)
+        pruner = PaperTokenPruning(token="last-first", region="uniform", alpha=0, keep_tokens=1)
         assert pruner.checked_select(image_of("single")).kept.tolist() == [5]
         with pytest.raises(ValueError, match="exists already"):
             TOKEN_SCORES.register("last-first")(last_first)

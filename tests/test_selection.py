@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptprune.layout import ImageLayout, Region
-from ptprune.methods.pyramid import PyramidTokenPruning, covering
+from ptprune.methods.pyramid import PaperTokenPruning, covering
 from ptprune.scores import REGION_SCORES, ImageEvidence
 from ptprune.scores.region import region_weights
 from ptprune.scores.registry import ScoreRegistry
@@ -96,7 +96,7 @@ def image(tiles: int, size: int = 16, thumbnail: bool = True) -> ImageEvidence:
 @given(st.integers(2, 12), st.floats(0.001, 1), st.sampled_from(["ratio", "whole", "region"]), st.floats(0.05, 50))
 def test_exactly_k_tokens_in_every_setting(tiles, ratio, thumbnail, temperature):
     evidence = image(tiles)
-    pruner = PyramidTokenPruning(keep_ratio=ratio, thumbnail=thumbnail, temperature=temperature)
+    pruner = PaperTokenPruning(keep_ratio=ratio, thumbnail=thumbnail, temperature=temperature)
     selection = pruner.checked_select(evidence)
     number = (tiles + 1) * 16
     assert len(selection.kept) == max(1, round(ratio * number))
@@ -108,25 +108,25 @@ def test_exactly_k_tokens_in_every_setting(tiles, ratio, thumbnail, temperature)
 
 
 def test_one_tile_has_no_region_stage():
-    selection = PyramidTokenPruning().checked_select(image(0))
+    selection = PaperTokenPruning().checked_select(image(0))
     assert len(selection.kept) == 8
     assert selection.saliency is None
 
 
 @pytest.mark.smoke
 def test_uniform_regions():
-    selection = PyramidTokenPruning(region="uniform").checked_select(image(4))
+    selection = PaperTokenPruning(region="uniform").checked_select(image(4))
     assert torch.bincount(selection.kept // 16).tolist() == [8] * 5
 
 
 def test_the_question_decides_with_alpha_one_and_not_at_all_with_zero():
     evidence = image(4)
-    guided = PyramidTokenPruning(alpha=1.0, region="uniform").checked_select(evidence)
+    guided = PaperTokenPruning(alpha=1.0, region="uniform").checked_select(evidence)
     for tile in range(5):
         mine = evidence.instruction_attention[tile * 16 : tile * 16 + 16]
         expected = mine.argsort(descending=True)[:8].sort().values + tile * 16
         assert guided.kept[guided.kept // 16 == tile].tolist() == expected.tolist()
-    blind = PyramidTokenPruning(alpha=0.0)
+    blind = PaperTokenPruning(alpha=0.0)
     assert "instruction_attention" not in blind.needs
     assert "instruction" not in blind.checked_select(evidence).scores
 
@@ -143,7 +143,7 @@ def test_coverage_is_the_smallest_that_reaches(importance, coverage):
 def test_evidence_that_was_not_asked_for():
     bare = ImageEvidence(image(2).layout)
     with pytest.raises(ValueError, match="encoder_attention was not computed"):
-        PyramidTokenPruning(alpha=0, region="uniform").checked_select(bare)
+        PaperTokenPruning(alpha=0, region="uniform").checked_select(bare)
     with pytest.raises(ValueError, match="region_features was not computed"):
         REGION_SCORES["cls-similarity"].compute(bare)
 

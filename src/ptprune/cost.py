@@ -15,7 +15,9 @@ How it is counted:
   product with a block-diagonal matrix, heads times the multiplications that it needs), and the attention rows of the
   instruction (at most all text tokens) over all keys of one decoder layer. With k = 0 that layer's queries, keys and
   values are computed for it, once more than they would be (values are of no use: the layer computes them on the way);
-  with k > 0 queries and keys are there already. What a method does with the scores is not counted.
+  with k > 0 queries and keys are there already. What a method does with the scores is not counted:
+  the product of all of an image's embeddings that PTP's default compares is 0.6% of the prefill of InternVL3-1B at 3328
+  visual tokens.
 - ``Encoding``: tiles that are left out cost neither the tower nor the projector; those that get another tile's features
   do pass the projector. Patches that are dropped before a
   layer of the tower cost the layers before that one, and the projector. Their scores, one more row of attention, count

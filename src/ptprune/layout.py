@@ -90,6 +90,8 @@ class ImageLayout:
         unpruned: the image's prunable visual tokens, where some of them are in none of these regions, or missing in
             them, because they were not encoded.
         encoded: what of the image was encoded, for the report; None: all of it.
+        cells: array [num_tokens], where each token is in its region's grid, numbered row by row; None: every region
+            has all of its tokens, or some were dropped in stages.
     """
 
     sample: int
@@ -100,6 +102,7 @@ class ImageLayout:
     host: np.ndarray | None = None
     unpruned: int | None = None
     encoded: PartlyEncoded | None = None
+    cells: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.num_tokens > self._in_regions or self.num_tokens != len(self.region_of):
@@ -136,6 +139,33 @@ class ImageLayout:
     def padded(self, values: Tensor) -> Tensor:
         """Values [num_tokens] region by region: [num_regions, longest], padded with zeros."""
         return F.pad(values, (0, 1))[self.upload(self.slots())]
+
+    def cells_on_host(self) -> np.ndarray:
+        """Array [num_tokens]: where each token is in its region's grid, numbered row by row.
+
+        Raises:
+            Refused: if tokens were dropped in stages, so that nobody knows.
+        """
+        if self.cells is not None:
+            return self.cells
+        if self.num_tokens != self._in_regions:
+            raise Refused("tokens were dropped in stages: where those that are left stand in their tiles is not known")
+        cells = np.empty(self.num_tokens, np.int64)
+        for members in self.members_on_host():
+            cells[members] = np.arange(len(members))
+        return cells
+
+    @cached_property
+    def on_canvas(self) -> tuple[tuple[int, int, int], Tensor | None]:
+        """(regions, rows, columns) of a canvas with room for every region's grid, and LongTensor [num_tokens], where
+        each token is on it; None if they fill it in their order."""
+        grids = np.array([region.grid for region in self.regions])
+        rows, columns = (int(most) for most in grids.max(axis=0))
+        numbers, cells = self.numbers, self.cells_on_host()
+        own = grids[numbers, 1]
+        where = (numbers * rows + cells // own) * columns + cells % own
+        shape = len(grids), rows, columns
+        return shape, None if np.array_equal(where, np.arange(prod(shape))) else self.upload(where)
 
     @cached_property
     def numbers(self) -> np.ndarray:

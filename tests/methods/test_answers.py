@@ -14,9 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptprune import PyramidTokenPruning, TokenPruner
+from ptprune import TokenPruner
 from ptprune.errors import MethodError, Refused, SettingError
 from ptprune.layout import ImageLayout, Region
+from ptprune.methods.pyramid import PaperTokenPruning
 from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES, ImageEvidence
 from ptprune.scores.registry import ScoreRegistry
 from ptprune.selection import Selection
@@ -147,11 +148,11 @@ def test_indices_are_read_from_the_device_once(monkeypatch):
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Registers a score named "mine" that returns a value, and makes a pruner that uses it."""
 
-    def make(level: str, value: Any) -> PyramidTokenPruning:
+    def make(level: str, value: Any) -> PaperTokenPruning:
         registry = REGISTRIES[level]
         monkeypatch.setattr(registry, "_scores", dict(registry._scores))
         registry.register("mine")(lambda image: value)
-        return PyramidTokenPruning(**{"region": "uniform", level: "mine"})
+        return PaperTokenPruning(**{"region": "uniform", level: "mine"})
 
     return make
 
@@ -205,7 +206,7 @@ def test_the_packages_own_scores_blame_the_model(level, name, evidence):
     values = torch.rand(8)
     values[1] = NAN
     other = "received-attention" if level == "region" else "cls-attention"
-    pruner = PyramidTokenPruning(**{"region": "attention-mass", "token": other, level: name})
+    pruner = PaperTokenPruning(**{"region": "attention-mass", "token": other, level: name})
     broken = image(**{**EVIDENCE, "received_attention": torch.rand(8), evidence: values})
     with pytest.raises(Refused, match=f"the {level} scores hold NaN .* activations overflowed .{level}='{name}'"):
         pruner.checked_select(broken)
@@ -222,7 +223,7 @@ def test_all_images_are_read_at_once(monkeypatch):
     """Each read waits for the device."""
     read = []
     monkeypatch.setattr(torch.Tensor, "tolist", lambda x, to=torch.Tensor.tolist: read.append(len(x)) or to(x))
-    PyramidTokenPruning(region="attention-mass").select_all([image(**EVIDENCE)] * 3)
+    PaperTokenPruning(region="attention-mass").select_all([image(**EVIDENCE)] * 3)
     regions = len(image().layout.regions)
     assert read == [3 * (2 * 2 + regions)], "the extremes of two scores, and the saliencies"
 

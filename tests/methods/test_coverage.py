@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptprune import PyramidTokenPruning
 from ptprune.methods.determinantal import RIDGE, grow
+from ptprune.methods.pyramid import PaperTokenPruning
 from ptprune.scores import ImageEvidence
 from ptprune.selection import fuse
 from tests.methods.slow import determinantal, even, regions
@@ -117,11 +117,9 @@ def test_coverage_of_the_image(layout, likeness, power):
     total = max(1, round(0.4 * image.layout.num_tokens))
     if not power:
         total = min(total, 6)  # of so many dimensions; then nothing but rounding tells tokens of equal weight apart
-    pruner = PyramidTokenPruning(keep_tokens=total, choose="coverage", power=power, likeness=likeness, ranking="image")
+    pruner = PaperTokenPruning(keep_tokens=total, choose="coverage", power=power, likeness=likeness, ranking="image")
     vectors = image.embeddings if likeness == "embeddings" else image.token_features
-    weights = [value**power for value in fuse(image.encoder_attention, image.last_attention, 0.5).tolist()]
-    if len(weights) == 1:
-        weights = [1.0]
+    weights = [max(value, 1e-6) ** power for value in fuse(image.encoder_attention, image.last_attention, 0.5).tolist()]
     slow = determinantal(vectors.tolist(), weights, list(range(len(weights))), total)
     assert pruner.checked_select(image).kept.tolist() == sorted(slow)
 
@@ -130,10 +128,8 @@ def test_coverage_of_the_image(layout, likeness, power):
 def test_coverage_within_tiles(layout):
     image = scored(layout)
     total = max(1, round(0.4 * image.layout.num_tokens))
-    pruner = PyramidTokenPruning(keep_tokens=total, choose="coverage", thumbnail="region")
-    weights = [value**0.5 for value in fuse(image.encoder_attention, image.last_attention, 0.5).tolist()]
-    if len(weights) == 1:
-        weights = [1.0]
+    pruner = PaperTokenPruning(keep_tokens=total, choose="coverage", thumbnail="region")
+    weights = [max(value, 1e-6) ** 0.5 for value in fuse(image.encoder_attention, image.last_attention, 0.5).tolist()]
     kept = []
     for tokens, budget in zip(regions(image), even(image, total), strict=True):
         kept += determinantal(image.embeddings.tolist(), weights, tokens, budget)
@@ -153,7 +149,7 @@ def test_floor(layout, thumbnail, ranking, choose):
     for total in {1, whole // 4, whole // 2, whole} - {0}:
         for floor in (0, 1, 2, 50):
             settings = {"choose": choose, "ranking": ranking, "thumbnail": thumbnail, "temperature": 0.2}
-            kept = PyramidTokenPruning(keep_tokens=total, floor=floor, **settings).checked_select(image).kept.tolist()
+            kept = PaperTokenPruning(keep_tokens=total, floor=floor, **settings).checked_select(image).kept.tolist()
             assert len(set(kept)) == len(kept) == total
             least = min(floor, total // len(sizes), *sizes)
             if thumbnail == "whole" and ranking == "image":
@@ -166,7 +162,7 @@ def test_a_whole_thumbnail_is_given_to_coverage():
     thumbnail = regions(image)[-1]
     settings = {"choose": "coverage", "ranking": "image", "thumbnail": "whole"}
     for total in (len(thumbnail) - 3, len(thumbnail) + 5):
-        kept = PyramidTokenPruning(keep_tokens=total, **settings).checked_select(image).kept.tolist()
+        kept = PaperTokenPruning(keep_tokens=total, **settings).checked_select(image).kept.tolist()
         assert set(kept) >= set(thumbnail[:total])
 
 
@@ -174,7 +170,7 @@ def test_constant_scores_leave_coverage_alone():
     image = scored("windows")
     flat = torch.full((image.layout.num_tokens,), 0.3)
     image = ImageEvidence(**{**vars(image), "encoder_attention": flat, "instruction_attention": flat})
-    kept = PyramidTokenPruning(keep_tokens=6, choose="coverage", ranking="image").select(image).kept.tolist()
+    kept = PaperTokenPruning(keep_tokens=6, choose="coverage", ranking="image").select(image).kept.tolist()
     slow = determinantal(image.embeddings.tolist(), [1.0] * len(flat), list(range(len(flat))), 6)
     assert kept == sorted(slow)
 
@@ -184,5 +180,5 @@ def test_overflow_is_refused(bad):
     image = scored("windows")
     image.embeddings.view(-1)[3] = bad
     with pytest.raises(ValueError, match="embeddings holds NaN or infinite"):
-        PyramidTokenPruning(choose="coverage").select(image)
-    assert "embeddings" not in PyramidTokenPruning().needs
+        PaperTokenPruning(choose="coverage").select(image)
+    assert "embeddings" not in PaperTokenPruning().needs

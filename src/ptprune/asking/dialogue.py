@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -40,7 +39,7 @@ def last_answer(
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
     cache: Any = None
     sequence = inputs["input_ids"]
-    with nullcontext() if pruner is None else pruner(loaded.model), torch.no_grad():
+    with loaded.attached(pruner), torch.no_grad():
         for number, question in enumerate(questions):
             if number:
                 conversation += ask_about(0, question)

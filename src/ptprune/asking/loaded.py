@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ptprune.asking.chat import check_length
+from ptprune.attach.tile_cache import TileCache
 from ptprune.checkpoints import Checkpoint
 from ptprune.checkpoints.processor import tile_options
 from ptprune.errors import PtpruneError, SettingError, first_line
@@ -71,6 +72,7 @@ class LoadedModel:
     processor: Any
     batch: int = 16  # prompts a batch
     image_options: dict[str, Any] = field(default_factory=dict)  # of the image processor, instead of its own
+    tile_cache: TileCache | None = None  # what pruners share, where the same pictures come again and again
 
     @classmethod
     def load(
@@ -106,8 +108,12 @@ class LoadedModel:
     def check_pruners(self, pruners: Sequence[TokenPruner | None]) -> None:
         """Attach every pruner once. Raises PtpruneError where one refuses the model."""
         for pruner in pruners:
-            with nullcontext() if pruner is None else pruner(self.model):
+            with self.attached(pruner):
                 pass
+
+    def attached(self, pruner: TokenPruner | None) -> AbstractContextManager[Any]:
+        """The block in which the model prunes like this."""
+        return nullcontext() if pruner is None else pruner(self.model, tile_cache=self.tile_cache)
 
     def in_batches(
         self,
@@ -145,8 +151,7 @@ class LoadedModel:
         """
         check_length(self.model, inputs, options["max_new_tokens"])
         inputs = inputs.to(self.model.device)
-        arm = nullcontext() if pruner is None else pruner(self.model)
-        with whose_fault(self.model, inputs), arm, torch.no_grad():
+        with whose_fault(self.model, inputs), self.attached(pruner), torch.no_grad():
             output = self.model.generate(**inputs, **options)
         new = output[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ptprune.encoding import EncoderSettings
 from ptprune.errors import SettingError
-from ptprune.methods import METHODS
+from ptprune.methods import METHODS, PaperTokenPruning, PyramidTokenPruning
 from ptprune.pruner import TokenPruner
 from ptprune.results.rows import Row
 
@@ -19,13 +19,22 @@ BASELINES = (*WITHOUT_PRUNER, RANDOM)
 """Every table has these."""
 
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "without region level": {"region": "uniform"},
+    "the paper's": PaperTokenPruning().differing(PyramidTokenPruning),
+    "with region level": {"region": "cls-similarity"},
     "without token level": {"alpha": 1.0},
     "without instruction level": {"alpha": 0.0},
+    "without neighbourhood": {"instruction": "attention"},
+    "choose top": {"choose": "top"},
+    "choose coverage": {"choose": "coverage"},
+    "within tile budgets": {"ranking": "tile"},
     **{f"layer {layer}": {"layer": layer} for layer in (0, 1, 2, 3)},
-    **{f"alpha {alpha:g}": {"alpha": alpha} for alpha in (0.0, 0.25, 0.5, 0.75, 1.0)},
-    **{f"temperature {value:g}": {"temperature": value} for value in (0.25, 0.5, 1.0, 2.0, 4.0)},
-    **{f"thumbnail {name}": {"thumbnail": name} for name in ("ratio", "whole", "region")},
+    **{f"alpha {alpha:g}": {"alpha": alpha} for alpha in (0.0, 0.25, 0.5, 0.6, 0.75, 1.0)},
+    **{f"power {power:g}": {"power": power} for power in (0.25, 0.5, 1.0)},
+    **{
+        f"temperature {value:g}": {"region": "cls-similarity", "temperature": value}
+        for value in (0.25, 0.5, 1.0, 2.0, 4.0)
+    },
+    **{f"thumbnail {name}": {"thumbnail": name} for name in ("ratio", "whole")},
 }
 """Variants of PTP by name."""
 

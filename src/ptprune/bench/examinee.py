@@ -12,10 +12,12 @@ from PIL import Image
 from ptprune.asking.chat import ask_about, chat_inputs, check_text, make_prompt
 from ptprune.asking.dialogue import last_answer
 from ptprune.asking.loaded import Generated, LoadedModel
+from ptprune.attach.tile_cache import TileCache
 from ptprune.bench.candidates import DOWNSAMPLE, THUMBNAIL_ALONE
 from ptprune.bench.items import Item
 from ptprune.bench.work import share_of_unpruned
 from ptprune.errors import SettingError, UserError
+from ptprune.families import family_of
 from ptprune.methods import PyramidTokenPruning
 from ptprune.pruner import TokenPruner
 from ptprune.shapes import ModelShape
@@ -32,6 +34,8 @@ class View:
 
 
 AS_IT_IS = View()
+REMEMBERED = 3 * 2**30
+"""Bytes of what the tower made of tiles."""
 
 
 class Answers(NamedTuple):
@@ -45,11 +49,16 @@ class Answers(NamedTuple):
 
 @dataclass
 class Examinee(LoadedModel):
-    """A loaded model that answers items."""
+    """A loaded model that answers items. Its tower encodes a picture once for all pruners that ask the same of it."""
 
     max_new_tokens: int = 2  # longest answer
     _tokens: dict[tuple[Size, View], int] = field(default_factory=dict, repr=False)
     _words: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tile_cache is None and family_of(self.model).encoder(self.model) is not None:
+            self.tile_cache = TileCache(max_bytes=REMEMBERED)
 
     def check(self, items: Sequence[Item], pruners: Sequence[TokenPruner | None]) -> None:
         """Refuse what would fail in the middle of a long run.

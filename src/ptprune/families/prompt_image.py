@@ -86,13 +86,14 @@ class PromptImage:
             lambda: [places()[region] for region in shown],
             region_of,
             unpruned=layout.num_tokens,
+            cells=layout.cells_on_host()[made],
         )
         tokens = among if placeholders is None else upload(placeholders[made], among.device)
         return PromptImage(fewer, self.encoded, tokens, layout, among, shown)
 
     def after(self, kept: Tensor, columns: Tensor) -> PromptImage:
         """The image with only the tokens ``kept``, which are in ``columns`` now."""
-        layout = replace(self.layout, tokens=columns, region_of=self.layout.region_of[kept], host=None)
+        layout = replace(self.layout, tokens=columns, region_of=self.layout.region_of[kept], host=None, cells=None)
         return replace(self, layout=layout, placeholders=kept if self.placeholders is None else self.placeholders[kept])
 
     def moved(self, columns: Tensor) -> PromptImage:

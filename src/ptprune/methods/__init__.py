@@ -12,7 +12,7 @@ from ptprune.methods.fastervlm import FasterVLM
 from ptprune.methods.fastv import FastV
 from ptprune.methods.globalcom2 import GlobalCom2
 from ptprune.methods.hired import HiRED
-from ptprune.methods.pyramid import PyramidTokenPruning
+from ptprune.methods.pyramid import PaperTokenPruning, PyramidTokenPruning
 from ptprune.methods.pyramiddrop import PyramidDrop
 from ptprune.methods.random import RandomPruning
 from ptprune.methods.scope import SCOPE
@@ -25,6 +25,7 @@ from ptprune.pruner import TokenPruner
 
 METHODS: dict[str, type[TokenPruner]] = {
     "ptp": PyramidTokenPruning,
+    "ptp-paper": PaperTokenPruning,
     "random": RandomPruning,
     "uniform-grid": UniformGrid,
     "fastv": FastV,

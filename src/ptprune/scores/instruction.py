@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
+from functools import lru_cache
+from math import prod
 
 import numpy as np
 import torch
@@ -17,12 +19,42 @@ INSTRUCTION_SCORES = ScoreRegistry("instruction", reserved=("none",))
 
 # Attention rows held at a time. Memory is at most batch x heads x 64 x sequence, however long the question is.
 ROWS_AT_A_TIME = 64
+REACH = (1, 3)
+"""Rows and columns of tokens as far as "neighbourhood" shares a score."""
+FADE = (0.4, 0.9)
+"""What a row and a column leave of it."""
 
 
 @INSTRUCTION_SCORES.register("attention", needs=("instruction_attention",))
 def attention(image: ImageEvidence) -> Tensor:
     """Strongest attention that any instruction token pays to the visual token at one LLM layer (the paper's)."""
     return image.require("instruction_attention")
+
+
+@INSTRUCTION_SCORES.register("neighbourhood", needs=("instruction_attention",))
+def neighbourhood(image: ImageEvidence) -> Tensor:
+    """The attention, shared with the tokens around: what a question asks for stands beside the word that it names.
+
+    [ours] ``c'_j = max_i c_i * FADE[0]^rows * FADE[1]^columns`` over the tokens i of j's tile that are up to ``REACH``
+    rows and columns away. In early layers the question looks at what it names ("what is the value of K?": at K), and
+    only later at the answer. Print runs in lines, so that the reach is longer to the sides.
+    """
+    attention = image.require("instruction_attention").float()
+    shape, cells = image.layout.on_canvas
+    canvas = attention
+    if cells is not None:
+        canvas = attention.new_zeros(prod(shape)).index_copy_(0, cells, attention)
+    size = tuple(2 * reach + 1 for reach in REACH)
+    around = F.unfold(canvas.view(shape[0], 1, *shape[1:]), size, padding=REACH)
+    shared = (around * _fading(attention.device)).amax(dim=1).flatten()
+    return shared if cells is None else shared[cells]
+
+
+@lru_cache(maxsize=16)
+def _fading(device: torch.device) -> Tensor:
+    """What is left of a score at each place of the window, row by row: FloatTensor [places, 1]."""
+    rows, columns = (fade ** np.abs(np.arange(-reach, reach + 1)) for fade, reach in zip(FADE, REACH, strict=True))
+    return torch.from_numpy(np.outer(rows, columns).reshape(-1, 1)).float().to(device)
 
 
 @INSTRUCTION_SCORES.register("embedding", needs=("embeddings", "instruction_embeddings"))
