@@ -373,7 +373,7 @@ def test_the_packages_methods_need_what_there_is(method):
 
 def test_what_differs_from_the_defaults():
     assert PyramidTokenPruning().differing() == {}
-    pruner = PyramidTokenPruning(keep_ratio=0.25, tiles="salient", alpha=0.5)  # the last as it is anyway
+    pruner = PyramidTokenPruning(keep_ratio=0.25, tiles="salient", alpha=0.6)  # the last as it is anyway
     assert pruner.differing() == {"tiles": "salient", "keep_ratio": 0.25}
     assert pruner.differing(EncoderSettings) == {"tiles": "salient"}
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ptprune import PyramidTokenPruning, TokenPruner
+from ptprune import TokenPruner
+from ptprune.methods.pyramid import PaperTokenPruning
 from ptprune.scores.attention import QueriesAndKeys, patch_scores
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection
@@ -158,7 +159,7 @@ def test_merged_states(name, layer):
     assert (pruned - stock)[pruner.report.kept_mask].abs().max() <= 5e-5
 
 
-class Spy(PyramidTokenPruning):
+class Spy(PaperTokenPruning):
     """Keeps the evidence of every image."""
 
     def select(self, image):

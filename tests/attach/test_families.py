@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ptprune import PyramidTokenPruning
 from ptprune.families import FAMILIES, family_of
+from ptprune.methods.pyramid import PaperTokenPruning
 from tests.attach.test_matrix import AXES as MATRIX
 from tests.attach.test_matrix import WINDOW, parsed
 from tests.exact import assert_exact, recording
@@ -41,7 +41,7 @@ AXES = {
 def test_kept_tokens_are_those_of_the_slow_method(case):
     (name, window), layer, settings = parsed(case["family"]), case["layer"], SETTINGS[case["settings"]]
     model, inputs = model_of(name, case["attention"], window), inputs_of(name, case["prompt"])
-    pruner = PyramidTokenPruning(layer=layer, window=WINDOW, **settings)
+    pruner = PaperTokenPruning(layer=layer, window=WINDOW, **settings)
     with pruner(model):
         model(**inputs)
     kept = [image.kept.tolist() for image in pruner.report.images]
@@ -54,7 +54,7 @@ def test_kept_tokens_are_those_of_the_slow_method(case):
 @torch.no_grad()
 def test_regions_are_those_of_the_processor(name, prompt):
     specimen, model, inputs = ZOO[name], model_of(name), inputs_of(name, prompt)
-    pruner = PyramidTokenPruning(window=WINDOW)
+    pruner = PaperTokenPruning(window=WINDOW)
     with pruner(model):
         model(**inputs)
     images = pruner.report.images
@@ -104,7 +104,7 @@ compares_embeddings = needs_transformers("5.21", "SmolVLM finds placeholders by 
 def test_compact_positions_are_refused_where_positions_are_a_grid(name):
     with (
         pytest.raises(ValueError, match=f"not defined for {name}"),
-        PyramidTokenPruning(positions="compact")(model_of(name)),
+        PaperTokenPruning(positions="compact")(model_of(name)),
     ):
         pass
 
@@ -113,7 +113,7 @@ def test_compact_positions_are_refused_where_positions_are_a_grid(name):
 @torch.no_grad()
 def test_prompt_given_as_embeddings(name):
     model, inputs = model_of(name), dict(inputs_of(name, "several pictures"))
-    pruner = PyramidTokenPruning(keep_ratio=0.4)
+    pruner = PaperTokenPruning(keep_ratio=0.4)
     with pruner(model):
         expected = model(**inputs).logits
         grids = [image.grid for image in pruner.report.images]
@@ -129,7 +129,7 @@ def test_windows_are_an_option(name):
     model, inputs = model_of(name), inputs_of(name, "one picture")
     counts = []
     for window in (2, 3, 100, None):
-        pruner = PyramidTokenPruning(window=window)
+        pruner = PaperTokenPruning(window=window)
         with pruner(model):
             model(**inputs)
         (image,) = pruner.report.images
@@ -160,7 +160,7 @@ OPTIONS = {
 def test_pictures_that_are_not_tiled(name):
     specimen, model = ZOO[name], model_of(name)
     inputs = specimen.inputs(specimen.prompts["several pictures"], **OPTIONS[name])
-    pruner = recording(PyramidTokenPruning)
+    pruner = recording(PaperTokenPruning)
     assert_exact(model, inputs, pruner, 5)
     assert [len(image.regions) for image in pruner.report.images] == [1, 1, 1]
     assert not any(image.regions[0].is_thumbnail for image in pruner.report.images)
@@ -173,7 +173,7 @@ def test_pictures_that_are_not_tiled(name):
 def test_onevision_tiles_several_pictures_where_the_processor_does():
     specimen, model = ZOO["llava-onevision"], model_of("llava-onevision")
     inputs = specimen.inputs(specimen.prompts["several pictures"], flat=True)
-    pruner = PyramidTokenPruning(keep_ratio=0.5)
+    pruner = PaperTokenPruning(keep_ratio=0.5)
     with pruner(model):
         model(**inputs)
     assert max(len(image.regions) for image in pruner.report.images) > 2
@@ -185,7 +185,7 @@ def test_onevision_tiles_several_pictures_where_the_processor_does():
 @torch.no_grad()
 def test_hand_written_loop_with_positions_of_a_grid(name):
     model, inputs = model_of(name), inputs_of(name, "batch")
-    pruner = PyramidTokenPruning(keep_ratio=0.4, window=WINDOW)
+    pruner = PaperTokenPruning(keep_ratio=0.4, window=WINDOW)
     mask, tokens = inputs["attention_mask"], []
     with pruner(model):
         expected = model.generate(**inputs, max_new_tokens=5)[:, -5:]
@@ -206,7 +206,7 @@ def test_hand_written_loop_with_positions_of_a_grid(name):
 def test_pictures_of_odd_shapes(name, size):
     specimen, model = ZOO[name], model_of(name)
     inputs = specimen.inputs([("look at <image> what is it", [picture(*size)])])
-    (image,) = assert_exact(model, inputs, recording(PyramidTokenPruning, window=WINDOW), 4).images
+    (image,) = assert_exact(model, inputs, recording(PaperTokenPruning, window=WINDOW), 4).images
     assert sorted(index for region in image.regions for index in region.indices) == list(range(image.num_tokens))
     assert min(image.grid) >= 1
 
@@ -215,7 +215,7 @@ def test_pictures_of_odd_shapes(name, size):
 @torch.no_grad()
 def test_half_precision(name):
     model, inputs = ZOO[name].build(torch.bfloat16), ZOO[name].inputs(ZOO[name].prompts["batch"], dtype=torch.bfloat16)
-    pruner = PyramidTokenPruning(keep_ratio=0.3, window=WINDOW)
+    pruner = PaperTokenPruning(keep_ratio=0.3, window=WINDOW)
     with pruner(model):
         logits = model(**inputs).logits
     assert logits.dtype == torch.bfloat16
@@ -230,7 +230,7 @@ def test_half_precision(name):
 def test_offloaded_device_map(name, tmp_path):
     accelerate = pytest.importorskip("accelerate")
     model, inputs = ZOO[name].build(), inputs_of(name, "batch")
-    pruner = PyramidTokenPruning(keep_ratio=0.4, window=WINDOW)
+    pruner = PaperTokenPruning(keep_ratio=0.4, window=WINDOW)
     with pruner(model):
         expected = model.generate(**inputs, max_new_tokens=5)
     decoder = language_model(model)
@@ -252,7 +252,7 @@ def test_onevision_aspect_ratio_of_the_call():
     processor.vision_aspect_ratio = "anyres_max_9"
     inputs = processor(images=[picture(90, 60)], text=["<image> what is it"], return_tensors="pt")
     options = {"vision_aspect_ratio": "anyres_max_9", "max_new_tokens": 4}
-    pruner = PyramidTokenPruning(keep_ratio=0.5)
+    pruner = PaperTokenPruning(keep_ratio=0.5)
     with pruner(model):
         pruned = model.generate(**inputs, **options)
     (image,) = pruner.report.images
@@ -268,7 +268,7 @@ def test_a_picture_of_zeros():
     inputs = specimen.inputs(specimen.prompts["one picture"], do_image_splitting=False)
     inputs["pixel_values"] = torch.zeros_like(inputs["pixel_values"])
     stock = model(**inputs).logits
-    pruner = PyramidTokenPruning(keep_ratio=1)
+    pruner = PaperTokenPruning(keep_ratio=1)
     with pruner(model):
         assert torch.equal(model(**inputs).logits, stock)
 
@@ -286,7 +286,7 @@ def test_embeddings_that_share_a_coordinate_with_the_placeholders(name):
     model, inputs = ZOO[name].build(), dict(inputs_of(name, "several pictures"))
     weight = model.get_input_embeddings().weight
     weight[:, 0] = weight[model.config.image_token_id, 0].clone()
-    pruner = PyramidTokenPruning(keep_ratio=0.4)
+    pruner = PaperTokenPruning(keep_ratio=0.4)
     with pruner(model):
         expected = model(**inputs).logits
         embeds = model.get_input_embeddings()(inputs.pop("input_ids"))

@@ -17,7 +17,7 @@ from ptprune import TokenPruner
 from ptprune.methods import METHODS
 from ptprune.selection import Selection, keep_best
 from tests.exact import assert_exact, assert_exact_in_a_second_turn, assert_untouched, recording
-from tests.methods.slow import SLOW, check
+from tests.methods.slow import SLOW, check, check_ptp
 from tests.oracle import slow_ptp
 from tests.pairs import Case, all_pairs, identity
 from tests.versions import repeats_tiles
@@ -136,8 +136,12 @@ def pruner_of(case: Case, **settings: Any) -> TokenPruner:
 
 
 def assert_chosen_as_slowly(case: Case, model: PreTrainedModel, inputs: Inputs, pruner: TokenPruner) -> None:
-    """The method's slow twin chooses the same tokens, given the same evidence; PTP's is given the model itself."""
+    """The method's slow twin chooses the same tokens from the same evidence; the paper's is given the model itself."""
     if case["method"] == "ptp":
+        for image, selection in pruner.seen:
+            assert len(selection.kept) == max(1, round(pruner.keep_ratio * image.layout.num_tokens))
+            check_ptp(image, selection.kept.tolist())
+    if case["method"] == "ptp-paper":
         specimen, layer = ZOO[parsed(case["family"])[0]], case["layer"]
         kept = slow_ptp(specimen, model, inputs, keep_ratio=pruner.keep_ratio, layer=layer, window=WINDOW)
         assert [image.kept.tolist() for image in pruner.report.images] == kept

@@ -227,12 +227,12 @@ def test_the_rows_of_a_table() -> None:
     ablation = ablate([0.5], {"alpha": 0.25})
     assert names(ablation)[:5] == start + [("ptp", 0.5), ("random", 0.5), ("downsample", 0.5)]
     variants = {arm.name: arm.settings for arm in ablation[5:]}
-    assert variants["without region level"]["region"] == "uniform"
+    assert variants["with region level"]["region"] == "cls-similarity"
     assert variants["without token level"]["alpha"] == 1
     assert variants["without instruction level"]["alpha"] == 0
     assert [variants[f"layer {layer}"]["layer"] for layer in range(4)] == [0, 1, 2, 3]
     assert [variants[f"temperature {t}"]["temperature"] for t in ("0.25", "0.5", "1", "2", "4")] == [0.25, 0.5, 1, 2, 4]
-    assert {variants[f"thumbnail {name}"]["alpha"] for name in ("ratio", "whole", "region")} == {0.25}
+    assert {variants[f"thumbnail {name}"]["alpha"] for name in ("ratio", "whole")} == {0.25}
     assert [variants[f"alpha {a}"]["alpha"] for a in ("0", "0.25", "0.5", "0.75", "1")] == [0, 0.25, 0.5, 0.75, 1]
 
 
@@ -284,7 +284,7 @@ def test_resumes_after_a_kill_with_the_same_numbers(
     other = bench(*quick, "--set", "alpha=0", "--out", part, "--json").silent.document
     assert [r["settings"].get("alpha") for r in other["results"]] == [None, None, 0, None, None]
     kept = json.loads(part.read_text())["results"]
-    assert [r["settings"].get("alpha") for r in kept] == [None, None, 0, None, None, 0.5]
+    assert [r["settings"].get("alpha") for r in kept] == [None, None, 0, None, None, 0.6]
     assert kept[5] == whole["results"][2]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 

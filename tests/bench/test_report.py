@@ -222,12 +222,12 @@ def test_kinds_of_questions() -> None:
 
 @pytest.mark.parametrize("base", [{}, {"temperature": 2.0, "alpha": 0.3}], ids=["defaults", "given"])
 def test_variants_against_the_ptp_that_they_start_from(base: dict[str, Any]) -> None:
-    results = of_ablation(base, {"layer 3": (GOOD, FAIR), "without region level": (POOR, POOR)})
+    results = of_ablation(base, {"layer 3": (GOOD, FAIR), "without neighbourhood": (POOR, POOR)})
     text = page(results)
     section = part(text, "Ablation")
     assert (marked(section, BETTER), marked(section, WORSE)) == (
         "layer 3 at 50%",
-        "without region level at every ratio",
+        "without neighbourhood at every ratio",
     )
     table = cells(section)
     assert table["layer 3"][0].startswith("+20.0 [")
@@ -247,12 +247,12 @@ def test_a_comparison_and_an_ablation_in_one_file() -> None:
     """Another layer of ptp is no variant; rows that were measured as a variant are."""
     layers = of_accuracy(NONE, measured("ptp", 0.5, GOOD), measured("ptp", 0.5, FAIR, layer=0))
     assert "|" not in part(page(layers), "Ablation")
-    ptp, variant = measured("ptp", 0.5, GOOD), measured("ptp", 0.5, FAIR, region="uniform")
-    ptp.variants, variant.variants = ["ptp"], ["without region level"]
+    ptp, variant = measured("ptp", 0.5, GOOD), measured("ptp", 0.5, FAIR, instruction="attention")
+    ptp.variants, variant.variants = ["ptp"], ["without neighbourhood"]
     text = page(of_accuracy(NONE, ptp, variant, measured("dart", 0.5, POOR)))
     assert marked(part(text, "Accuracy"), WORSE) == "dart at 50%"
-    assert marked(part(text, "Ablation"), WORSE) == "without region level at 50%"
-    assert "region=uniform" not in text
+    assert marked(part(text, "Ablation"), WORSE) == "without neighbourhood at 50%"
+    assert "instruction=attention" not in text
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,13 @@ def test_what_was_not_measured_is_said() -> None:
     def missing(*files: rows.Results) -> str:
         return part(page(*files), "Not measured")
 
-    for what in ("models other than ptprune-tiny", "the test split", "on a CPU", "on a GPU", "of ptp, random"):
+    for what in (
+        "models other than ptprune-tiny",
+        "the test split",
+        "on a CPU",
+        "on a GPU",
+        "of ptp, ptp-paper, random",
+    ):
         assert what in missing()
     told = missing(of_accuracy(measured("ptp", 0.5, 1), split="dev"), of_speed(layers=6))
     for what in ("on a GPU", "the test split", "all of its layers", "accuracy of random, "):

@@ -54,7 +54,7 @@ def test_one_bad_picture_among_good_ones(ptprune: Command, picture: Path, tmp_pa
         (["-q", "w5", "--positions", "new"], "'compact'"),
         (["-q", "w5", "--layer", "-1"], "--layer must be"),
         (["-q", "w5", "--layer", "4"], "4 language model layers"),
-        (["-q", "w5", "--method", "best"], "ptp, random"),
+        (["-q", "w5", "--method", "best"], "ptp, ptp-paper, random"),
         (["-q", "w5", "--method", "random", "--alpha", "0.5"], "--alpha"),
         (["-q", "w5", "--max-new-tokens", "0"], "--max-new-tokens"),
         (["-q", "w5", "--max-new-tokens", "999999"], "999999"),

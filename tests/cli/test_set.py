@@ -62,8 +62,9 @@ def test_run_takes_settings(ptprune: Command, picture: Path, checkpoint: Path) -
         return [region["budget"] for region in document["regions"]]
 
     assert sum(kept("--keep-tokens", 9)) == sum(kept("--set", "keep_tokens=9")) == 9
-    assert kept("--set", "region=uniform", "--set", "thumbnail=region") == [2] * 7
-    assert kept("--set", "temperature=0.01") == kept("--temperature", 0.01) != kept()
+    assert kept("--set", "ranking=tile", "--set", "thumbnail=region") == [2] * 7
+    paper = ("--method", "ptp-paper")
+    assert kept(*paper, "--set", "temperature=0.01") == kept(*paper, "--temperature", 0.01) != kept(*paper)
     assert sum(kept("--method", "vispruner", "--set", "important-ratio=1", "--keep-ratio", ".25")) == 7
     assert kept("--method", "random", "--set", "random.seed=1") != kept("--method", "random")
 

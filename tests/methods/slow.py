@@ -13,7 +13,7 @@ from fractions import Fraction
 import torch
 
 from ptprune.scores import ImageEvidence
-from ptprune.selection import Selection
+from ptprune.selection import Selection, fuse
 
 States = dict[int, list[float]]
 Slow = Callable[[ImageEvidence, int], tuple[list[int], States]]
@@ -350,6 +350,44 @@ def tops_set(
         sums = {i: scaled[i] + a * total_of[0][i] + c * total_of[1][i] for i in left}
         chosen.append(min(left, key=lambda i: (-round(sums[i], 5), i)))  # noqa: B023
     return sorted(chosen)
+
+
+def neighbourhood(image: ImageEvidence) -> list[float]:
+    """The strongest attention around a token, weaker by the row and the column."""
+    members, shared = regions(image), []
+    for i, number in enumerate(image.layout.region_of.tolist()):
+        columns = image.layout.regions[number].grid[1]
+        row, column = divmod(members[number].index(i), columns)
+        found = []
+        for cell, j in enumerate(members[number]):
+            down, across = abs(cell // columns - row), abs(cell % columns - column)
+            if down <= 1 and across <= 3:
+                found.append(image.instruction_attention[j].item() * 0.4**down * 0.9**across)
+        shared.append(max(found))
+    return shared
+
+
+def counts(vectors: list[list[float]], weights: list[float], tokens: Sequence[int]) -> dict[int, float]:
+    """Token -> what it counts among ``tokens``, given that it is like some that weigh more."""
+    found = {}
+    for i in tokens:
+        better = [j for j in tokens if (-weights[j], j) < (-weights[i], i)]
+        strongest = max((cosine(vectors[i], vectors[j]) ** 2 for j in better), default=0.0)
+        found[i] = weights[i] ** 2 * (1 - strongest)
+    return found
+
+
+def ptp_weights(image: ImageEvidence, alpha: float = 0.6, power: float = 0.5) -> list[float]:
+    fused = fuse(image.encoder_attention.float(), torch.tensor(neighbourhood(image)), alpha).tolist()
+    return [max(value, 1e-6) ** power for value in fused]
+
+
+def check_ptp(image: ImageEvidence, kept: list[int]) -> None:
+    """The tokens that count most, but for rounding: equal tiles leave duplicates, which count for nothing."""
+    weights = ptp_weights(image)
+    found = counts(image.embeddings.float().tolist(), weights, range(len(weights)))
+    dropped = found.keys() - set(kept)
+    assert min(found[i] for i in kept) >= max((found[i] for i in dropped), default=0) - 1e-5
 
 
 SLOW: dict[str, Slow] = {

@@ -17,33 +17,9 @@ from ptprune.methods import METHODS
 from ptprune.methods.distinct import distinct
 from ptprune.scores import INSTRUCTION_SCORES, ImageEvidence
 from ptprune.selection import fuse
-from tests.methods.slow import best, cosine, even, regions
+from tests.methods.slow import best, counts, even, neighbourhood, ptp_weights, regions
 from tests.methods.test_coverage import random_set, scored
 from tests.methods.test_rivals import LAYOUTS
-
-
-def slow_counts(vectors, weights, tokens):
-    """Token -> what it counts among ``tokens``."""
-    counts = {}
-    for i in tokens:
-        better = [j for j in tokens if (-weights[j], j) < (-weights[i], i)]
-        strongest = max((cosine(vectors[i], vectors[j]) ** 2 for j in better), default=0.0)
-        counts[i] = weights[i] ** 2 * (1 - strongest)
-    return counts
-
-
-def slow_neighbourhood(image):
-    shared = []
-    for i, region in enumerate(image.layout.region_of.tolist()):
-        members, columns = regions(image)[region], image.layout.regions[region].grid[1]
-        row, column = divmod(members.index(i), columns)
-        found = []
-        for cell, j in enumerate(members):
-            down, across = abs(cell // columns - row), abs(cell % columns - column)
-            if down <= 1 and across <= 3:
-                found.append(image.instruction_attention[j].item() * 0.4**down * 0.9**across)
-        shared.append(max(found))
-    return torch.tensor(shared)
 
 
 @pytest.mark.parametrize("block", [1, 3 * 3 * 14, 2**24])
@@ -57,7 +33,7 @@ def test_counts(block, monkeypatch):
     weights[2, :4] = 0
     found = distinct(vectors, weights)
     for group in range(3):
-        slow = slow_counts(vectors[group].tolist(), weights[group].tolist(), range(14))
+        slow = counts(vectors[group].tolist(), weights[group].tolist(), range(14))
         torch.testing.assert_close(found[group], torch.tensor(list(slow.values())), atol=1e-6, rtol=1e-5)
     assert found[1, 6:10].abs().max() < 1e-6, "a duplicate of a token that weighs more counts for nothing"
 
@@ -65,7 +41,7 @@ def test_counts(block, monkeypatch):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_neighbourhood(layout):
     image = scored(layout)
-    torch.testing.assert_close(INSTRUCTION_SCORES["neighbourhood"].compute(image), slow_neighbourhood(image))
+    torch.testing.assert_close(INSTRUCTION_SCORES["neighbourhood"].compute(image), torch.tensor(neighbourhood(image)))
 
 
 def test_neighbourhood_of_a_tile_with_gaps():
@@ -74,7 +50,7 @@ def test_neighbourhood_of_a_tile_with_gaps():
     left = torch.tensor([n for n in range(image.layout.num_tokens) if n % 3])
     gappy = image.instruction_attention.clone()
     gappy[::3] = 0
-    slow = slow_neighbourhood(ImageEvidence(**{**vars(image), "instruction_attention": gappy}))[left]
+    slow = torch.tensor(neighbourhood(ImageEvidence(**{**vars(image), "instruction_attention": gappy})))[left]
     whole = image.layout
     layout = ImageLayout(
         0,
@@ -97,22 +73,17 @@ def test_neighbourhood_of_tokens_that_nobody_can_place_is_refused():
         INSTRUCTION_SCORES["neighbourhood"].compute(ImageEvidence(layout, instruction_attention=torch.rand(3)))
 
 
-def slow_weights(image, alpha, power):
-    fused = fuse(image.encoder_attention, slow_neighbourhood(image), alpha).tolist()
-    return [max(value, 1e-6) ** power for value in fused]
-
-
 @pytest.mark.smoke
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_defaults(layout):
     for seed in range(3):
         image = scored(layout, seed)
-        weights = slow_weights(image, 0.6, 0.5)
-        counts = slow_counts(image.embeddings.tolist(), weights, range(len(weights)))
+        weights = ptp_weights(image, 0.6, 0.5)
+        found = counts(image.embeddings.tolist(), weights, range(len(weights)))
         for ratio in (0.05, 0.25, 0.5, 0.9):
             total = max(1, round(ratio * len(weights)))
             kept = PyramidTokenPruning(keep_ratio=ratio).checked_select(image).kept.tolist()
-            assert kept == sorted(best(list(counts.values()), list(counts), total))
+            assert kept == sorted(best(list(found.values()), list(found), total))
 
 
 @pytest.mark.parametrize("likeness", ["embeddings", "features"])
@@ -123,12 +94,12 @@ def test_within_tiles(layout, likeness):
     pruner = PyramidTokenPruning(keep_tokens=total, ranking="tile", thumbnail="region", power=1.0, likeness=likeness)
     vectors, weights = (
         image.embeddings if likeness == "embeddings" else image.token_features,
-        slow_weights(image, 0.6, 1),
+        ptp_weights(image, 0.6, 1),
     )
     kept = []
     for tokens, budget in zip(regions(image), even(image, total), strict=True):
-        counts = slow_counts(vectors.tolist(), weights, tokens)
-        kept += sorted(tokens, key=lambda i: (-counts[i], i))[:budget]
+        found = counts(vectors.tolist(), weights, tokens)
+        kept += sorted(tokens, key=lambda i: (-found[i], i))[:budget]
     assert pruner.checked_select(image).kept.tolist() == sorted(kept)
 
 
@@ -138,11 +109,11 @@ def test_a_whole_thumbnail_comes_first_and_what_is_like_it_last(seed, layout, to
     image = scored(layout, seed)
     total = min(total, image.layout.num_tokens)
     kept = PyramidTokenPruning(keep_tokens=total, thumbnail="whole").checked_select(image).kept.tolist()
-    weights = slow_weights(image, 0.6, 0.5)
+    weights = ptp_weights(image, 0.6, 0.5)
     thumbnail = [] if image.layout.thumbnail is None else regions(image)[image.layout.thumbnail]
     lifted = [weight + 10 * (i in thumbnail) for i, weight in enumerate(weights)]
-    counts = slow_counts(image.embeddings.tolist(), lifted, range(len(weights)))
-    rest = best([counts[i] for i in range(len(weights))], [i for i in counts if i not in thumbnail], total)
+    found = counts(image.embeddings.tolist(), lifted, range(len(weights)))
+    rest = best([found[i] for i in range(len(weights))], [i for i in found if i not in thumbnail], total)
     if len(thumbnail) <= total:
         assert kept == sorted([*thumbnail, *rest[: total - len(thumbnail)]])
     else:

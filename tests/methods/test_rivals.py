@@ -116,8 +116,8 @@ def only(image, names):
 @pytest.mark.smoke
 def test_every_rival_is_registered():
     staged = ["pyramiddrop", "tops"]  # their slow twins are in tests/attach/test_stages.py and below
-    assert [name for name in METHODS if name not in staged] == ["ptp", "random", *RIVALS]
-    for name in METHODS.keys() - {"ptp", "random"}:
+    assert [name for name in METHODS if name not in staged] == ["ptp", "ptp-paper", "random", *RIVALS]
+    for name in METHODS.keys() - {"ptp", "ptp-paper", "random"}:
         pruner = METHODS[name]()
         assert pruner.layer == (2 if name in ("uniform-grid", "fastv", "dart", "sparsevlm", "pyramiddrop") else 0)
         about, _, rest = METHODS[name].__doc__.partition("\n\n")
