@@ -9,7 +9,7 @@ import pytest
 
 from ptprune.app.form import MAX_QUESTION, OF_PTP, Form, further, names_of
 from ptprune.errors import PtpruneError, UserError
-from ptprune.methods import METHODS, FastV, PyramidTokenPruning
+from ptprune.methods import METHODS, FastV, PaperTokenPruning, PyramidTokenPruning
 
 SENT: dict[str, Any] = {
     "picture": "cat.png",
@@ -17,7 +17,7 @@ SENT: dict[str, Any] = {
     "model": "ptprune-tiny",
     "method": "ptp",
     "keep_ratio": 0.25,
-    "levels": ["question", "tiles", "tokens"],
+    "levels": ["question", "tokens"],
     "layer": None,
     "alpha": None,
     "temperature": None,
@@ -59,15 +59,23 @@ def test_every_control_counts() -> None:
 @pytest.mark.parametrize(
     ("levels", "settings"),
     [
-        (["tokens", "question"], {"region": "uniform"}),
-        (["tiles", "tokens"], {"instruction": "none"}),
-        (["tiles", "question"], {"alpha": 1.0}),
-        (["tokens"], {"region": "uniform", "instruction": "none"}),
-        (["question"], {"region": "uniform", "alpha": 1.0}),
+        (["tokens", "question"], {}),
+        (["tiles", "tokens", "question"], {"region": "cls-similarity"}),
+        (["tiles", "tokens"], {"region": "cls-similarity", "instruction": "none"}),
+        (["tiles", "question"], {"region": "cls-similarity", "alpha": 1.0}),
+        (["tokens"], {"instruction": "none"}),
+        (["question"], {"alpha": 1.0}),
     ],
 )
-def test_levels_can_be_switched_off(levels: list[str], settings: dict[str, Any]) -> None:
+def test_levels_can_be_switched(levels: list[str], settings: dict[str, Any]) -> None:
     assert Form.read({**SENT, "levels": levels}).pruner() == PyramidTokenPruning(keep_ratio=0.25, **settings)
+
+
+def test_the_papers_method_has_its_tiles_unless_they_are_switched_off() -> None:
+    sent = {**SENT, "method": "ptp-paper", "levels": ["tiles", "tokens", "question"]}
+    assert Form.read(sent).pruner() == PaperTokenPruning(keep_ratio=0.25)
+    without = Form.read({**sent, "levels": ["tokens", "question"]}).pruner()
+    assert without == PaperTokenPruning(keep_ratio=0.25, region="uniform")
 
 
 def test_other_methods_take_what_they_have() -> None:

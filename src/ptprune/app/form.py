@@ -14,6 +14,8 @@ from ptprune.methods import METHODS, make_pruner
 from ptprune.pruner import TokenPruner
 
 LEVELS = ("tiles", "tokens", "question")
+OWN_LEVELS = {"ptp": ("tokens", "question"), "ptp-paper": LEVELS}
+"""Method -> the levels that are on by default; other methods have no such choice."""
 MAX_QUESTION = 2000  # characters
 MAX_SETTINGS = 500  # characters of further settings
 MAX_NEW_TOKENS, MAX_TILES = 512, 64
@@ -45,7 +47,7 @@ class Form:
     model: str
     method: str = "ptp"
     keep_ratio: float = 0.5
-    levels: tuple[str, ...] = LEVELS
+    levels: tuple[str, ...] = OWN_LEVELS["ptp"]
     layer: int | None = None
     alpha: float | None = None
     temperature: float | None = None
@@ -94,7 +96,7 @@ class Form:
     def pruner(self) -> TokenPruner:
         """Raises UserError or SettingError where there is no such pruner."""
         given = {name: getattr(self, name) for name in EVERYWHERE}
-        if self.method == "ptp":
+        if self.method in OWN_LEVELS:
             given |= {name: getattr(self, name) for name in OF_PTP} | self._levels()
         more = further(self.more)
         for name in more:
@@ -106,17 +108,17 @@ class Form:
         return replace(pruner, **more)
 
     def _levels(self) -> dict[str, Any]:
-        """The settings that switch PTP's levels off."""
+        """The settings that switch PTP's levels on and off."""
         if "tokens" not in self.levels and "question" not in self.levels:
             raise UserError("levels: tokens would be kept at random; leave tokens or the question on")
-        off: dict[str, Any] = {}
-        if "tiles" not in self.levels:
-            off["region"] = "uniform"
+        changed: dict[str, Any] = {}
+        if ("tiles" in self.levels) != ("tiles" in OWN_LEVELS[self.method]):
+            changed["region"] = "cls-similarity" if "tiles" in self.levels else "uniform"
         if "question" not in self.levels:
-            off["instruction"] = "none"
+            changed["instruction"] = "none"
         if "tokens" not in self.levels:
-            off["alpha"] = 1.0
-        return off
+            changed["alpha"] = 1.0
+        return changed
 
 
 def further(text: str) -> dict[str, Any]:
@@ -139,7 +141,7 @@ def further(text: str) -> dict[str, Any]:
 
 def names_of(method: str) -> dict[str, Any]:
     """The settings of a method that no control of the page has, and their defaults."""
-    own = {*EVERYWHERE, *(OF_PTP if method == "ptp" else ())}
+    own = {*EVERYWHERE, *(OF_PTP if method in OWN_LEVELS else ())}
     fields = METHODS[method].__dataclass_fields__
     return {name: field.default for name, field in fields.items() if name not in own}
 

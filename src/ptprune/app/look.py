@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ptprune.conventions import MASK
+from ptprune.methods import PaperTokenPruning, PyramidTokenPruning
 from ptprune.pruner import TokenPruner
 from ptprune.report import PruningReport, write_report
 from ptprune.scores.evidence import ImageEvidence
@@ -18,7 +19,8 @@ from ptprune.selection import Selection
 CHOOSING = frozenset(
     {
         *("keep_ratio", "keep_tokens", "coverage", "coverage_bounds", "region", "token", "instruction", "alpha"),
-        *("temperature", "thumbnail", "normalize_instruction", "ranking", "positions"),
+        *("temperature", "thumbnail", "normalize_instruction", "ranking", "choose", "power", "likeness", "floor"),
+        "positions",
     }
 )
 """Settings that change what is chosen, and nothing of what it is chosen from."""
@@ -89,6 +91,11 @@ def _remembering(kind: Any) -> Any:
     class Remembering(kind):
         _seen: list[ImageEvidence]
         _always: bool
+
+        @property
+        def needs(self) -> frozenset[str]:
+            """Also what PTP's levels need that are switched off, so that they can be switched on."""
+            return super().needs | (PaperTokenPruning().needs if issubclass(kind, PyramidTokenPruning) else frozenset())
 
         def select_all(self, images: Sequence[ImageEvidence]) -> list[Selection]:
             self._seen.extend(images)

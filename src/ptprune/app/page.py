@@ -14,7 +14,7 @@ import gradio as gr
 from ptprune.app import parts
 from ptprune.app.desk import PRUNED, UNPRUNED, Desk, Left, NothingAsked
 from ptprune.app.examples import EXAMPLES
-from ptprune.app.form import LEVELS, MAX_NEW_TOKENS, MAX_QUESTION, MAX_TILES, Form, names_of
+from ptprune.app.form import LEVELS, MAX_NEW_TOKENS, MAX_QUESTION, MAX_TILES, OWN_LEVELS, Form, names_of
 from ptprune.app.snippet import document, program
 from ptprune.app.trouble import open_upload, said
 from ptprune.app.visit import Visit, Visits
@@ -71,7 +71,9 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
                 )
                 with gr.Column(elem_id="settings"):
                     method = gr.Dropdown(list(METHODS), value="ptp", label="Method", elem_id="method")
-                    used = gr.CheckboxGroup(list(LEVELS), value=list(LEVELS), label="Levels", elem_id="levels")
+                    used = gr.CheckboxGroup(
+                        list(LEVELS), value=list(OWN_LEVELS["ptp"]), label="Levels", elem_id="levels"
+                    )
                     compare = gr.Checkbox(True, label="Answer without pruning too", elem_id="compare")
                     model = gr.Dropdown(
                         names,
@@ -255,7 +257,7 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
             concurrency_limit=4,
             **AS_SENT,
         )
-        method.change(lambda name: (gr.update(visible=name == "ptp"), _others(name)), method, [used, others], **QUIET)
+        method.change(lambda name: (_own_levels(name), _others(name)), method, [used, others], **QUIET)
         picture.change(on_picture, picture, [picture, *shown], **AS_SENT)
         for button, what in zip(saves, ("kept", "why", "json"), strict=True):
             button.click(on_save(what), outputs=packed, **QUIET).then(None, packed, js=SAVE)
@@ -279,6 +281,11 @@ def uploaded(sent: Any, folder: Path) -> Path | None:
 
 def _told(error: BaseException) -> str:
     return parts.note(said(error), trouble=True)
+
+
+def _own_levels(method: str) -> dict[str, Any]:
+    """The choice of levels as a method has them by default; hidden where it has none."""
+    return gr.update(visible=method in OWN_LEVELS, value=list(OWN_LEVELS.get(method, ())))
 
 
 def _others(method: str) -> str:
