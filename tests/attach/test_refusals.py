@@ -10,6 +10,7 @@ from transformers import DynamicCache, GenerationConfig, LlamaConfig, LlamaForCa
 from ptprune import PyramidTokenPruning, RandomPruning, conventions
 from ptprune.attach.windows import restrict
 from ptprune.errors import Refused
+from ptprune.methods.pyramid import PaperTokenPruning
 from tests.internvl import batch, prompt, tiny_internvl
 from tests.versions import encodes_first
 from tests.zoo import ZOO
@@ -128,7 +129,9 @@ def test_runs_that_are_not_whole_tiles(model):
 def test_overflowed_scores(model):
     with torch.no_grad():
         model.model.vision_tower.encoder.layer[-1].attention.q_proj.weight.fill_(float("nan"))
-    with PyramidTokenPruning()(model), pytest.raises(ValueError, match="token scores hold NaN"):
+    with PyramidTokenPruning()(model), pytest.raises(ValueError, match="embeddings holds NaN"):
+        model(**INPUTS)
+    with PaperTokenPruning()(model), pytest.raises(ValueError, match="token scores hold NaN"):
         model(**INPUTS)
 
 
@@ -327,7 +330,7 @@ def test_a_methods_wrong_answer_is_named(model):
         ("thumbnail", "drop", "'ratio', 'whole' or 'region'"),
         ("region", "cls", "one of 'cls-similarity'"),
         ("token", "cls", "one of 'cls-attention'"),
-        ("instruction", "cls", "one of 'attention', 'embedding', 'none'"),
+        ("instruction", "cls", "one of 'attention', 'neighbourhood', 'embedding', 'none'"),
         ("normalize_instruction", 2, "True or False"),
     ],
 )

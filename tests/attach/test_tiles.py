@@ -185,7 +185,7 @@ def test_everything_stays_that_was_encoded():
 @torch.no_grad()
 def test_the_report_tells():
     model, inputs = model_of("internvl"), inputs_of("internvl", "one picture")
-    pruner = PyramidTokenPruning(tiles=2, keep_ratio=0.9)
+    pruner = PyramidTokenPruning(tiles=2, keep_ratio=0.9, region="cls-similarity")
     with pruner(model):
         model(**inputs)
     report = pruner.report
