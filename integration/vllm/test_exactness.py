@@ -10,6 +10,9 @@ PICTURES = {"wide": WIDE, "high": HIGH, "square": SQUARE, "one tile": SMALL}
 FORMATS = ["native", "chat"]
 LEVELS = ["attention", "embedding", "none"]
 
+# of a random checkpoint, all tokens are nearly alike, and which is the likest of two is a matter of rounding
+BY_SCORE = {"choose": "top"}
+
 
 @pytest.mark.parametrize("checkpoint", FORMATS)
 def test_ratio_one_is_stock(engines: Engines, checkpoint: str) -> None:
@@ -27,11 +30,11 @@ def test_ratio_one_is_stock(engines: Engines, checkpoint: str) -> None:
 @pytest.mark.parametrize("checkpoint", FORMATS)
 def test_below_one_is_the_transformers_path(engines: Engines, checkpoint: str, level: str, image: str) -> None:
     chat = engines.checkpoints["chat"] if checkpoint == "chat" else None
-    engine = engines.get(checkpoint, {"keep_ratio": 0.75, "instruction": level})
+    engine = engines.get(checkpoint, {"keep_ratio": 0.75, "instruction": level, **BY_SCORE})
     text = turn(QUESTIONS[len(image) % 3], chat=chat is not None)
     full = engines.ask(engines.get(checkpoint, None), (text, [PICTURES[image]]))[0].prompt
     for ratio in (None, 0.5, 0.25, 0.05):
-        setting = {"keep_ratio": ratio or 0.75, "instruction": level}
+        setting = {"keep_ratio": ratio or 0.75, "instruction": level, **BY_SCORE}
         expected = in_transformers(text, [PICTURES[image]], setting, chat)
         answer = engines.ask(engine, (text, [PICTURES[image]]), ratio=ratio)[0]
         assert answer.kept == expected.kept
@@ -39,6 +42,18 @@ def test_below_one_is_the_transformers_path(engines: Engines, checkpoint: str, l
         assert answer.tokens == expected.tokens
         dropped = full.count(IMAGE_TOKEN) - len(answer.kept[0])
         assert len(answer.prompt) == len(full) - dropped
+
+
+@pytest.mark.parametrize("level", ["neighbourhood", "none"])
+def test_the_default_choice_is_that_of_transformers_but_for_rounding(engines: Engines, level: str) -> None:
+    setting = {"keep_ratio": 0.25, "instruction": level}
+    expected = in_transformers(turn(QUESTIONS[0]), [WIDE], setting)
+    answer = engines.ask(engines.get("native", setting), (turn(QUESTIONS[0]), [WIDE]))[0]
+    [mine], [theirs] = answer.kept, expected.kept
+    assert len(mine) == len(theirs) == round(0.25 * 7 * TILE)
+    assert len({*mine} & {*theirs}) >= len(theirs) - 2
+    [top] = in_transformers(turn(QUESTIONS[0]), [WIDE], {**setting, **BY_SCORE}).kept
+    assert len({*mine} & {*top}) < len(theirs) - 2, "it is another choice"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +67,7 @@ def test_below_one_is_the_transformers_path(engines: Engines, checkpoint: str, l
     ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_all_levels_have_their_options(engines: Engines, options: dict[str, object]) -> None:
-    setting = {"keep_ratio": 0.4, **options}
+    setting = {"keep_ratio": 0.4, **BY_SCORE, **options}
     expected = in_transformers(turn(QUESTIONS[0]), [WIDE], setting)
     answer = engines.ask(engines.get("native", setting), (turn(QUESTIONS[0]), [WIDE]))[0]
     assert (answer.kept, answer.tokens) == (expected.kept, expected.tokens)

@@ -30,7 +30,9 @@ def counted(engines: Engines, monkeypatch: pytest.MonkeyPatch, setting: Any, ima
     return call
 
 
-@pytest.mark.parametrize(("level", "operations"), [("attention", 129), ("embedding", 91), ("none", 73)])
+@pytest.mark.parametrize(
+    ("level", "operations"), [("neighbourhood", 145), ("attention", 140), ("embedding", 105), ("none", 90)]
+)
 def test_pictures_share_the_reads(
     engines: Engines, monkeypatch: pytest.MonkeyPatch, level: str, operations: int
 ) -> None:

@@ -143,10 +143,12 @@ def test_an_overlay_a_picture(ptprune: Command, checkpoint: Path, picture: Path,
 def test_explain_draws_the_levels(ptprune: Command, checkpoint: Path, picture: Path, tmp_path: Path) -> None:
     """The figure of the command is that of the library, of the same pass."""
     target = tmp_path / "why.png"
-    document = run_json(ptprune, picture, "--model", checkpoint, "--explain", target, "--layer", 1)
+    document = run_json(
+        ptprune, picture, "--model", checkpoint, "--explain", target, "--layer", 1, "--set", "region=cls-similarity"
+    )
     assert document["explain"] == [str(target)]
     model, _, inputs = stock_inputs(checkpoint, picture)
-    pruner = PyramidTokenPruning(layer=1)
+    pruner = PyramidTokenPruning(layer=1, region="cls-similarity")
     with pruner(model), torch.no_grad():
         model(**inputs)
     assert pruner.report is not None
