@@ -47,7 +47,7 @@ def test_same_split_and_seed_give_the_same_example(name: str) -> None:
 def test_usual_scenes_are_those_of_the_recorded_results() -> None:
     if f"pillow=={version('pillow')};" not in (ROOT / "constraints.txt").read_text():
         pytest.skip("the results were recorded with the pinned version of the library that draws")
-    recorded = json.loads((ROOT / "benchmarks/results/accuracy-test.json").read_text())
+    recorded = json.loads((ROOT / "benchmarks/results/accuracy-usual.json").read_text())
     items = scene_items(recorded["split"], recorded["items"])
     assert digest(items) == recorded["runs"][0]["identity"]["items"]
 
