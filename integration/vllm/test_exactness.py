@@ -8,9 +8,9 @@ from engines import HIGH, IMAGE_TOKEN, SMALL, SQUARE, TILE, WIDE, Engines, in_tr
 QUESTIONS = ["which digit is blue?", "what colour is the 7?", "how many letters are there?"]
 PICTURES = {"wide": WIDE, "high": HIGH, "square": SQUARE, "one tile": SMALL}
 FORMATS = ["native", "chat"]
-LEVELS = ["attention", "embedding", "none"]
+LEVELS = ["attention", "neighbourhood", "embedding", "none"]
 
-# of a random checkpoint, all tokens are nearly alike, and which is the likest of two is a matter of rounding
+# which of several tokens of plain background is least like the others is a matter of rounding
 BY_SCORE = {"choose": "top"}
 
 

@@ -20,7 +20,10 @@ from engines import WIDE, Engines, start, turn
         ({"vision_layer": 2}, "vision_layer cannot be set here: vLLM's encoder takes whole tiles"),
         ({"tiles": "salient", "tile_score": "attention"}, "tiles='salient' cannot be chosen by tile_score='attention'"),
         ({"positions": "original"}, "positions cannot be set here"),
-        ({"instruction": "cosine"}, "instruction must be one of 'attention', 'embedding', 'none', got 'cosine'"),
+        (
+            {"instruction": "cosine"},
+            "instruction must be one of 'attention', 'neighbourhood', 'embedding', 'none', got 'cosine'",
+        ),
         (0.5, 'the setting must be an object such as {"keep_ratio": 0.5}, got 0.5'),
     ],
 )

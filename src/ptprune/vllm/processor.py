@@ -18,6 +18,7 @@ from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
 from vllm.multimodal.parse import ImageProcessorItems
 from vllm.multimodal.processing import PromptReplacement, PromptUpdateDetails
 
+from ptprune.scores.evidence import INSTRUCTION_ROWS
 from ptprune.vllm.plan import EncodingPlan, plan_tiles
 from ptprune.vllm.settings import SETTING, num_kept, pruner_of, requested, tile_limits
 from ptprune.vllm.turn import ImageText, answer_start, texts_around
@@ -104,7 +105,7 @@ class PrunedProcessor:
         spans = {modality: [*map(_embedded, found)] for modality, found in placeholders.items()}
         visual = [span for found in spans.values() for span in found]
         texts = texts_around(prompt, visual, spans["image"], self._answer)
-        return texts if self.pruner.instruction == "attention" else [text.instruction_alone for text in texts]
+        return texts if INSTRUCTION_ROWS & self.pruner.needs else [text.instruction_alone for text in texts]
 
     def _with_single_tokens(self, inputs: Any) -> tuple[list[int], Mapping[str, Any]]:
         """The prompt as it will be, but with one visual token for each image and video: nothing is processed yet."""
