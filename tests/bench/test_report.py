@@ -335,7 +335,7 @@ def test_what_was_not_measured_is_said() -> None:
     ):
         assert what in missing()
     told = missing(of_accuracy(measured("ptp", 0.5, 1), split="dev"), of_speed(layers=6))
-    for what in ("on a GPU", "the test split", "all of its layers", "accuracy of random, "):
+    for what in ("on a GPU", "the test split", "all of its layers", "accuracy of ptp-paper, random, "):
         assert what in told
     assert "on a CPU" not in told
     whole = dict.fromkeys(("layers", "layers_of_shape", "vision_layers", "vision_layers_of_shape"))
