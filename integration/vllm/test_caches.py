@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from engines import HIGH, SQUARE, WIDE, Answer, Engines, in_transformers, turn
+from engines import BY_SCORE, HIGH, SQUARE, WIDE, Answer, Engines, in_transformers, turn
 from vllm import LLM
 
 QUESTION, OTHER = "what colour is the 4?", "is there a red square?"
-ATTENTION, BOTTOM_UP = {"keep_ratio": 0.75, "instruction": "attention"}, {"keep_ratio": 0.75, "instruction": "none"}
+ATTENTION, BOTTOM_UP = (
+    {"keep_ratio": 0.75, "instruction": "attention", **BY_SCORE},
+    {"keep_ratio": 0.75, "instruction": "none", **BY_SCORE},
+)
 
 
 def ask(engines: Engines, engine: LLM, setting: dict, text: str, image=SQUARE, ratio=None) -> Answer:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from engines import HIGH, IMAGE_TOKEN, SMALL, SQUARE, TILE, WIDE, Engines, in_transformers, turn
+from engines import BY_SCORE, HIGH, IMAGE_TOKEN, SMALL, SQUARE, TILE, WIDE, Engines, in_transformers, turn
 
 QUESTIONS = ["which digit is blue?", "what colour is the 7?", "how many letters are there?"]
 PICTURES = {"wide": WIDE, "high": HIGH, "square": SQUARE, "one tile": SMALL}
 FORMATS = ["native", "chat"]
 LEVELS = ["attention", "neighbourhood", "embedding", "none"]
-
-# which of several tokens of plain background is least like the others is a matter of rounding
-BY_SCORE = {"choose": "top"}
 
 
 @pytest.mark.parametrize("checkpoint", FORMATS)

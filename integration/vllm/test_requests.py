@@ -6,12 +6,12 @@ import logging
 
 import pytest
 import torch
-from engines import HIGH, IMAGE_TOKEN, SMALL, SQUARE, WIDE, Engines, in_transformers, turn, video
+from engines import BY_SCORE, HIGH, IMAGE_TOKEN, SMALL, SQUARE, WIDE, Engines, in_transformers, turn, video
 
 QUESTION, OTHER = "which digit is blue?", "how many letters are there?"
-GUIDED = {"keep_ratio": 0.5}
-EMBEDDING = {"keep_ratio": 0.75, "instruction": "embedding"}
-BOTTOM_UP = {"keep_ratio": 0.75, "instruction": "none"}
+GUIDED = {"keep_ratio": 0.5, **BY_SCORE}
+EMBEDDING = {"keep_ratio": 0.75, "instruction": "embedding", **BY_SCORE}
+BOTTOM_UP = {"keep_ratio": 0.75, "instruction": "none", **BY_SCORE}
 
 
 def test_several_images_in_a_turn(engines: Engines) -> None:

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import openai
 import pytest
-from engines import ANSWER_LENGTH, HIGH, SMALL, SQUARE, WHOLE, WIDE, in_transformers, turn
+from engines import ANSWER_LENGTH, BY_SCORE, HIGH, SMALL, SQUARE, WHOLE, WIDE, in_transformers, turn
 from PIL import Image
 
 from ptprune.tiny import CHECKPOINT
 
-SETTING = '{"ptprune": {"keep_ratio": 0.5}}'
+SETTING = '{"ptprune": {"keep_ratio": 0.5, "choose": "top"}}'
 QUESTIONS = ["which digit is blue?", "what colour is the 7?", "how many letters are there?"]
 START_SECONDS = 400  # seconds on an idle machine, minutes on a busy one
 
@@ -107,7 +107,7 @@ def ask(client: openai.OpenAI, question: str, url: str | None, asked: object = N
 
 
 def expected(question: str, image: Image.Image, ratio: float | None) -> tuple[list[int], list[int]]:
-    answer = in_transformers(turn(question), [image], {"keep_ratio": min(ratio or 0.5, 0.5)})
+    answer = in_transformers(turn(question), [image], {"keep_ratio": min(ratio or 0.5, 0.5), **BY_SCORE})
     return answer.prompt, answer.tokens
 
 
@@ -135,7 +135,7 @@ def test_no_request_of_concurrent_clients_is_lost_or_mixed_up(server: Server) ->
 
 def test_a_request_for_fewer_tiles(server: Server) -> None:
     for asked in ({"tiles": "salient", "tile_threshold": 0.5}, {"tiles": 2, "keep_ratio": 0.1}):
-        expected = in_transformers(turn(QUESTIONS[0]), [WHOLE], {"keep_ratio": 0.5, **asked})
+        expected = in_transformers(turn(QUESTIONS[0]), [WHOLE], {"keep_ratio": 0.5, **BY_SCORE, **asked})
         assert ask(server.client, QUESTIONS[0], as_url(WHOLE), asked) == (expected.prompt, expected.tokens)
 
 

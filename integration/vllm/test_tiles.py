@@ -8,14 +8,27 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from engines import HIGH, IMAGE_TOKEN, SMALL, SQUARE, TILE, WHOLE, WIDE, Answer, Engines, in_transformers, turn
+from engines import (
+    BY_SCORE,
+    HIGH,
+    IMAGE_TOKEN,
+    SMALL,
+    SQUARE,
+    TILE,
+    WHOLE,
+    WIDE,
+    Answer,
+    Engines,
+    in_transformers,
+    turn,
+)
 from PIL import Image
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.encoder_budget import MultiModalBudget
 
 QUESTION, OTHER = "which digit is blue?", "what colour is the 7?"
 PICTURES = [WHOLE, WIDE, HIGH, SQUARE, SMALL]
-FIFTH = {"keep_ratio": 0.2, "instruction": "none"}
+FIFTH = {"keep_ratio": 0.2, "instruction": "none", **BY_SCORE}
 FEWER = {**FIFTH, "tiles": "salient", "tile_threshold": 0.5}
 LOOKING = {**FIFTH, "tiles": 2, "tile_score": "attention"}
 
@@ -39,7 +52,7 @@ def test_what_stays_is_what_stays_in_transformers(
 ) -> None:
     chat = engines.checkpoints["chat"] if checkpoint == "chat" else None
     text = turn(QUESTION, chat=chat is not None)
-    setting = {"keep_ratio": 0.2, "instruction": level, "tile_score": score}
+    setting = {"keep_ratio": 0.2, "instruction": level, "tile_score": score, **BY_SCORE}
     engine = engines.get(checkpoint, setting)
     whole = [in_transformers(text, [image], setting, chat).kept for image in PICTURES]
     for choice in choices:
@@ -70,10 +83,10 @@ def test_all_levels_have_their_options(engines: Engines, options: dict[str, Any]
 
 
 def test_tiles_in_groups(engines: Engines) -> None:
-    setting = {"keep_ratio": 0.5, "tile_batch": 4}
+    setting = {"keep_ratio": 0.5, "tile_batch": 4, **BY_SCORE}
     answer = engines.ask(engines.get("native", setting), (turn(QUESTION), [WHOLE]))[0]
     assert answer.tiles == [4, 4, 4, 1]
-    assert same(answer, in_transformers(turn(QUESTION), [WHOLE], {"keep_ratio": 0.5}))
+    assert same(answer, in_transformers(turn(QUESTION), [WHOLE], {"keep_ratio": 0.5, **BY_SCORE}))
 
 
 def test_a_tile_that_is_left_out_is_not_encoded(engines: Engines) -> None:
