@@ -32,9 +32,9 @@ def picture(width: int, height: int, turn: int = 0) -> Image.Image:
 
 
 WHOLE = SCENE  # 12 tiles, some of them empty
-BY_SCORE = {"choose": "top"}
-"""Where tokens are compared with those of transformers one by one: which of several tokens of plain background is least
-like the others is a matter of rounding."""
+BY_SCORE = {"choose": "top", "ranking": "tile", "region": "cls-similarity"}
+"""Where tokens are compared with those of transformers one by one. In tiles of plain background that are all alike, it is
+a matter of rounding which token ranks before the others."""
 WIDE, HIGH, SQUARE, SMALL = picture(300, 200), picture(130, 280, 1), picture(200, 200, 2), picture(60, 60, 3)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import signal
 import socket
@@ -22,7 +23,7 @@ from PIL import Image
 
 from ptprune.tiny import CHECKPOINT
 
-SETTING = '{"ptprune": {"keep_ratio": 0.5, "choose": "top"}}'
+SETTING = json.dumps({"ptprune": {"keep_ratio": 0.5, **BY_SCORE}})
 QUESTIONS = ["which digit is blue?", "what colour is the 7?", "how many letters are there?"]
 START_SECONDS = 400  # seconds on an idle machine, minutes on a busy one
 

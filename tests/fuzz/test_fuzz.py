@@ -31,7 +31,7 @@ from ptprune.tiny import CHECKPOINT
 from ptprune.vllm.settings import num_kept, pruner_of, requested
 from ptprune.vllm.turn import answer_start, texts_around
 from tests.fuzz.mutations import VALUES, WORDS, of_bytes, of_json
-from tests.fuzz.watch import Broken, check_command, check_line, watched
+from tests.fuzz.watch import MEMORY, Broken, check_command, check_line, watched
 
 SHARE = float(os.environ.get("PTPRUNE_FUZZ", "0"))  # 1: ten minutes
 SCENE = Path(__file__).parents[2] / "examples" / "scene.png"
@@ -360,7 +360,14 @@ def test_the_watch_sees(tmp_path: Path) -> None:
         exec(compile("1", str(tmp_path / "inside" / "a.py"), "exec"))
 
     (tmp_path / "inside").mkdir()
-    for act in (write_outside, run_something, run_a_file):
+
+    def take_much() -> None:
+        assert len(bytearray(MEMORY + (1 << 28)).replace(b"x", b"y")) > MEMORY  # a copy: all of it is touched
+
+    held = bytearray(b"x") * (1 << 28)  # what others hold does not count
+    with watched(tmp_path / "inside"):
+        assert held
+    for act in (write_outside, run_something, run_a_file, take_much):
         with pytest.raises(Broken), watched(tmp_path / "inside"):
             act()
     with watched(tmp_path):
