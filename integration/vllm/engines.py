@@ -33,8 +33,8 @@ def picture(width: int, height: int, turn: int = 0) -> Image.Image:
 
 WHOLE = SCENE  # 12 tiles, some of them empty
 BY_SCORE = {"choose": "top", "ranking": "tile", "region": "cls-similarity"}
-"""Where tokens are compared with those of transformers one by one. In tiles of plain background that are all alike, it is
-a matter of rounding which token ranks before the others."""
+"""Where tokens are compared with those of transformers one by one. In tiles of plain background that are all alike,
+which token ranks before the others is a matter of rounding."""
 WIDE, HIGH, SQUARE, SMALL = picture(300, 200), picture(130, 280, 1), picture(200, 200, 2), picture(60, 60, 3)
 
 

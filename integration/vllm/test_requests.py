@@ -122,7 +122,7 @@ def test_an_overflowing_encoder_does_not_end_the_server(
     engines: Engines, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
-    engine = engines.get("overflowing", {"keep_ratio": 0.25})
+    engine = engines.get("overflowing", {"keep_ratio": 0.25, **BY_SCORE})
     answer = engines.ask(engine, (turn(QUESTION), [WIDE]))[0]
     assert answer.kept == [list(range(0, 112, 4))]
     assert "the token scores hold NaN or infinite values" in caplog.text
