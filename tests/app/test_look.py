@@ -75,6 +75,8 @@ FREE: list[dict[str, Any]] = [
     {"levels": ("tiles", "question")},
     {"more": 'ranking="image"'},
     {"more": "coverage=0.6"},
+    {"more": 'choose="top"'},
+    {"more": 'choose="coverage", power=0.25, floor=1'},
     {"more": 'positions="compact"'},
 ]
 

@@ -181,3 +181,16 @@ def test_a_layer_behind_the_features_is_refused():
         RandomPruning(vision_layer=4).attach(ZOO["internvl"].build())
     with pytest.raises(Refused, match="vision_layer must be at most 2"):
         RandomPruning(vision_layer=3).attach(ZOO["llava-next"].build())
+
+
+@torch.no_grad()
+def test_tokens_stand_in_their_tiles_where_they_stood_before_others_were_left_out():
+    """InternVL's tokens are numbered tile by tile, and row by row in each."""
+    model, inputs = ZOO["internvl"].build(), inputs_of("internvl", "one picture")
+    pruner = recording(PyramidTokenPruning, tiles=2, vision_layer=1, keep_ratio=0.2)
+    with pruner(model):
+        model(**inputs)
+    [(image, _)], [report] = pruner.seen, pruner.report.images
+    size = image.layout.regions[0].num_tokens
+    assert image.layout.num_tokens < len(image.layout.regions) * size, "or there are no gaps"
+    assert image.layout.cells_on_host().tolist() == (report.encoded % size).tolist()

@@ -168,6 +168,27 @@ def test_batches_answer_as_single_prompts_do(subject: examinee.Examinee) -> None
 
 
 @scenes
+def test_a_picture_is_encoded_once_for_all_methods_that_ask_the_same_of_the_tower(
+    subject: examinee.Examinee, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = replace(subject, tile_cache=None)  # with a cache of its own
+    tower, rows = one.model.model.vision_tower, []
+    original = tower.forward
+    monkeypatch.setattr(tower, "forward", lambda *args, **named: rows.append(1) or original(*args, **named))
+    items = scene_items("dev", 3)
+    runs = []
+    for pruner in (PyramidTokenPruning(keep_ratio=0.5), PyramidTokenPruning(keep_ratio=0.1), METHODS["fastervlm"]()):
+        before = len(rows)
+        answers = one.answers(items, pruner)
+        runs.append(len(rows) - before)
+        assert answers.texts == replace(subject, tile_cache=None).answers(items, pruner).texts
+        del rows[before + runs[-1] :]
+    assert runs[0] > 0
+    assert runs[1:] == [0, 0]
+    assert one.answers(items, METHODS["divprune"]()).texts, "it asks for no attention"
+    assert len(rows) > runs[0]
+
+
 def test_scenes_follow_from_their_number() -> None:
     few, more = scene_items("test", 2), scene_items("test", 4)
     assert items.digest(more[:2]) == items.digest(few)
