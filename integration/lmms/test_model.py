@@ -159,7 +159,7 @@ def test_loaded_as_told() -> None:
     ("arguments", "says"),
     [
         ({"keep_ratio": 2}, "ptprune: keep_ratio must be over 0 and at most 1, got 2"),
-        ({"method": "best"}, "ptprune: method best: unknown; give one of ptp, random"),
+        ({"method": "best"}, "ptprune: method best: unknown; give one of ptp, "),
         ({"colour": "red"}, "ptprune: colour: method ptp has no such setting"),
         ({"method": "none", "keep_ratio": 0.5}, "ptprune: keep_ratio: the unpruned model (method none) has no such"),
         ({"pretrained": "/nowhere"}, "ptprune: pretrained /nowhere: no such directory"),
