@@ -22,6 +22,7 @@ FLOORS = [  # from the bottom to the top
     "shapes",
     "upload",
     "selection",
+    "steps",
     "layout",
     "conventions",
     "scores",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ptprune.attach.attachment import Attachment, join
 from ptprune.attach.tile_cache import TileCache
@@ -22,16 +21,13 @@ from ptprune.scores.answers import check_selection
 from ptprune.scores.evidence import ImageEvidence, wrong_needs
 from ptprune.selection import Selection
 from ptprune.settings import RATIO, one_of, setting, whole
+from ptprune.steps import Steps, finish
 
 if TYPE_CHECKING:
     from ptprune.clock import Clock
 
 # Who collects reports, see ``TokenPruner.reports``: threads and asyncio tasks each see their own.
 _collecting: ContextVar[tuple[tuple[TokenPruner, ReportLog], ...]] = ContextVar("ptprune_collecting", default=())
-
-
-Steps = Generator[Sequence[Tensor], list[list[float]], Selection]
-"""See ``TokenPruner.steps``."""
 
 
 @dataclass(kw_only=True)
@@ -85,8 +81,8 @@ class TokenPruner(EncoderSettings):
         """``select`` as a generator, for methods that need numbers on the host.
 
         It yields tensors [n], receives their values as lists of floats, and returns the selection. A read from a device
-        waits for all of its work, so the tensors of all images of a batch are read at once. A method overrides either
-        ``select`` or this.
+        waits for all of its work, so the tensors of all images of a batch are read at once. Work that several images
+        can share is asked for by ``joint``. A method overrides either ``select`` or this.
         """
         return self.select(image)
         yield  # makes this a generator
@@ -261,20 +257,3 @@ def select_each(choices: Sequence[tuple[TokenPruner, ImageEvidence]]) -> list[Se
         check_selection(type(pruner).__name__, selection, image, pruner._trusted)
         for (pruner, image), selection in zip(choices, selections, strict=True)
     ]
-
-
-def finish(runs: Sequence[Steps]) -> list[Selection]:
-    """Run generators side by side. Each round reads from the device once what all of them wait for."""
-    done: dict[int, Selection] = {}
-    answers: dict[int, list[list[float]] | None] = dict.fromkeys(range(len(runs)))
-    while answers:
-        waiting: dict[int, Sequence[Tensor]] = {}
-        for number, answer in answers.items():
-            try:
-                waiting[number] = next(runs[number]) if answer is None else runs[number].send(answer)
-            except StopIteration as stop:
-                done[number] = stop.value
-        tensors = [tensor for wanted in waiting.values() for tensor in wanted]
-        read = iter(torch.cat(tensors).tolist() if tensors else ())
-        answers = {number: [list(islice(read, len(tensor))) for tensor in wanted] for number, wanted in waiting.items()}
-    return [done[number] for number in range(len(runs))]

@@ -56,30 +56,30 @@ def fuse(token: Tensor, instruction: Tensor | None, alpha: float, normalize_inst
     """
     levels = [token] if instruction is None else [token, instruction]
     weights = (1.0,) if instruction is None else (1 - alpha, alpha)
-    fused, low, high = fuse_levels(levels, weights, 2 if normalize_instruction else 1)
+    fused, low, high = fuse_levels(*levels, weights=weights, scaled=2 if normalize_instruction else 1)
     if not bool(torch.isfinite(torch.cat([low, high])).all()):
         raise Refused("the scores hold NaN or infinite values: the model's activations overflowed")
     return fused
 
 
-def fuse_levels(levels: Sequence[Tensor], weights: Sequence[float], scaled: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``sum_l weights[l] * minmax(levels[l])`` over one image's tokens, in few operations and without a read.
+def fuse_levels(*levels: Tensor, weights: Sequence[float], scaled: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``sum_l weights[l] * minmax(levels[l])`` over each image's tokens, in few operations and without a read.
 
     Args:
-        levels: FloatTensors [num_tokens], the scores of each level. Whoever reads the extremes has to check that they
-            are finite.
+        levels: FloatTensors [..., num_tokens], the scores of each level. Whoever reads the extremes has to check that
+            they are finite.
         weights: one a level.
         scaled: so many of the levels, the first ones, are scaled to 0..1; the others count as they are.
 
     Returns:
-        FloatTensor [num_tokens], and FloatTensors [levels], the smallest and the largest score of each level.
+        FloatTensor [..., num_tokens], and FloatTensors [..., levels], the smallest and the largest score of each level.
     """
-    scores = torch.stack(list(levels), dim=1)
-    low, high = torch.aminmax(scores, dim=0)
+    scores = torch.stack(levels, dim=-1)
+    low, high = torch.aminmax(scores, dim=-2, keepdim=True)
     normal = minmax(scores, low, high)
     if scaled < len(levels):
-        normal = torch.cat([normal[:, :scaled], scores[:, scaled:]], dim=1)
-    return (normal * _on(scores.device, scores.dtype, *weights)).sum(dim=1), low, high
+        normal = torch.cat([normal[..., :scaled], scores[..., scaled:]], dim=-1)
+    return (normal * _on(scores.device, scores.dtype, *weights)).sum(dim=-1), low.squeeze(-2), high.squeeze(-2)
 
 
 @lru_cache(maxsize=64)
@@ -89,13 +89,8 @@ def _on(device: torch.device, dtype: torch.dtype, *numbers: float) -> Tensor:
 
 
 def keep_best(scores: Tensor, number: int) -> Tensor:
-    """Indices of the ``number`` best of scores [num_tokens], sorted; equal scores rank by index."""
-    return torch.sort(scores, descending=True, stable=True).indices[:number].sort().values
-
-
-def keep_best_rows(scores: Tensor, number: int) -> Tensor:
-    """``keep_best`` in each row of scores [rows, n]: LongTensor [rows, number]."""
-    return torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :number].sort(dim=1).values
+    """Indices of the ``number`` best of scores [..., num_tokens], sorted; equal scores rank by index."""
+    return torch.sort(scores, dim=-1, descending=True, stable=True).indices[..., :number].sort(dim=-1).values
 
 
 def keep_top(scores: Tensor, groups: Tensor, budgets: Sequence[int], sizes: Sequence[int] | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ SENT: dict[str, Any] = {
     "alpha": None,
     "temperature": None,
     "thumbnail": "",
+    "tiles": "",
+    "vision_layer": None,
     "max_tiles": None,
     "max_new_tokens": 64,
     "more": "",
@@ -40,7 +43,10 @@ def test_every_control_counts() -> None:
     sent = {**SENT, "layer": 3.0, "alpha": 0.2, "temperature": 2, "thumbnail": "whole", "more": 'ranking="image"'}
     wanted = PyramidTokenPruning(keep_ratio=0.25, layer=3, alpha=0.2, temperature=2, thumbnail="whole", ranking="image")
     assert Form.read(sent).pruner() == wanted
-    assert Form.read({**sent, "max_tiles": 6, "max_new_tokens": 9, "compare": False}) == Form(
+    tower = {"tiles": "salient", "vision_layer": 2.0}
+    wanted = replace(wanted, tiles="salient", vision_layer=2)
+    assert Form.read({**sent, **tower}).pruner() == wanted
+    assert Form.read({**sent, **tower, "max_tiles": 6, "max_new_tokens": 9, "compare": False}) == Form(
         Path("cat.png"),
         "which?",
         "ptprune-tiny",
@@ -49,6 +55,8 @@ def test_every_control_counts() -> None:
         alpha=0.2,
         temperature=2,
         thumbnail="whole",
+        tiles="salient",
+        vision_layer=2,
         more='ranking="image"',
         max_tiles=6,
         max_new_tokens=9,
@@ -82,6 +90,7 @@ def test_other_methods_take_what_they_have() -> None:
     """Levels and controls of PTP that are hidden then do not count."""
     sent = {**SENT, "method": "fastv", "levels": [], "alpha": 0.3, "thumbnail": "whole"}
     assert Form.read(sent).pruner() == FastV(keep_ratio=0.25)
+    assert Form.read({**sent, "tiles": "salient"}).pruner() == FastV(keep_ratio=0.25, tiles="salient")
 
 
 @pytest.mark.parametrize(
@@ -102,6 +111,10 @@ def test_other_methods_take_what_they_have() -> None:
         ({"alpha": 7}, "alpha"),
         ({"temperature": [1]}, "temperature"),
         ({"thumbnail": "huge"}, "thumbnail"),
+        ({"tiles": "some"}, "tiles"),
+        ({"tiles": "all", "more": "tiles=3"}, "tiles"),
+        ({"vision_layer": 0}, "vision_layer"),
+        ({"vision_layer": 1.5}, "vision_layer"),
         ({"max_new_tokens": 10**9}, "max_new_tokens"),
         ({"max_tiles": 1000}, "max_tiles"),
         ({"more": "alpha=0.3", "alpha": 0.5}, "alpha"),

@@ -120,6 +120,26 @@ def test_settings_that_see_something_else_encode_once(
     check_same(visit.shown.report, true_report(desk, form(**changed, keep_ratio=0.2)))
 
 
+TOWER: list[dict[str, Any]] = [
+    {"tiles": "salient", "more": "tile_threshold=1.0"},
+    {"vision_layer": 1},
+    {"more": "tiles=2"},
+]
+
+
+@pytest.mark.parametrize("tower", TOWER, ids=str)
+def test_with_some_of_the_picture_not_encoded_every_move_encodes(
+    desk: Desk, form: Callable[..., Form], tower: dict[str, Any]
+) -> None:
+    """What is left of the picture decides what can be kept of it, so that the report is that of a new pass."""
+    visit = asked(desk, form(compare=False))
+    for ratio in (0.5, 0.2, 1.0):
+        assert desk.choose(form(**tower, keep_ratio=ratio), visit)
+        check_same(visit.shown.report, true_report(desk, form(**tower, keep_ratio=ratio)))
+        before, after = visit.shown.report.encoded_tokens
+        assert after < before or (ratio == 1 and "vision_layer" in tower)
+
+
 def test_with_every_token_kept_the_first_move_encodes(
     desk: Desk, form: Callable[..., Form], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,10 +27,10 @@ def counted(method="ptp", layers=4, layer=2, tiles=3, batch=1, keep_ratio=0.5, e
 
 @pytest.mark.parametrize(
     ("method", "layer", "batch", "operations"),
-    # asked for were at most 130 (200 before layer 0), and 2.5 times that for eight pictures: only the paper's keeps it
+    # the bound is 130 (200 before layer 0), and 2.5 times that for eight pictures
     [
-        *(("ptp", *rest) for rest in [(2, 1, 116), (0, 1, 200), (2, 8, 481), (0, 8, 556)]),
-        *(("ptp-paper", *rest) for rest in [(2, 1, 97), (0, 1, 181), (2, 8, 323), (0, 8, 398)]),
+        *(("ptp", *rest) for rest in [(2, 1, 116), (0, 1, 200), (2, 8, 246), (0, 8, 321)]),
+        *(("ptp-paper", *rest) for rest in [(2, 1, 99), (0, 1, 183), (2, 8, 274), (0, 8, 349)]),
     ],
 )
 def test_ptp_adds_so_many_operations(method, layer, batch, operations):
@@ -68,9 +68,9 @@ ADDED = {
     "fastervlm": (52, 2),
     "hired": (56, 3),  # the third read is the tile grid's, from the pixels
     "globalcom2": (93, 3),
-    "visionzip": (123, 2),
+    "visionzip": (121, 2),
     "dart": (69, 2),
-    "sparsevlm": (83, 2),
+    "sparsevlm": (84, 2),
 }
 
 
@@ -88,7 +88,7 @@ def test_divprune_adds_five_operations_a_choice(tiles, keep_ratio):
     row = counted("divprune", layer=0, tiles=tiles, keep_ratio=keep_ratio)
     tokens = 256 * (tiles + (tiles > 1))
     blocks = tokens // 256  # of the matrix in which the first token is looked for
-    assert (row.operations, row.reads) == (5 * round(keep_ratio * tokens) + 6 * blocks + 38, 2)
+    assert (row.operations, row.reads) == (5 * round(keep_ratio * tokens) + 6 * blocks + 36, 2)
 
 
 @pytest.mark.parametrize("tiles", [3, 5])
@@ -107,7 +107,7 @@ def test_scope_adds_thirteen_operations_a_step(tiles, keep_ratio):
 
 
 @pytest.mark.parametrize("tiles", [3, 5])
-@pytest.mark.parametrize(("keep_ratio", "operations"), [(0.1, 964), (0.5, 2273)])
+@pytest.mark.parametrize(("keep_ratio", "operations"), [(0.1, 965), (0.5, 2274)])
 def test_cdpruner_whatever_the_number_of_tiles(tiles, keep_ratio, operations):
     row = counted("cdpruner", layers=6, layer=0, tiles=tiles, keep_ratio=keep_ratio)
     assert (row.operations, row.reads) == (operations, 2)

@@ -19,7 +19,7 @@ OWN_LEVELS = {"ptp": ("tokens", "question"), "ptp-paper": LEVELS}
 MAX_QUESTION = 2000  # characters
 MAX_SETTINGS = 500  # characters of further settings
 MAX_NEW_TOKENS, MAX_TILES = 512, 64
-EVERYWHERE = ("keep_ratio", "layer")  # controls that belong to every method
+EVERYWHERE = ("keep_ratio", "layer", "tiles", "vision_layer")  # controls that belong to every method
 OF_PTP = ("alpha", "temperature", "thumbnail")
 
 
@@ -52,6 +52,8 @@ class Form:
     alpha: float | None = None
     temperature: float | None = None
     thumbnail: str | None = None
+    tiles: str | None = None
+    vision_layer: int | None = None
     max_tiles: int | None = None
     max_new_tokens: int = 64
     more: str = ""
@@ -69,7 +71,7 @@ class Form:
             if len(text[name]) > most:
                 raise UserError(f"{name}: {len(text[name])} characters are too many; write at most {most}")
         levels = tuple(level for level in LEVELS if level in (values.get("levels") or ()))
-        limits = {"layer": None, "max_tiles": MAX_TILES, "max_new_tokens": MAX_NEW_TOKENS}
+        limits = {"layer": None, "vision_layer": None, "max_tiles": MAX_TILES, "max_new_tokens": MAX_NEW_TOKENS}
         whole = {name: _whole(name, values.get(name), most) for name, most in limits.items()}
         return cls(
             picture=Path(values["picture"]) if values.get("picture") else None,
@@ -78,7 +80,9 @@ class Form:
             alpha=_number("alpha", values.get("alpha")),
             temperature=_number("temperature", values.get("temperature")),
             thumbnail=str(values["thumbnail"]) if values.get("thumbnail") else None,
+            tiles=str(values["tiles"]) if values.get("tiles") else None,
             layer=whole["layer"],
+            vision_layer=whole["vision_layer"],
             max_tiles=whole["max_tiles"],
             max_new_tokens=whole["max_new_tokens"] or cls.max_new_tokens,
             compare=bool(values.get("compare")),

@@ -100,6 +100,22 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
                         thumbnail = gr.Dropdown(
                             [("default", ""), "ratio", "whole", "region"], value="", label="Thumbnail"
                         )
+                        with gr.Row():
+                            encoded = gr.Dropdown(
+                                [("default", ""), "all", "salient"],
+                                value="",
+                                label="Tiles to encode",
+                                min_width=110,
+                                elem_id="tiles",
+                            )
+                            vision_layer = gr.Number(
+                                None,
+                                label="Drop patches in the encoder before its layer",
+                                precision=0,
+                                minimum=1,
+                                min_width=110,
+                                elem_id="vision-layer",
+                            )
                         longest = gr.Number(
                             64, label="Longest answer, in tokens", precision=0, minimum=1, maximum=MAX_NEW_TOKENS
                         )
@@ -141,6 +157,8 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
             "alpha": alpha,
             "temperature": temperature,
             "thumbnail": thumbnail,
+            "tiles": encoded,
+            "vision_layer": vision_layer,
             "max_tiles": tiles,
             "max_new_tokens": longest,
             "more": more,
@@ -247,7 +265,16 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
         gr.on([ask.click, question.submit], on_ask, list(controls.values()), shown, **asking)
         stop.click(on_stop, concurrency_limit=None, **QUIET)
         changes = [ratio.change, used.change, alpha.change, temperature.change, thumbnail.change, layer.change]
-        changes += [method.change, more.submit, tiles.change, longest.change, model.change, question.blur]
+        changes += [
+            encoded.change,
+            vision_layer.change,
+            method.change,
+            more.submit,
+            tiles.change,
+            longest.change,
+            model.change,
+            question.blur,
+        ]
         gr.on(
             changes,
             on_change,

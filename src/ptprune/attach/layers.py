@@ -218,7 +218,7 @@ class Layers:
                 self.scores.check(index)
         if "hidden_states" in setup.needs:
             stage.hidden_states = call.states
-        stage.select(setup.pruner.select_all)
+        stage.select(setup.pruner.select_all, setup.needs)
         if self.generation is not None:
             self.generation.selections = stage.selections
         assert self.prompt is not None

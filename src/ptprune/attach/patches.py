@@ -20,7 +20,7 @@ from ptprune.errors import BrokenPass
 from ptprune.families.base import Encoder
 from ptprune.families.tiled import pool_to
 from ptprune.scores.attention import QueriesAndKeys, patch_scores
-from ptprune.selection import keep_best_rows
+from ptprune.selection import keep_best
 
 
 class PatchCut:
@@ -70,7 +70,7 @@ class PatchCut:
         with self.setup.lap("select"):
             paid = patch_scores(qk, self.has_cls, {"encoder_attention"})["encoder_attention"]
             scores = pool_to(self.side, paid.view(len(qk.key), -1))
-            self._groups = keep_best_rows(scores, self.number)
+            self._groups = keep_best(scores, self.number)
 
     def _cut(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         """Pre-hook of the first layer that sees fewer patches."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -107,52 +107,69 @@ class Stage:
         layouts = [image.layout for image in self.images]
         self.keep([Selection(torch.arange(each.num_tokens, device=each.tokens.device)) for each in layouts])
 
-    def select(self, choose: Callable[[Sequence[ImageEvidence]], list[Selection]]) -> None:
-        """Choose every image's tokens."""
-        self.keep(choose(self.evidence()))
+    def select(self, choose: Callable[[Sequence[ImageEvidence]], list[Selection]], needs: Container[str]) -> None:
+        """Choose every image's tokens.
 
-    def evidence(self) -> list[ImageEvidence]:
+        Args:
+            needs: names in ``ImageEvidence`` that choosing takes.
+        """
+        self.keep(choose(self.evidence(needs)))
+
+    def evidence(self, needs: Container[str]) -> list[ImageEvidence]:
         """What was computed for each image."""
-        paid = self._paid()
+        found = {**self._paid(), **self._states(needs)}
         return [
-            image.evidence(self.number, **{name: of[i] for name, of in paid.items()}, **self._states(image.layout))
-            for i, image in enumerate(self.images)
+            image.evidence(self.number, **{name: of[number] for name, of in found.items()})
+            for number, image in enumerate(self.images)
         ]
 
     def _paid(self) -> dict[str, list[Tensor]]:
         """Name in ``ImageEvidence`` -> for each image the attention that the instruction pays to its tokens."""
-        layouts, past, paid = [image.layout for image in self.images], self.columns.past, {}
+        past, paid = self.columns.past, {}
         for name, values in self.attention.items():
-            if len(layouts) == 1 or values.ndim > 2:
-                prompts = [(layout, layout.sample // self.copies) for layout in layouts]
-                rows = [
-                    values[prompt] if values.ndim == 2 else values[prompt, : self.lengths[prompt]]
-                    for _, prompt in prompts
-                ]
-                places = [layout.tokens + past if past else layout.tokens for layout in layouts]
-                paid[name] = [row.index_select(-1, keys) for row, keys in zip(rows, places, strict=True)]
-            else:
-                # the rows of all prompts behind one another, so that all images are looked up at once
-                step = values.shape[1]
-                starts = [layout.sample // self.copies * step + past for layout in layouts]
-                tokens = torch.cat([layout.tokens for layout in layouts])
-                sizes = [layout.num_tokens for layout in layouts]
-                shift = upload(np.repeat(starts, sizes), tokens.device)
-                paid[name] = list(values.flatten().index_select(0, tokens + shift).split(sizes))
+            if values.ndim == 2:
+                paid[name] = self._at_tokens(values, self.copies, past)
+                continue
+            paid[name] = []
+            for layout in (image.layout for image in self.images):
+                prompt, tokens = layout.sample // self.copies, layout.tokens + past if past else layout.tokens
+                paid[name].append(values[prompt, : self.lengths[prompt]].index_select(-1, tokens))
         return paid
 
-    def _states(self, layout: ImageLayout) -> dict[str, Tensor]:
-        """The image's tokens, and the instruction's, inside the language model."""
-        states = {}
-        if self.embeddings is not None:
-            row, prompt = self.embeddings[layout.sample], layout.sample // self.copies
-            states["embeddings"] = row[layout.tokens.to(row.device)]
-            instruction = self.instruction[prompt, : self.lengths[prompt]]
-            states["instruction_embeddings"] = row[instruction.to(row.device)]
-        if self.hidden_states is not None:
-            row = self.hidden_states[layout.sample]
-            states["hidden_states"] = row[layout.tokens.to(row.device)]
-        return {name: state.to(layout.tokens.device) for name, state in states.items()}
+    def _states(self, needs: Container[str]) -> dict[str, list[Tensor]]:
+        """Name in ``ImageEvidence`` -> for each image its tokens, or the instruction's, inside the language model."""
+        inside = {"embeddings": self.embeddings, "hidden_states": self.hidden_states}
+        states = {name: self._at_tokens(rows) for name, rows in inside.items() if rows is not None and name in needs}
+        if self.embeddings is not None and "instruction_embeddings" in needs:
+            states["instruction_embeddings"] = []
+            for layout in (image.layout for image in self.images):
+                prompt = layout.sample // self.copies
+                columns = self.instruction[prompt, : self.lengths[prompt]]
+                words = self.embeddings[layout.sample][columns.to(self.embeddings.device)]
+                states["instruction_embeddings"].append(words.to(layout.tokens.device))
+        return states
+
+    def _at_tokens(self, rows: Tensor, copies: int = 1, past: int = 0) -> list[Tensor]:
+        """Each image's tokens, of all images at once.
+
+        Args:
+            rows: [batch or prompts, past + length, ...].
+            copies: batch rows that share one of ``rows``.
+
+        Returns:
+            [image's tokens, ...] each.
+        """
+        layouts = [image.layout for image in self.images]
+        if len(layouts) == 1:
+            [layout], rows = layouts, rows[layouts[0].sample // copies]
+            places = layout.tokens + past if past else layout.tokens
+            return [rows.index_select(0, places.to(rows.device)).to(layout.tokens.device)]
+        sizes = [layout.num_tokens for layout in layouts]
+        starts = [layout.sample // copies * rows.shape[1] + past for layout in layouts]
+        tokens = torch.cat([layout.tokens for layout in layouts])
+        places = tokens + upload(np.repeat(starts, sizes), tokens.device)
+        found = rows.flatten(0, 1).index_select(0, places.to(rows.device))  # the rows behind one another
+        return list(found.to(tokens.device).split(sizes))
 
     def merge(self, hidden_states: Tensor) -> Tensor:
         """Put what methods made of the dropped tokens in the places of kept ones: [batch, length, d] -> the same."""

@@ -31,7 +31,7 @@ PHASES = {
     "watch the encoder": ("attach/vision", "attach/tap", "scores/attention", "families/"),
     "find the images": ("attach/prompt", "attach/forward", "families/prompt_image", "families/grouping", "layout"),
     "score": ("scores/", "attach/instruction", "attach/stage:_paid", "attach/stage:evidence"),
-    "select": ("methods/", "pruner", "selection", "budget", "scores/registry"),
+    "select": ("methods/", "pruner", "steps", "selection", "budget", "scores/registry"),
     "cut": ("attach/cut", "attach/stage", "attach/layers"),
     "caches": ("attach/cache", "attach/static", "attach/windows", "attach/ending"),
     "restore": ("attach/cut:restore",),

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 
 from ptprune.methods.determinantal import choose_diverse_by_region
-from ptprune.pruner import Steps, TokenPruner
+from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.finite import read
 from ptprune.selection import Selection, minmax
+from ptprune.steps import Steps
 
 
 @dataclass(kw_only=True)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ptprune.pruner import Steps, TokenPruner
+from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.finite import read
 from ptprune.selection import Selection
 from ptprune.settings import setting, whole
+from ptprune.steps import Steps
 
 
 @dataclass(kw_only=True)

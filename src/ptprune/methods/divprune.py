@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptprune.pruner import Steps, TokenPruner
+from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.finite import read
 from ptprune.selection import Selection
+from ptprune.steps import Steps
 
 ROWS_AT_A_TIME = 256  # of the cosine matrix of all tokens, which is too large to hold whole
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ptprune.pruner import Steps, TokenPruner
+from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.finite import read
 from ptprune.selection import Selection, keep_best
+from ptprune.steps import Steps
 
 
 @dataclass(kw_only=True)

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ptprune.budget import allocate
 from ptprune.layout import ImageLayout
-from ptprune.pruner import Steps, TokenPruner
+from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.finite import read
 from ptprune.scores.thumbnail import attention_shares, guiding, seen_from_thumbnail
 from ptprune.selection import Selection, keep_top
 from ptprune.settings import POSITIVE, setting
+from ptprune.steps import Steps
 
 
 @dataclass(kw_only=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ptprune.budget import allocate_beside
-from ptprune.pruner import Steps, TokenPruner
+from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.finite import read
 from ptprune.scores.thumbnail import attention_shares, guiding
 from ptprune.selection import Selection, keep_top
 from ptprune.settings import SHARE, setting
+from ptprune.steps import Steps
 
 
 @dataclass(kw_only=True)

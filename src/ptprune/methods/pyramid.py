@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +13,13 @@ from torch import Tensor
 from ptprune.budget import allocate, allocate_beside
 from ptprune.methods.determinantal import choose_diverse, choose_diverse_by_region
 from ptprune.methods.distinct import distinct, distinct_by_region
-from ptprune.pruner import Steps, TokenPruner
+from ptprune.pruner import TokenPruner
 from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TOKEN_SCORES, ImageEvidence
 from ptprune.scores.finite import read
 from ptprune.scores.region import region_weights
 from ptprune.selection import Selection, fuse_levels, keep_best, keep_top
 from ptprune.settings import FLAG, POSITIVE, SHARE, number, one_of, ratios, score_of, setting, whole
+from ptprune.steps import Joint, Steps, joint
 
 LIKENESS = {"embeddings": "embeddings", "features": "token_features"}  # setting -> field of the evidence
 LEAST = 1e-6  # fused score as a weight
@@ -108,7 +110,8 @@ class PyramidTokenPruning(TokenPruner):
             levels.append(INSTRUCTION_SCORES[self.instruction])
         scores = [level.compute(image) for level in levels]
         weights = (1 - self.alpha, self.alpha) if self.guided else (1.0,)
-        fused, low, high = fuse_levels(scores, weights, 2 if self.normalize_instruction else 1)
+        scaled = 2 if self.normalize_instruction else 1
+        fused, low, high = yield from joint(fuse_levels, *scores, weights=weights, scaled=scaled)
         region = REGION_SCORES[self.region] if len(layout.regions) > 1 and self.weighs_regions else None
         # all numbers that the host needs, in one read: budgets are exact fractions of a few saliencies
         wanted = [low, high] if region is None else [low, high, region.compute(image)]
@@ -127,53 +130,52 @@ class PyramidTokenPruning(TokenPruner):
             [[number]] = yield [covering(fused, self.coverage)[None]]
             smallest, largest = (max(1, round(bound * len(fused))) for bound in self.coverage_bounds)
             total = min(max(int(number), smallest), largest)
-        vectors = next((F.normalize(values, dim=-1) for values in compared.values()), None)
-        kept = self._choose(image, fused, salient, total, vectors)
+        kept = yield from self._choose(image, fused, salient, total, *compared.values())
         named = dict(zip(("token", "instruction"), scores, strict=False))
         return Selection(kept, salient, {**named, "fused": fused})
 
     def _choose(
-        self, image: ImageEvidence, fused: Tensor, saliency: Sequence[float] | None, total: int, vectors: Tensor | None
-    ) -> Tensor:
+        self,
+        image: ImageEvidence,
+        fused: Tensor,
+        saliency: Sequence[float] | None,
+        total: int,
+        compared: Tensor | None = None,
+    ) -> Generator[Joint, Any, Tensor]:
         """The kept tokens, LongTensor [total], sorted.
 
         Args:
-            vectors: what "distinct" and "coverage" compare, FloatTensor [num_tokens, d], unit vectors; None for "top".
+            compared: what "distinct" and "coverage" compare, FloatTensor [num_tokens, d]; None for "top".
         """
         if self.ranking == "tile":
-            return self._within(image, fused, self.budgets(image, saliency, total), vectors)
+            return self._within(image, fused, self.budgets(image, saliency, total), compared)
         scores = fused if saliency is None else self._weighted(image, fused, saliency)
-        first = self._given(image, fused, total, vectors)
-        if vectors is not None:
-            weights = self._importance(scores)
-            if self.choose == "coverage":
-                return choose_diverse(vectors, weights, total, first)
-            weights = weights if first is None else weights.index_fill(0, first, weights.amax() + 1)
-            scores = distinct(vectors, weights)
-        return keep_best(scores if first is None else scores.index_fill(0, first, torch.inf), total)
+        first = self._given(image, fused, total, compared)
+        if compared is not None and self.choose == "coverage":
+            return choose_diverse(F.normalize(compared, dim=-1), importance(scores, self.power), total, first)
+        given = () if first is None else (torch.zeros_like(scores, dtype=torch.bool).index_fill_(0, first, True),)
+        if compared is None:
+            return (yield from joint(best, scores, *given, total=total))
+        return (yield from joint(best_distinct, compared, scores, *given, total=total, power=self.power))
 
-    def _within(self, image: ImageEvidence, scores: Tensor, budgets: Sequence[int], vectors: Tensor | None) -> Tensor:
+    def _within(self, image: ImageEvidence, scores: Tensor, budgets: Sequence[int], compared: Tensor | None) -> Tensor:
         """The chosen tokens of every region, sorted."""
         layout = image.layout
-        if vectors is not None:
-            weights = self._importance(scores)
+        if compared is not None:
+            vectors, weights = F.normalize(compared, dim=-1), importance(scores, self.power)
             if self.choose == "coverage":
                 return choose_diverse_by_region(vectors, weights, layout, budgets)
             scores = distinct_by_region(vectors, weights, layout)
         return keep_top(scores, layout.region_of.to(image.device), budgets, layout.sizes())
 
-    def _importance(self, scores: Tensor) -> Tensor:
-        """The weights of "distinct" and "coverage". None is 0, so that constant scores count every token alike."""
-        return scores.clamp(min=LEAST) ** self.power
-
-    def _given(self, image: ImageEvidence, fused: Tensor, total: int, vectors: Tensor | None) -> Tensor | None:
+    def _given(self, image: ImageEvidence, fused: Tensor, total: int, compared: Tensor | None) -> Tensor | None:
         """Tokens that stay whatever their rank in the image: a thumbnail kept whole, and every other region's floor."""
         layout, sizes = image.layout, image.layout.sizes()
         whole = layout.thumbnail if self.thumbnail == "whole" else None
         floors = [0 if number == whole else self._floor(sizes, total) for number in range(len(sizes))]
         given = [] if whole is None else [layout.upload(layout.members_on_host()[whole])]
         if any(floors):
-            given.append(self._within(image, fused, floors, vectors))
+            given.append(self._within(image, fused, floors, compared))
         return torch.cat(given) if given else None
 
     def _floor(self, sizes: Sequence[int], total: int) -> int:
@@ -222,6 +224,30 @@ class PaperTokenPruning(PyramidTokenPruning):
     alpha: float = 0.5
     ranking: str = "tile"
     choose: str = "top"
+
+
+def importance(scores: Tensor, power: float) -> Tensor:
+    """The weights of "distinct" and "coverage". None is 0, so that constant scores count every token alike."""
+    return scores.clamp(min=LEAST) ** power
+
+
+def best(scores: Tensor, given: Tensor | None = None, *, total: int) -> Tensor:
+    """The tokens of the best scores [images, num_tokens], after those given, a BoolTensor of that shape."""
+    return keep_best(scores if given is None else scores.masked_fill(given, torch.inf), total)
+
+
+def best_distinct(compared: Tensor, scores: Tensor, given: Tensor | None = None, *, total: int, power: float) -> Tensor:
+    """The tokens that score high and are like none that scores higher, after those given.
+
+    Args:
+        compared: FloatTensor [images, num_tokens, d].
+        scores: FloatTensor [images, num_tokens].
+        given: BoolTensor [images, num_tokens]; the others are compared with these too.
+    """
+    weights = importance(scores, power)
+    if given is not None:
+        weights = torch.where(given, weights.amax(dim=-1, keepdim=True) + 1, weights)
+    return best(distinct(F.normalize(compared, dim=-1), weights), given, total=total)
 
 
 def covering(importance: Tensor, coverage: float) -> Tensor:

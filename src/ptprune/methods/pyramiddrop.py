@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from ptprune.errors import SettingError
 from ptprune.methods.stages import StagedPruner
-from ptprune.pruner import Steps
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.finite import read
 from ptprune.selection import Selection, keep_best
 from ptprune.settings import setting, whole
+from ptprune.steps import Steps
 
 
 @dataclass(kw_only=True)

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ptprune.layout import ImageLayout
-from ptprune.pruner import Steps, TokenPruner
+from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.finite import read
 from ptprune.selection import Selection, stretches
 from ptprune.settings import number, setting
+from ptprune.steps import Steps
 
 
 @dataclass(kw_only=True)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ptprune.pruner import Steps, TokenPruner
+from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.finite import read
 from ptprune.selection import Selection, keep_best
+from ptprune.steps import Steps
 
 
 @dataclass(kw_only=True)

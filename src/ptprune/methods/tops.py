@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ptprune.errors import SettingError
 from ptprune.methods.stages import StagedPruner
-from ptprune.pruner import Steps
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.finite import read
 from ptprune.selection import Selection, minmax
 from ptprune.settings import Rule, is_whole, number, one_of, setting
+from ptprune.steps import Steps
 
 DEEP = (12 / 28, 16 / 28)  # of the depth: layers 12 and 16 of InternVL3-8B and Qwen2.5-VL-7B
 NOISE = 1e-6  # terms below are rounding

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptprune.pruner import Steps, TokenPruner
+from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.finite import read
 from ptprune.selection import Selection, padded_rows, ranked, starts_of, stretches
 from ptprune.settings import SHARE, Rule, is_whole, setting
+from ptprune.steps import Steps
 
 
 @dataclass(kw_only=True)

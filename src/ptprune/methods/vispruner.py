@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptprune.pruner import Steps, TokenPruner
+from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import ImageEvidence
 from ptprune.scores.finite import read
 from ptprune.selection import Selection, padded_rows, ranked, starts_of, stretches
 from ptprune.settings import SHARE, setting
+from ptprune.steps import Steps
 from ptprune.upload import upload
 
 STEP = 8  # duplicates removed at a time, as in their code
