@@ -18,7 +18,7 @@ from ptprune import PyramidTokenPruning
 from ptprune.asking.answer import ask
 from ptprune.asking.chat import make_prompt
 from ptprune.bench import accuracy, examinee, items, plots, statistics
-from ptprune.bench.candidates import Candidate, ablate, compare
+from ptprune.bench.candidates import Candidate, ablate, compare, encode
 from ptprune.bench.examinee import Views
 from ptprune.bench.items.folder import folder_items
 from ptprune.bench.items.scenes import scene_items
@@ -234,6 +234,34 @@ def test_downsampling_where_there_are_no_tiles(subject: examinee.Examinee, monke
             assert view.size[0] / view.size[1] == pytest.approx(size[0] / size[1], rel=0.02)
 
 
+@pytest.mark.parametrize("size", [(256, 192), (64, 640), (64, 64), (1000, 90)])
+@pytest.mark.parametrize("share", [1.0, 0.6, 0.3, 0.01])
+def test_fewer_tiles_come_near_the_share(subject: examinee.Examinee, size: tuple[int, int], share: float) -> None:
+    full, tokens = subject.tokens(size), subject.tokens(size, Views(subject).fewer(share)(size))
+    counts = {subject.tokens(size, examinee.View((("max_patches", number),))) for number in range(1, 13)}
+    assert tokens in counts
+    assert abs(tokens - share * full) == min(abs(count - share * full) for count in counts)
+
+
+def test_the_rows_of_a_table_of_what_is_encoded() -> None:
+    arms = {(arm.variant, arm.method): arm for arm in encode([0.5], {"alpha": 0.25}, 4, True) if arm.variant}
+    changed = {variant: arm.settings for (variant, _), arm in arms.items()}
+    plain = changed.pop("ptp")
+    own = {name: {n: v for n, v in of.items() if n not in plain} for name, of in changed.items()}
+    assert own == {
+        "salient tiles": {"tiles": "salient"},
+        "salient tiles, others as background": {"tiles": "salient", "left_out": "background"},
+        "patches": {"vision_layer": 2},
+        "salient tiles and patches": {"tiles": "salient", "vision_layer": 2},
+        "random tiles": {"tiles": "salient", "tile_score": "random"},
+        "fewer tiles": {},
+    }
+    assert [method for _, method in arms] == ["ptp"] * 6 + ["fewer-tiles"]
+    assert len({arm.key for arm in arms.values()}) == 7
+    few = {arm.variant for arm in encode([0.5], {}, None, False)}
+    assert few == {"", "ptp", "salient tiles", "salient tiles, others as background", "random tiles"}
+
+
 def test_the_rows_of_a_table() -> None:
     def names(arms: list[Candidate]) -> list[tuple[str, float | None]]:
         return [(arm.method, arm.keep_ratio) for arm in arms]
@@ -359,6 +387,26 @@ def test_a_folder_of_items(bench: Command, folder: Path, tmp_path: Path) -> None
 
 
 @scenes
+def test_what_is_encoded(bench: Command, subject: examinee.Examinee, tmp_path: Path) -> None:
+    """Fewer tiles hold as many kept tokens, and are counted as a share of the whole picture."""
+    file = tmp_path / "encodings.json"
+    told = bench("--encodings", "--limit", 6, "--ratios", ".25", "--split", "dev", "--out", file)
+    assert told.code == 0
+    assert "encoded: tiles, tokens" in told.out
+    rows = {name: row for row in json.loads(file.read_text())["results"] for name in row["variants"]}
+    asked = scene_items("dev", 6)
+    view = Views(subject).fewer(rows["salient tiles"]["encoded_tiles"])
+    full, shown = sum(subject.tokens(i.size) for i in asked), sum(subject.tokens(i.size, view(i.size)) for i in asked)
+    fewer, whole = rows["fewer tiles"], rows["ptp"]
+    assert fewer["method"] == "fewer-tiles"
+    assert fewer["encoded_tiles"] == fewer["encoded_tokens"] == round(shown / full, 4) < 1
+    assert fewer["kept_tokens"] == pytest.approx(whole["kept_tokens"], abs=1)
+    assert "encoded_tiles" not in whole
+    assert rows["random tiles"]["encoded_tiles"] == rows["salient tiles"]["encoded_tiles"] < 1
+    assert rows["patches"]["encoded_tokens"] < 1 == rows["patches"].get("encoded_tiles", 1)
+
+
+@scenes
 def test_the_table_and_the_plot(bench: Command, tmp_path: Path) -> None:
     path = tmp_path / "plot.png"
     shares = "0.05,.5,.25,.1,.75"  # wider than 80 columns
@@ -393,6 +441,9 @@ def test_the_table_and_the_plot(bench: Command, tmp_path: Path) -> None:
         (["--split", "train"], "--split train"),
         (["--split", "test", "--ablate"], "development split"),
         (["--methods", "ptp", "--ablate"], "--methods"),
+        (["--methods", "ptp", "--encodings"], "--methods"),
+        (["--encodings", "--ablate"], "--encodings: not with --ablate"),
+        (["--encodings", "--layer", "2"], "--layer 2: not with --encodings"),
         (["--set", "alpha"], "NAME=VALUE"),
         (["--set", "alpha=2"], "--set alpha must be between 0 and 1, got 2"),
         (["--set", "region=none"], "--set region must be"),

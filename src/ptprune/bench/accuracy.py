@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ptprune.bench.candidates import NO_PRUNING, PTP, Candidate, key
-from ptprune.bench.examinee import Examinee, Views
+from ptprune.bench.candidates import FEWER_TILES, NO_PRUNING, PTP, Candidate, key
+from ptprune.bench.examinee import Examinee, Size, View, Views
 from ptprune.bench.items import Item, mark
 from ptprune.bench.statistics import decode, difference, interval, marks_of, mean
 from ptprune.errors import UserError
+from ptprune.methods import METHODS
+from ptprune.pruner import TokenPruner
 from ptprune.results.file import go_on, save
 from ptprune.results.rows import AccuracyResults, AccuracyRow, Run
 
@@ -60,22 +62,35 @@ class AccuracyRun:
         views = Views(examinee)
         for one in self.missing:
             told = partial(on_batch, f"{one.name} {'' if one.keep_ratio is None else one.keep_ratio}")
-            view = views.of(one.method, one.keep_ratio)
-            given = examinee.answers(self.items, one.pruner, view, told)
+            view, pruner, shown = views.of(one.method, one.keep_ratio), one.pruner, 1.0
+            if one.method == FEWER_TILES:
+                view, pruner, shown = self._fewer(one, views)
+            given = examinee.answers(self.items, pruner, view, told)
             pairs = zip(given.texts, self.items, strict=True)
             marks = [mark(text, item.answer, item.listing) for text, item in pairs]
             right = "".join("01"[value == 1] for value in marks)
             parts = [round(value, 4) for value in marks] if any(item.listing for item in self.items) else None
             kinds = [item.kind for item in self.items]
-            work = examinee.work(self.items, one.pruner, view)
+            work = examinee.work(self.items, pruner, view)
             row = row_of(one, right, round(given.kept_tokens, 2), kinds, self._run, parts, work)
-            shares = {name: round(getattr(given, name), 4) for name in ("encoded_tiles", "encoded_tokens")}
+            shares = {name: round(getattr(given, name) * shown, 4) for name in ("encoded_tiles", "encoded_tokens")}
             whole = {name: None if share == 1 else share for name, share in shares.items()}
             self._measured[one.key] = row.model_copy(update=whole)
             if self.path is not None:
                 asked, keys = self.document(), {other.key for other in self.candidates}
                 others = [row for name, row in self._measured.items() if name not in keys]
                 save(self.path, asked.model_copy(update={"results": asked.results + others}))
+
+    def _fewer(self, one: Candidate, views: Views) -> tuple[Callable[[Size], View], TokenPruner, float]:
+        """What shows fewer tiles, a pruner that keeps of them as many tokens as PTP keeps of all, and their share."""
+        assert one.keep_ratio is not None
+        salient = self._measured[Candidate(PTP, one.keep_ratio, {**one.given, "tiles": "salient"}).key]
+        view = views.fewer(salient.encoded_tiles or 1.0)
+        pictures = [item.size for item in self.items]
+        shown = sum(views.examinee.tokens(size, view(size)) for size in pictures)
+        share = shown / sum(map(views.examinee.tokens, pictures))
+        pruner = METHODS[PTP](**one.given, keep_ratio=min(1.0, one.keep_ratio / share))
+        return view, pruner, share
 
     def document(self) -> AccuracyResults:
         """The rows that were asked for, as far as they are finished, compared with each other."""

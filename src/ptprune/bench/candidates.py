@@ -14,6 +14,8 @@ from ptprune.pruner import TokenPruner
 from ptprune.results.rows import Row
 
 NO_PRUNING, THUMBNAIL_ALONE, DOWNSAMPLE, RANDOM, PTP = "none", "thumbnail", "downsample", "random", "ptp"
+FEWER_TILES = "fewer-tiles"
+"""PTP on a picture that the processor cuts into fewer tiles, about as many as PTP with salient tiles encodes."""
 WITHOUT_PRUNER = (NO_PRUNING, THUMBNAIL_ALONE, DOWNSAMPLE)
 BASELINES = (*WITHOUT_PRUNER, RANDOM)
 """Every table has these."""
@@ -39,15 +41,32 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 """Variants of PTP by name."""
 
 
+def encodings(tower_layers: int | None) -> dict[str, dict[str, Any]]:
+    """Variants of PTP that encode less of a picture, by name: ours, and what they have to beat at equal tower work.
+
+    Args:
+        tower_layers: of the vision tower. Where this is not known, no variant drops patches inside it.
+    """
+    salient: dict[str, Any] = {"tiles": "salient"}
+    found: dict[str, dict[str, Any]] = {
+        "salient tiles": salient,
+        "salient tiles, others as background": {**salient, "left_out": "background"},
+    }
+    if tower_layers is not None and tower_layers > 1:
+        half = {"vision_layer": tower_layers // 2}
+        found |= {"patches": half, "salient tiles and patches": salient | half}
+    return found | {"random tiles": {**salient, "tile_score": "random"}}
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One method at one keep ratio."""
 
-    method: str  # a name of ``METHODS``, or one of ``WITHOUT_PRUNER``
+    method: str  # a name of ``METHODS``, one of ``WITHOUT_PRUNER``, or ``FEWER_TILES``
     keep_ratio: float | None  # 1 for the unpruned model, None where there is nothing to choose
     given: dict[str, Any] = field(default_factory=dict)  # settings of the method that differ from its defaults
     name: str = ""  # in tables
-    variant: str = ""  # the name in ``ABLATIONS``; ``PTP`` for what the variants are compared with
+    variant: str = ""  # the name in ``ABLATIONS`` or ``encodings``; ``PTP`` for what the variants are compared with
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -67,7 +86,7 @@ class Candidate:
         if self.method in WITHOUT_PRUNER:
             return None
         ratio: dict[str, Any] = {} if self.keep_ratio is None else {"keep_ratio": self.keep_ratio}
-        return METHODS[self.method](**self.given, **ratio)
+        return METHODS[PTP if self.method == FEWER_TILES else self.method](**self.given, **ratio)
 
     @property
     def key(self) -> str:
@@ -115,7 +134,9 @@ def compare(
     return [one for name in settings for one in _at(name, ratios, settings[name], known=common)]
 
 
-def ablate(ratios: Sequence[float], given: dict[str, Any]) -> list[Candidate]:
+def ablate(
+    ratios: Sequence[float], given: dict[str, Any], variants: Mapping[str, dict[str, Any]] = ABLATIONS
+) -> list[Candidate]:
     """PTP, its variants and the baselines.
 
     Args:
@@ -124,9 +145,19 @@ def ablate(ratios: Sequence[float], given: dict[str, Any]) -> list[Candidate]:
     compared = [replace(one, variant=PTP) if one.method == PTP else one for one in compare([PTP], ratios, {PTP: given})]
     return compared + [
         replace(one, variant=name)
-        for name, change in ABLATIONS.items()
+        for name, change in variants.items()
         for one in _at(PTP, ratios, {**given, **change}, name)
     ]
+
+
+def encode(ratios: Sequence[float], given: dict[str, Any], tower_layers: int | None, tiled: bool) -> list[Candidate]:
+    """PTP with the whole picture encoded, its ``encodings``, and the baselines.
+
+    Args:
+        tiled: whether the processor can be told how many tiles to make.
+    """
+    fewer = [replace(one, variant="fewer tiles") for one in _at(FEWER_TILES, ratios, given, "fewer tiles")]
+    return ablate(ratios, given, encodings(tower_layers)) + (fewer if tiled else [])
 
 
 def _at(

@@ -195,6 +195,19 @@ class Views:
         view = View(_tiles(1), self._tile) if method == THUMBNAIL_ALONE else AS_IT_IS
         return lambda size: view
 
+    def fewer(self, share: float) -> Callable[[Size], View]:
+        """Pictures cut into fewer tiles, whose tokens come nearest to this share of all; of two as near, the more."""
+
+        def view(size: Size) -> View:
+            wanted, tokens = share * self.examinee.tokens(size), partial(self.examinee.tokens, size)
+            return min(self._by_tiles(), key=lambda view: (abs(tokens(view) - wanted), -tokens(view)))
+
+        return view
+
+    def _by_tiles(self) -> list[View]:
+        """A view for each number of tiles that the processor can be told to make at most."""
+        return [View(_tiles(number)) for number in range(1, self.image_processor.max_patches + 1)]
+
     def _downsampled(self, size: Size, keep_ratio: float) -> View:
         """The view with the most tokens among those with at most as many as a pruner keeps.
 
@@ -206,7 +219,7 @@ class Views:
         if full <= budget:
             return AS_IT_IS
         if has_tiles(self.examinee.processor):
-            views = [View(_tiles(number)) for number in range(1, self.image_processor.max_patches + 1)]
+            views = self._by_tiles()
             side = (budget / self.examinee.tokens(size, views[0])) ** 0.5
             smallest = View(_tiles(1), _scaled(self._tile, side))
         else:

@@ -37,6 +37,9 @@ def accuracy(
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Variants of ptp, on the development split, instead of methods.")
     ] = False,
+    encodings: Annotated[
+        bool, typer.Option("--encodings", help="Variants of ptp that encode less of a picture, instead of methods.")
+    ] = False,
     scenes: Annotated[
         str | None, items_option(help="The world: usual, sparse, crowded, ... (ptprune items).", show_default="usual")
     ] = None,
@@ -84,8 +87,11 @@ def accuracy(
         ("--scenes", None not in (items, scenes), "not with --items; leave one out"),
         ("--background", None not in (items, background), "not with --items, which has its own; leave it out"),
         ("--questions", None not in (items, questions), "not with --items, which has its own; give --limit instead"),
+        ("--encodings", encodings and ablate, "not with --ablate; leave one out"),
         ("--methods", ablate and methods is not None, "not with --ablate, which compares variants of ptp"),
+        ("--methods", encodings and methods is not None, "not with --encodings, which compares variants of ptp"),
         (f"--layer {layer}", layer is not None and ablate, "not with --ablate; leave one out"),
+        (f"--layer {layer}", layer is not None and encodings, "not with --encodings; give --set layer"),
         (f"--layer {layer}", layer is not None and own_layer, "not with --set layer; leave one out"),
     ):
         if wrong:
@@ -112,13 +118,18 @@ def accuracy(
         known = (*candidates.METHODS, *candidates.WITHOUT_PRUNER)
         names = None if methods is None else options.parse_methods(methods, known)
         ptp = read.get(candidates.PTP, {})
-        compared = candidates.ablate(shares, ptp) if ablate else candidates.compare(names, shares, read, layer)
         world = world_named(scenes or USUAL, background)
         longest = max_new_tokens or (world.longest if items is None else SENTENCE)
         target, precision = choose_device(device), choose_dtype(dtype)
         checkpoint = Checkpoint.find(model)
         processor = checkpoint.processor()
-        compared = [one for one in compared if one.method != candidates.THUMBNAIL_ALONE or has_tiles(processor)]
+        tiled = has_tiles(processor)
+        if encodings:
+            tower = getattr(checkpoint.config().vision_config, "num_hidden_layers", None)
+            compared = candidates.encode(shares, ptp, tower, tiled)
+        else:
+            compared = candidates.ablate(shares, ptp) if ablate else candidates.compare(names, shares, read, layer)
+        compared = [one for one in compared if one.method != candidates.THUMBNAIL_ALONE or tiled]
         if part is None:
             assert items is not None
             work.say("opening pictures")
@@ -164,12 +175,12 @@ def show(results: AccuracyResults, lines: dict[str, list[AccuracyRow]], ratios: 
     """Accuracy with its interval, and the difference from ptp with its own: methods as rows, ratios as columns."""
     from rich.markup import escape
 
-    from ptprune.bench.report.accuracy import gain_in_words, score, work
+    from ptprune.bench.report.accuracy import encoded, gain_in_words, score, work
     from ptprune.results.table import percent, terminal
 
     console = out(FIRST + CELL * len(ratios))
     console.print(f"[bold]{escape(title(results))}[/bold]\n")
-    scores, gains, works = [], [], []
+    scores, gains, works, towers = [], [], [], []
     for name, line in lines.items():
         if line[0].method in ("none", "thumbnail"):
             console.print(f"{name}: {escape(score(line[0]))}, {line[0].kept_tokens:g} visual tokens a picture")
@@ -178,6 +189,8 @@ def show(results: AccuracyResults, lines: dict[str, list[AccuracyRow]], ratios: 
         scores.append([escape(name), *(escape(score(rows[ratio])) for ratio in ratios)])
         if any(shares := [work(rows[ratio]) for ratio in ratios]):
             works.append([escape(name), *(share or "-" for share in shares)])
+        if any(rows[ratio].encoded_tokens for ratio in ratios):
+            towers.append([escape(name), *(encoded(rows[ratio]) or "-" for ratio in ratios)])
         if any(found := [rows[ratio].vs_ptp for ratio in ratios]):
             gains.append([escape(name), *("-" if gain is None else escape(gain_in_words(gain)) for gain in found)])
     headers = [f"{percent(ratio)} kept" for ratio in ratios]
@@ -189,4 +202,7 @@ def show(results: AccuracyResults, lines: dict[str, list[AccuracyRow]], ratios: 
     if works:
         console.print()
         console.print(terminal(["work to the first token, of unpruned", *headers], works))
+    if towers:
+        console.print()
+        console.print(terminal(["encoded: tiles, tokens", *headers], towers))
     console.print("\n95% intervals: bootstrap over the questions; differences on the same questions.", style="dim")

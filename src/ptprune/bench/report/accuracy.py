@@ -75,6 +75,7 @@ def variants_section(results: AccuracyResults) -> list[str]:
         f"ptp here has {settings}{names}; a variant changes what its name says, and nothing else.",
         _by_ratio(["difference from ptp, points"], ratios_of([*lines.values(), ptp]), cells),
         _claims({name: line for name, line in compared.items() if name in variants}, "variant"),
+        *_encoded({"ptp": ptp, **variants}),
         "" if rows.compares_methods else _left_out(rows),
     ]
     return list(filter(None, blocks))
@@ -158,6 +159,26 @@ def _work(lines: Mapping[str, Line]) -> list[str]:
     cells = [[name, lambda ratio, line=line: work(line.get(ratio))] for name, line in lines.items()]
     about = "Multiply-accumulates up to the first token, vision encoder included, as a share of the unpruned model's:"
     return [about, _by_ratio(["method"], ratios_of(lines.values()), cells)]
+
+
+def encoded(row: AccuracyRow | None) -> str | None:
+    """Shares of a picture's tiles that were encoded and, where fewer, of its tokens that went through all layers."""
+    if row is None:
+        return None
+    tiles, tokens = (f"{100 * (share or 1.0):.1f}%" for share in (row.encoded_tiles, row.encoded_tokens))
+    return tiles if tokens == tiles else f"{tiles}, {tokens}"
+
+
+def _encoded(lines: Mapping[str, Line]) -> list[str]:
+    """The table of what the vision tower did; nothing where it did the same for all."""
+    if all(row.encoded_tokens is None for line in lines.values() for row in line.values()):
+        return []
+    cells = [[escape(name), lambda ratio, line=line: encoded(line.get(ratio))] for name, line in lines.items()]
+    about = (
+        "Share of a picture's tiles that the vision tower encoded, thumbnail included, and, where fewer, of its visual "
+        "tokens that went through the whole tower:"
+    )
+    return [about, _by_ratio(["encoded"], ratios_of(lines.values()), cells)]
 
 
 def _by_ratio(headers: list[str], ratios: list[float], rows: list[list[Any]]) -> str:

@@ -7,7 +7,17 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from ptprune.bench.candidates import ABLATIONS, DOWNSAMPLE, NO_PRUNING, PTP, RANDOM, THUMBNAIL_ALONE, Candidate, key
+from ptprune.bench.candidates import (
+    ABLATIONS,
+    DOWNSAMPLE,
+    FEWER_TILES,
+    NO_PRUNING,
+    PTP,
+    RANDOM,
+    THUMBNAIL_ALONE,
+    Candidate,
+    key,
+)
 from ptprune.methods import METHODS
 from ptprune.results.rows import AccuracyResults, AccuracyRow
 
@@ -17,7 +27,8 @@ Line = dict[float, AccuracyRow]
 
 def place(method: str) -> int:
     """Where a method stands in tables: ptp first, the baselines last."""
-    return [PTP, *(name for name in METHODS if name not in (PTP, RANDOM)), RANDOM, DOWNSAMPLE].index(method)
+    others = [name for name in METHODS if name not in (PTP, RANDOM)]
+    return [PTP, *others, FEWER_TILES, RANDOM, DOWNSAMPLE].index(method)
 
 
 @cache
@@ -81,11 +92,13 @@ class Lines:
         return {row.keep_ratio: row for row in self.others if name in row.variants and row.keep_ratio is not None}
 
     def variants(self) -> dict[str, Line]:
-        """Names of a variant -> its rows, in the order of ``ABLATIONS``. Some settings have several names."""
+        """Names of a variant -> its rows, in the order of ``ABLATIONS``, then of the file. Some settings have several
+        names."""
         names: dict[str, list[str]] = {}
-        for name in ABLATIONS:
-            if line := self.variant(name):
-                names.setdefault(json.dumps(next(iter(line.values())).settings), []).append(name)
+        for name in dict.fromkeys([*ABLATIONS, *(name for row in self.others for name in row.variants)]):
+            if name != PTP and (line := self.variant(name)):
+                row = next(iter(line.values()))
+                names.setdefault(json.dumps([row.method, row.settings]), []).append(name)
         return {", ".join(alike): self.variant(alike[0]) for alike in names.values()}
 
     def left_out(self) -> list[AccuracyRow]:

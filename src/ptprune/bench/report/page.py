@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ptprune.bench import plots
-from ptprune.bench.candidates import NO_PRUNING, THUMBNAIL_ALONE, WITHOUT_PRUNER
+from ptprune.bench.candidates import FEWER_TILES, NO_PRUNING, THUMBNAIL_ALONE, WITHOUT_PRUNER
 from ptprune.bench.report import speed
 from ptprune.bench.report.accuracy import BETTER, WORSE, methods_section, variants_section
 from ptprune.bench.report.lines import Lines
@@ -82,7 +82,7 @@ def write(files: Sequence[Path], path: Path) -> list[Path]:
 def _check_methods(file: Path, results: AccuracyResults) -> None:
     """Rows must be of methods that this version knows, with what their tables need."""
     for number, row in enumerate(results.results):
-        if row.method not in METHODS and row.method not in WITHOUT_PRUNER:
+        if row.method not in (*METHODS, *WITHOUT_PRUNER, FEWER_TILES):
             known = f"this version knows no method {row.method!r}; --plugin takes the file that defines it"
             raise UserError(f"{file}: results.{number}.method: {known}")
         if row.method in METHODS and not isinstance(row.settings.get("layer"), int):
