@@ -62,7 +62,7 @@ def test_upload_ask_and_slide(visitor: Visitor, truth: Callable[..., dict[str, A
     assert page.inner_text(".ptp-pruned .ptp-answer") == half["answer"]
     assert page.inner_text(".ptp-unpruned .ptp-answer") == truth(SCENE, QUESTION, keep_ratio=1)["answer"]
     assert budget(page) == half["visual_tokens"]["after"] == 104
-    assert page.locator("#maps img").count() == 4
+    assert page.locator("#maps img").count() == 3  # tokens, question, both together
     assert page.locator("#bars table").count() == 3
     shown = page.get_attribute("#kept img", "src")
     for ratio in (0.1, 0.75):
@@ -85,6 +85,27 @@ def test_without_comparing(visitor: Visitor) -> None:
     answered(page)
     assert page.inner_text(".ptp-unpruned .ptp-answer") == ""
     assert page.inner_text(".ptp-pruned .ptp-answer") != ""
+
+
+def test_only_salient_tiles_are_encoded(visitor: Visitor, truth: Callable[..., dict[str, Any]]) -> None:
+    """Chosen where the other settings are; every move of the slider encodes again, and says so."""
+    page = visitor()
+    ask(page, SCENE, QUESTION)
+    answered(page)
+    page.click("#more-settings button")
+    page.click("#tiles input")
+    page.locator("ul[role=listbox] li", has_text="salient").click()
+    page.wait_for_function("document.querySelector('#note .ptp-note').innerText.includes('encoded again')")
+    slide(page, 0.1)
+    assert "encoded again" in page.inner_text("#note .ptp-note")
+    slid = truth(SCENE, QUESTION, keep_ratio=0.1, tiles="salient")
+    assert slid["encoded_tiles"]["after"] < slid["encoded_tiles"]["before"]
+    cells = page.locator(".ptp-budgets td").all_inner_texts()
+    assert cells == [f"{region['budget']}/{region['tokens']}" for region in slid["regions"]]
+    assert page.locator("#maps img").count() == 4  # and which tiles were encoded
+    page.click("#program button")
+    [line] = [line for line in page.inner_text("#code").splitlines() if line.startswith("pruner =")]
+    assert line == "pruner = PyramidTokenPruning(tiles='salient', keep_ratio=0.1)", "and nothing that was left empty"
 
 
 def test_another_method_encodes_again(visitor: Visitor) -> None:

@@ -19,12 +19,12 @@ SENT: dict[str, Any] = {
     "method": "ptp",
     "keep_ratio": 0.25,
     "levels": ["question", "tokens"],
-    "layer": None,
-    "alpha": None,
-    "temperature": None,
+    "layer": "",
+    "alpha": "",
+    "temperature": " ",
     "thumbnail": "",
     "tiles": "",
-    "vision_layer": None,
+    "vision_layer": "",
     "max_tiles": None,
     "max_new_tokens": 64,
     "more": "",
@@ -40,10 +40,10 @@ def test_controls_left_alone_are_the_defaults() -> None:
 
 
 def test_every_control_counts() -> None:
-    sent = {**SENT, "layer": 3.0, "alpha": 0.2, "temperature": 2, "thumbnail": "whole", "more": 'ranking="image"'}
+    sent = {**SENT, "layer": " 3", "alpha": "0.2", "temperature": 2, "thumbnail": "whole", "more": 'ranking="image"'}
     wanted = PyramidTokenPruning(keep_ratio=0.25, layer=3, alpha=0.2, temperature=2, thumbnail="whole", ranking="image")
     assert Form.read(sent).pruner() == wanted
-    tower = {"tiles": "salient", "vision_layer": 2.0}
+    tower = {"tiles": "salient", "vision_layer": "2"}
     wanted = replace(wanted, tiles="salient", vision_layer=2)
     assert Form.read({**sent, **tower}).pruner() == wanted
     assert Form.read({**sent, **tower, "max_tiles": 6, "max_new_tokens": 9, "compare": False}) == Form(
@@ -109,6 +109,10 @@ def test_other_methods_take_what_they_have() -> None:
         ({"layer": float("inf")}, "layer"),
         ({"layer": float("nan")}, "layer"),
         ({"alpha": 7}, "alpha"),
+        ({"alpha": "half"}, "alpha: 'half' is no number"),
+        ({"alpha": "nan"}, "alpha"),
+        ({"layer": "1.5"}, "layer"),
+        ({"layer": "1" * 9999}, "layer"),
         ({"temperature": [1]}, "temperature"),
         ({"thumbnail": "huge"}, "thumbnail"),
         ({"tiles": "some"}, "tiles"),

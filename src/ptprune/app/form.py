@@ -21,6 +21,7 @@ MAX_SETTINGS = 500  # characters of further settings
 MAX_NEW_TOKENS, MAX_TILES = 512, 64
 EVERYWHERE = ("keep_ratio", "layer", "tiles", "vision_layer")  # controls that belong to every method
 OF_PTP = ("alpha", "temperature", "thumbnail")
+OPTIONAL = ("layer", "vision_layer", "alpha", "temperature", "max_tiles")  # numbers, in fields for text
 
 
 class Prompt(NamedTuple):
@@ -72,6 +73,7 @@ class Form:
                 raise UserError(f"{name}: {len(text[name])} characters are too many; write at most {most}")
         levels = tuple(level for level in LEVELS if level in (values.get("levels") or ()))
         limits = {"layer": None, "vision_layer": None, "max_tiles": MAX_TILES, "max_new_tokens": MAX_NEW_TOKENS}
+        values = {**values, **{name: _written(name, values.get(name)) for name in OPTIONAL}}
         whole = {name: _whole(name, values.get(name), most) for name, most in limits.items()}
         return cls(
             picture=Path(values["picture"]) if values.get("picture") else None,
@@ -148,6 +150,16 @@ def names_of(method: str) -> dict[str, Any]:
     own = {*EVERYWHERE, *(OF_PTP if method in OWN_LEVELS else ())}
     fields = METHODS[method].__dataclass_fields__
     return {name: field.default for name, field in fields.items() if name not in own}
+
+
+def _written(name: str, value: Any) -> Any:
+    """A number that came as text."""
+    if not isinstance(value, str) or not value.strip():
+        return None if isinstance(value, str) else value
+    try:
+        return float(value)
+    except ValueError:
+        raise UserError(f"{name}: {value[:20]!r} is no number") from None
 
 
 def _number(name: str, value: Any) -> float | None:

@@ -14,7 +14,7 @@ import gradio as gr
 from ptprune.app import parts
 from ptprune.app.desk import PRUNED, UNPRUNED, Desk, Left, NothingAsked
 from ptprune.app.examples import EXAMPLES
-from ptprune.app.form import LEVELS, MAX_NEW_TOKENS, MAX_QUESTION, MAX_TILES, OWN_LEVELS, Form, names_of
+from ptprune.app.form import LEVELS, MAX_NEW_TOKENS, MAX_QUESTION, OWN_LEVELS, Form, names_of
 from ptprune.app.snippet import document, program
 from ptprune.app.trouble import open_upload, said
 from ptprune.app.visit import Visit, Visits
@@ -86,17 +86,9 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
                     )
                     with gr.Accordion("More settings", open=False, elem_id="more-settings"):
                         with gr.Row():
-                            tiles = gr.Number(
-                                None, label="Most tiles", precision=0, minimum=1, maximum=MAX_TILES, min_width=110
-                            )
-                            layer = gr.Number(
-                                None, label="Layer", precision=0, minimum=0, min_width=110, elem_id="layer"
-                            )
+                            tiles, layer = _optional("Most tiles"), _optional("Layer")
                         with gr.Row():
-                            alpha = gr.Number(
-                                None, label="Question's weight", minimum=0, maximum=1, step=0.1, min_width=110
-                            )
-                            temperature = gr.Number(None, label="Evenness of tiles", minimum=0, step=0.1, min_width=110)
+                            alpha, temperature = _optional("Question's weight"), _optional("Evenness of tiles")
                         thumbnail = gr.Dropdown(
                             [("default", ""), "ratio", "whole", "region"], value="", label="Thumbnail"
                         )
@@ -108,14 +100,7 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
                                 min_width=110,
                                 elem_id="tiles",
                             )
-                            vision_layer = gr.Number(
-                                None,
-                                label="Drop patches in the encoder before its layer",
-                                precision=0,
-                                minimum=1,
-                                min_width=110,
-                                elem_id="vision-layer",
-                            )
+                            vision_layer = _optional("Encoder layer to drop patches before")
                         longest = gr.Number(
                             64, label="Longest answer, in tokens", precision=0, minimum=1, maximum=MAX_NEW_TOKENS
                         )
@@ -264,17 +249,9 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
         asking: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, **AS_SENT}
         gr.on([ask.click, question.submit], on_ask, list(controls.values()), shown, **asking)
         stop.click(on_stop, concurrency_limit=None, **QUIET)
-        changes = [ratio.change, used.change, alpha.change, temperature.change, thumbnail.change, layer.change]
-        changes += [
-            encoded.change,
-            vision_layer.change,
-            method.change,
-            more.submit,
-            tiles.change,
-            longest.change,
-            model.change,
-            question.blur,
-        ]
+        changes = [each.change for each in (ratio, used, thumbnail, encoded, method, longest, model)]
+        written = (alpha, temperature, layer, vision_layer, tiles, more)
+        changes += [question.blur, *(event for box in written for event in (box.submit, box.blur))]
         gr.on(
             changes,
             on_change,
@@ -304,6 +281,11 @@ def uploaded(sent: Any, folder: Path) -> Path | None:
     if not isinstance(named, str) or not (file := Path(named).resolve()).is_relative_to(folder):
         raise UserError("picture: upload it again")
     return file
+
+
+def _optional(label: str) -> gr.Textbox:
+    """A number that may be left empty, which Gradio's own field for numbers cannot: it makes 0 of nothing."""
+    return gr.Textbox(label=label, placeholder="default", min_width=110, max_lines=1)
 
 
 def _told(error: BaseException) -> str:
