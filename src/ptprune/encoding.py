@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ptprune.scores.tiles import TILE_SCORES
 from ptprune.settings import SHARE, Rule, Settings, is_whole, number, one_of, score_of, setting, whole
@@ -11,6 +12,10 @@ TILES = Rule(
     "'all', 'salient' or a whole number from 1",
     lambda value: value in ("all", "salient") if isinstance(value, str) else is_whole(value) and value >= 1,
 )
+
+
+SPARING: dict[str, Any] = {"tiles": "salient", "left_out": "background"}
+"""What ``ptprune run`` encodes unless told: it lost no answers on scenes of every kind, see docs/results.md."""
 
 
 @dataclass(kw_only=True)

@@ -126,7 +126,7 @@ def test_max_tiles(ptprune: Command, checkpoint: Path, picture: Path) -> None:
 
 def test_overlay_shows_what_the_report_says(ptprune: Command, checkpoint: Path, picture: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.png"
-    document = run_json(ptprune, picture, "--model", checkpoint, "--overlay", target, "--keep-ratio", 1)
+    document = run_json(ptprune, picture, "--model", checkpoint, "--overlay", target, "--keep-ratio", 0.99)
     assert document["overlay"] == [str(target)]
     clear = np.asarray(Image.open(target)).astype(int)
     run_json(ptprune, picture, "--model", checkpoint, "--overlay", target, "--keep-ratio", 0.1)
@@ -140,6 +140,31 @@ def test_an_overlay_a_picture(ptprune: Command, checkpoint: Path, picture: Path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out-1.png", "out-2.png"]
 
 
+@pytest.mark.parametrize(
+    ("given", "encodes"),
+    [
+        ([], {"tiles": "salient", "left_out": "background"}),
+        (["--method", "random"], {"tiles": "salient", "left_out": "background"}),
+        (["--tiles", "all"], {}),
+        (["--tiles", "salient"], {"tiles": "salient"}),
+        (["--set", "tile_batch=2"], {"tile_batch": 2}),
+        (["--keep-ratio", 1], {}),
+    ],
+    ids=str,
+)
+def test_what_is_encoded_unless_told(
+    ptprune: Command, checkpoint: Path, tmp_path: Path, given: list[Any], encodes: dict[str, Any]
+) -> None:
+    """A picture with one tile of noise: the others need not be encoded, but are where everything is asked for."""
+    pixels = np.full((96, 96, 3), 90, np.uint8)
+    pixels[:32, :32] = np.random.default_rng(0).integers(0, 255, (32, 32, 3))
+    Image.fromarray(pixels).save(tmp_path / "corner.png")
+    document = run_json(ptprune, tmp_path / "corner.png", "--model", checkpoint, *given)
+    assert document["encoder_settings"] == encodes
+    before, after = document["encoded_tiles"].values()
+    assert (after < before) == ("tiles" in encodes)
+
+
 def test_explain_draws_the_levels(ptprune: Command, checkpoint: Path, picture: Path, tmp_path: Path) -> None:
     """The figure of the command is that of the library, of the same pass."""
     target = tmp_path / "why.png"
@@ -148,12 +173,12 @@ def test_explain_draws_the_levels(ptprune: Command, checkpoint: Path, picture: P
     )
     assert document["explain"] == [str(target)]
     model, _, inputs = stock_inputs(checkpoint, picture)
-    pruner = PyramidTokenPruning(layer=1, region="cls-similarity")
+    pruner = PyramidTokenPruning(layer=1, region="cls-similarity", tiles="salient", left_out="background")
     with pruner(model), torch.no_grad():
         model(**inputs)
     assert pruner.report is not None
     [report] = pruner.report.images
-    assert levels(report) == ["region", "token", "instruction", "fused"]
+    assert levels(report) == ["tile", "region", "token", "instruction", "fused"]
     wanted = draw_explanation(Image.open(picture), report)
     assert Image.open(target).tobytes() == wanted.tobytes()
 

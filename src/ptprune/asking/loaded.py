@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -14,7 +14,9 @@ from ptprune.asking.chat import check_length
 from ptprune.attach.tile_cache import TileCache
 from ptprune.checkpoints import Checkpoint
 from ptprune.checkpoints.processor import tile_options
+from ptprune.encoding import SPARING, EncoderSettings
 from ptprune.errors import PtpruneError, SettingError, first_line
+from ptprune.families import family_of
 from ptprune.pruner import TokenPruner
 from ptprune.report import PruningReport
 
@@ -104,6 +106,14 @@ class LoadedModel:
         tokenizer.padding_side = "left"  # answers begin where prompts end
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+
+    def sparing(self, pruner: TokenPruner) -> TokenPruner:
+        """The pruner with ``SPARING``, where the model encodes tiles apart, tokens are dropped at all, and the settings
+        of what is encoded are the defaults."""
+        given = pruner.differing(EncoderSettings)
+        if given or pruner.keeps_all() or family_of(self.model).encoder(self.model) is None:
+            return pruner
+        return replace(pruner, **SPARING)
 
     def check_pruners(self, pruners: Sequence[TokenPruner | None]) -> None:
         """Attach every pruner once. Raises PtpruneError where one refuses the model."""

@@ -46,7 +46,10 @@ def run(
     positions: Annotated[str | None, options.pruning(help="original or compact position ids.")] = None,
     tiles: Annotated[
         str | None,
-        options.pruning(help="Which tiles are encoded: all, salient or a number.", show_default="all"),
+        options.pruning(
+            help="Which tiles are encoded: all, salient or a number.",
+            show_default="salient, with the background's features for the others",
+        ),
     ] = None,
     more: Annotated[
         list[str] | None,
@@ -106,6 +109,8 @@ def run(
         checkpoint = Checkpoint.find(model)
         work.say(f"loading {checkpoint.name}")
         loaded = LoadedModel.load(checkpoint, target, precision, max_tiles=max_tiles)
+        if tiles is None:
+            pruner = loaded.sparing(pruner)
 
         groups = [list(range(len(images)))] if together else [[number] for number in range(len(images))]
         documents = []
