@@ -232,7 +232,7 @@ def importance(scores: Tensor, power: float) -> Tensor:
 
 
 def best(scores: Tensor, given: Tensor | None = None, *, total: int) -> Tensor:
-    """The tokens of the best scores [images, num_tokens], after those given, a BoolTensor of that shape."""
+    """The tokens of the best scores [..., num_tokens], after those given, a BoolTensor of that shape."""
     return keep_best(scores if given is None else scores.masked_fill(given, torch.inf), total)
 
 
@@ -240,9 +240,9 @@ def best_distinct(compared: Tensor, scores: Tensor, given: Tensor | None = None,
     """The tokens that score high and are like none that scores higher, after those given.
 
     Args:
-        compared: FloatTensor [images, num_tokens, d].
-        scores: FloatTensor [images, num_tokens].
-        given: BoolTensor [images, num_tokens]; the others are compared with these too.
+        compared: FloatTensor [..., num_tokens, d].
+        scores: FloatTensor [..., num_tokens].
+        given: BoolTensor [..., num_tokens]; the others are compared with these too.
     """
     weights = importance(scores, power)
     if given is not None:
