@@ -227,7 +227,8 @@ OPTIONS = {
     "methods": "--json",
     "verify": "--model --device --dtype --attention --picture --max-pixels --keep-ratio --json",
     "eval": "--suite --benchmarks --limit --keep-ratio --methods --set --model --out --expect",
-    "bench accuracy": "--methods --ratios --set --layer --ablate --split --questions --items --items-outside --limit "
+    "bench accuracy": "--methods --ratios --set --layer --ablate --encodings --scenes --background --split --questions "
+    "--items --items-outside --limit "
     "--model --device --dtype --batch --max-new-tokens --out --plot --json",
     "bench speed": "--shape --model --layers --vision-layers --tiles --text-tokens --batch --methods --keep-ratio "
     "--layer --rounds --new-tokens --dtype --attention --out --json",
@@ -235,18 +236,14 @@ OPTIONS = {
     "--layer --attention",
     "bench report": "--out",
 }
-FLAGS = {"--together", "--compare", "--json", "--ablate", "--items-outside"}
+FLAGS = {"--together", "--compare", "--json", "--ablate", "--encodings", "--items-outside"}
 STARTS = {
     "run": ["SCENE", "-q", "which digit is blue?", "--max-new-tokens", "1"],
     "cost": ["--model", "internvl3-1b"],
     "items": ["scenes", "new", "--count", "1"],
-    # what would be measured for minutes stops at the device
-    "verify": ["--device", "abacus"],
-    "bench accuracy": ["--device", "abacus"],
-    "bench speed": ["--device", "abacus"],
-    "bench overhead": ["--device", "abacus"],
     "bench report": ["RESULTS", "--out", "page.md"],
 }
+MEASURE = {"verify", "bench accuracy", "bench speed", "bench overhead"}
 
 
 @st.composite
@@ -259,6 +256,8 @@ def command_lines(draw: Any) -> list[str]:
         words += [option] if option in FLAGS else [option, draw(HOSTILE)]
     if not draw(st.integers(0, 4)):
         words.insert(draw(st.integers(0, len(words))), draw(HOSTILE))
+    if command in MEASURE:  # what would run for minutes stops at the device; the last one counts
+        words += ["--device", "abacus"]
     return words
 
 
