@@ -67,7 +67,14 @@ def _subject(results: SpeedResults) -> dict[str, str]:
         "device": f"{results.device}, threads {results.threads}",
         "dtype": f"{results.dtype}, attention {results.attention}",
         "runs": f"{_rounds(results)}, arms in turns, {results.new_tokens} new tokens",
+        **{f"settings of {row.name}": _settings(row) for row in results.rows if row.settings},
     }
+
+
+def _settings(row: SpeedRow) -> str:
+    """Those that are not the method's own, written as in Python."""
+    assert row.settings is not None
+    return "`" + ", ".join(f"{name}={value!r}" for name, value in row.settings.items()) + "`"
 
 
 def _picture(results: SpeedResults) -> str:
