@@ -31,7 +31,7 @@ def counted(engines: Engines, monkeypatch: pytest.MonkeyPatch, setting: Any, ima
 
 
 @pytest.mark.parametrize(
-    ("level", "operations"), [("neighbourhood", 142), ("attention", 131), ("embedding", 96), ("none", 78)]
+    ("level", "operations"), [("neighbourhood", 144), ("attention", 133), ("embedding", 98), ("none", 80)]
 )
 def test_pictures_share_the_reads(
     engines: Engines, monkeypatch: pytest.MonkeyPatch, level: str, operations: int
