@@ -21,7 +21,7 @@ from ptprune.checkpoints.processor import load_processor
 from ptprune.tiny import CHECKPOINT
 from ptprune.vllm import model as served
 
-SCENE = Image.open(Path(__file__).parents[2] / "examples" / "scene.png").convert("RGB")
+SCENE = Image.open(Path(__file__).parent / "scene.png").convert("RGB")
 ANSWER_LENGTH = 12  # behind the end of the answer too: nonsense, but the same nonsense
 IMAGE_TOKEN, START, END, TILE = 6, 4, 5, 16
 
