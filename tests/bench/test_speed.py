@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptprune.bench import arms, encoders, memory, speed
+from ptprune.bench import arms, encoders, encodings, memory, speed
 from ptprune.bench.picture import Picture, cut, draw
 from ptprune.bench.subject import Setup, grid_of, prepare, shortened
 from ptprune.cost import Encoding, Prompt, pruned_cost, unpruned_cost
@@ -191,7 +191,7 @@ def test_arms_of_what_is_encoded(run: Command) -> None:
     settings = ("--set", "vision_layer=1", "--set", "tiles=2", "--set", "vision_margin=1", "--set", "tile_batch=2")
     document = measured(run, *SMALL, *FIXED, *SCENE, "--encoder", "all", "--keep-ratio", ".5,.25", *settings)
     assert document["picture"] == {"kind": "scene", "seed": 1, "background": "waves", "filled_tiles": 2}
-    names = [f"ptp {encoder} {ratio}" for ratio in ("0.5", "0.25") for encoder in encoders.ENCODERS]
+    names = [f"ptp {encoder} {ratio}" for ratio in ("0.5", "0.25") for encoder in encodings.ENCODERS]
     assert [row["label"] for row in document["rows"] if row["arm"] == "pruned"] == names
     assert list(document["ratios"]) == list(document["tokens"]["after"])
     assert set(document["ratios"]) == set(names)

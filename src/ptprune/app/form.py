@@ -154,8 +154,10 @@ def names_of(method: str) -> dict[str, Any]:
 
 def _written(name: str, value: Any) -> Any:
     """A number that came as text."""
-    if not isinstance(value, str) or not value.strip():
-        return None if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
     try:
         return float(value)
     except ValueError:

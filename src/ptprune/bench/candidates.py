@@ -7,7 +7,9 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from ptprune.encoding import EncoderSettings
+from ptprune.bench.encodings import BOTH, PATCHES, SALIENT, middle, settings_of
+from ptprune.bench.encodings import RANDOM as RANDOM_TILES
+from ptprune.encoding import SPARING, EncoderSettings
 from ptprune.errors import SettingError
 from ptprune.methods import METHODS, PaperTokenPruning, PyramidTokenPruning
 from ptprune.pruner import TokenPruner
@@ -47,15 +49,11 @@ def encodings(tower_layers: int | None) -> dict[str, dict[str, Any]]:
     Args:
         tower_layers: of the vision tower. Where this is not known, no variant drops patches inside it.
     """
-    salient: dict[str, Any] = {"tiles": "salient"}
-    found: dict[str, dict[str, Any]] = {
-        "salient tiles": salient,
-        "salient tiles, others as background": {**salient, "left_out": "background"},
-    }
+    found = {"salient tiles": settings_of(SALIENT), "salient tiles, others as background": SPARING}
     if tower_layers is not None and tower_layers > 1:
-        half = {"vision_layer": tower_layers // 2}
-        found |= {"patches": half, "salient tiles and patches": salient | half}
-    return found | {"random tiles": {**salient, "tile_score": "random"}}
+        layer = middle(tower_layers)
+        found |= {"patches": settings_of(PATCHES, layer), "salient tiles and patches": settings_of(BOTH, layer)}
+    return found | {"random tiles": settings_of(RANDOM_TILES)}
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,12 @@ from typing import Any
 import torch
 
 from ptprune.bench.arms import PRUNED, Arm
+from ptprune.bench.encodings import BOTH, FEWER, PATCHES, SALIENT, middle, settings_of
 from ptprune.bench.subject import Setup, Subject, in_fewer_tiles
 from ptprune.errors import BrokenPass, SettingError
 from ptprune.families import family_of
 from ptprune.pruner import TokenPruner
 from ptprune.report import ImageReport
-
-LLM, SALIENT, PATCHES, BOTH, RANDOM, FEWER = "llm", "salient", "patches", "both", "random", "fewer"
-ENCODERS = (LLM, SALIENT, PATCHES, BOTH, RANDOM, FEWER)
-"""``LLM``: the whole picture is encoded, tokens are dropped in the language model alone. ``SALIENT``: salient tiles.
-``PATCHES``: all tiles, but patches are dropped inside the tower. ``BOTH``: salient tiles, and of them not all patches.
-``RANDOM``: as many tiles as salient, at random. ``FEWER``: the processor cuts the picture into as many tiles as salient
-encodes, and as many tokens stay."""
 
 
 def pruned_arms(
@@ -54,17 +48,12 @@ def pruned_arms(
 
 def _settings(encoder: str, pruner: TokenPruner, setup: Setup) -> dict[str, Any]:
     """The settings that make an arm of a pruner."""
-    tiles = "salient" if pruner.tiles == "all" else pruner.tiles
     layer = pruner.vision_layer
     if encoder in (PATCHES, BOTH) and layer is None:
         if setup.tower_layers is None:
             raise SettingError(f"encoder {encoder}: the depth of the tower is not known; --set vision_layer")
-        layer = max(1, setup.tower_layers // 2)  # earlier, patches do not know enough of the picture to rank
-    return {
-        "tiles": tiles if encoder in (SALIENT, BOTH, RANDOM) else "all",
-        "vision_layer": layer if encoder in (PATCHES, BOTH) else None,
-        **({"tile_score": "random"} if encoder == RANDOM else {}),
-    }
+        layer = middle(setup.tower_layers)
+    return settings_of(encoder, layer, "salient" if pruner.tiles == "all" else pruner.tiles)
 
 
 def as_fewer(arm: Arm, salient: ImageReport, setup: Setup, subject: Subject) -> Arm:

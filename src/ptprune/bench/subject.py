@@ -69,8 +69,9 @@ def choose_setup(
             raise SettingError("layers: a checkpoint runs whole; leave it out, or give a --shape")
         checkpoint = Checkpoint.find(wanted.name)
         config = checkpoint.config()
-        tower = getattr(config.vision_config, "num_hidden_layers", None)
-        setup = replace(wanted, name=checkpoint.name, directory=str(checkpoint.directory), tower_layers=tower)
+        setup = replace(
+            wanted, name=checkpoint.name, directory=str(checkpoint.directory), tower_layers=tower_layers(config)
+        )
         depth = int(config.get_text_config().num_hidden_layers)
     else:
         if shape not in SHAPES:
@@ -85,6 +86,11 @@ def choose_setup(
         raise SettingError(f"layer {deepest}: too deep, {depth} decoder layers run; give 0 to {depth - 1}")
     automatic = "float32" if setup.device == "cpu" else "bfloat16"
     return replace(setup, dtype=automatic if setup.dtype == "auto" else setup.dtype)
+
+
+def tower_layers(config: Any) -> int | None:
+    """Layers of a checkpoint's vision tower; None where its configuration does not say."""
+    return getattr(config.vision_config, "num_hidden_layers", None)
 
 
 def shortened(shape: ModelShape, layers: int | None, vision_layers: int | None) -> ModelShape:

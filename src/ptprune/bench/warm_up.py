@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from ptprune.bench.arms import Arm, kept_length, run_arm
-from ptprune.bench.encoders import FEWER, RANDOM, SALIENT, as_fewer, check_encoded, counted_tiles
+from ptprune.bench.encoders import as_fewer, check_encoded, counted_tiles
+from ptprune.bench.encodings import FEWER, RANDOM, SALIENT
 from ptprune.bench.subject import Setup, Subject
 from ptprune.errors import BrokenPass
 from ptprune.report import ImageReport

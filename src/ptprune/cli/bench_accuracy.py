@@ -105,6 +105,7 @@ def accuracy(
         from ptprune.bench.items import digest
         from ptprune.bench.items.folder import LIST, folder_items
         from ptprune.bench.items.scenes import USUAL, scene_items, world_named
+        from ptprune.bench.subject import tower_layers
         from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
         from ptprune.files import check_writable
         from ptprune.results.file import as_json, fingerprint, run_of
@@ -125,8 +126,7 @@ def accuracy(
         processor = checkpoint.processor()
         tiled = has_tiles(processor)
         if encodings:
-            tower = getattr(checkpoint.config().vision_config, "num_hidden_layers", None)
-            compared = candidates.encode(shares, ptp, tower, tiled)
+            compared = candidates.encode(shares, ptp, tower_layers(checkpoint.config()), tiled)
         else:
             compared = candidates.ablate(shares, ptp) if ablate else candidates.compare(names, shares, read, layer)
         compared = [one for one in compared if one.method != candidates.THUMBNAIL_ALONE or tiled]

@@ -82,7 +82,8 @@ def speed(
         raise UserError(f"--attention {attention}: unknown; give one of {', '.join(ATTENTION)}")
     given, ratios = options.parse_settings(more, "--keep-ratio"), options.parse_ratios(keep_ratio, "--keep-ratio")
     with working("loading torch and transformers") as work:
-        from ptprune.bench.encoders import ENCODERS, pruned_arms
+        from ptprune.bench.encoders import pruned_arms
+        from ptprune.bench.encodings import ENCODERS
         from ptprune.bench.speed import measure
         from ptprune.bench.subject import Setup, choose_setup
         from ptprune.checkpoints import choose_device, choose_dtype

@@ -13,7 +13,7 @@ from typing import Any
 from ptprune.bench.candidates import DOWNSAMPLE, PTP, RANDOM, key
 from ptprune.bench.plots import draw
 from ptprune.bench.report.lines import Line, Lines, changed, default_settings, differing, in_stages
-from ptprune.bench.report.parts import Figures, facts, model_name, origin
+from ptprune.bench.report.parts import Figures, facts, in_words, model_name, origin
 from ptprune.bench.statistics import difference, marks_of
 from ptprune.results.rows import AccuracyResults, AccuracyRow, Gain
 from ptprune.results.table import escape, markdown, percent
@@ -62,7 +62,7 @@ def variants_section(results: AccuracyResults) -> list[str]:
     base = next(iter(ptp.values())).settings if ptp else default_settings(PTP)
     same = [name for name, line in rows.variants().items() if line == ptp]
     variants = {name: line for name, line in rows.variants().items() if name not in same}
-    settings = _in_words(differing(base, default_settings(PTP))) or "its default settings"
+    settings = in_words(differing(base, default_settings(PTP))) or "its default settings"
     names = f" ({escape(', '.join(same))})" if same else ""
     lines = variants | {name: line for name, line in rows.with_defaults().items() if name in (RANDOM, DOWNSAMPLE)}
     compared = gains(lines, ptp)
@@ -239,9 +239,5 @@ def _by_kind(unpruned: AccuracyRow | None, ptp: Line) -> list[str]:
 
 def _left_out(rows: Lines) -> str:
     """Names the rows that are in no table, so that nobody looks for them in vain."""
-    names = [f"{row.method} ({_in_words(changed(row))})" for row in rows.left_out()]
+    names = [f"{row.method} ({in_words(changed(row))})" for row in rows.left_out()]
     return f"In the file, but in no table here: {'; '.join(names)}." if names else ""
-
-
-def _in_words(settings: Mapping[str, Any]) -> str:
-    return escape(", ".join(f"{name}={value}" for name, value in settings.items()))

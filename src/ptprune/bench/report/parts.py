@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
+from typing import Any
 from urllib.parse import quote
 
 from ptprune.results.rows import Run
@@ -45,3 +46,8 @@ def model_name(name: str) -> str:
     if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
         return name
     return PureWindowsPath(name).name or "a checkpoint"
+
+
+def in_words(settings: Mapping[str, Any]) -> str:
+    """Settings as in "tiles=salient, tile_batch=4"."""
+    return escape(", ".join(f"{name}={value}" for name, value in settings.items()))

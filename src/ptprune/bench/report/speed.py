@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ptprune.bench import plots
 from ptprune.bench.arms import IDEAL, PRUNED, UNPRUNED
-from ptprune.bench.encoders import BOTH
-from ptprune.bench.report.parts import Figures, facts, model_name, origin
+from ptprune.bench.encodings import BOTH
+from ptprune.bench.report.parts import Figures, facts, in_words, model_name, origin
 from ptprune.results.rows import SpeedResults, SpeedRow, Spread
 from ptprune.results.table import count, duration, escape, markdown, medians, size
 
@@ -67,14 +67,8 @@ def _subject(results: SpeedResults) -> dict[str, str]:
         "device": f"{results.device}, threads {results.threads}",
         "dtype": f"{results.dtype}, attention {results.attention}",
         "runs": f"{_rounds(results)}, arms in turns, {results.new_tokens} new tokens",
-        **{f"settings of {row.name}": _settings(row) for row in results.rows if row.settings},
+        **{f"settings of {row.name}": in_words(row.settings) for row in results.rows if row.settings},
     }
-
-
-def _settings(row: SpeedRow) -> str:
-    """Those that are not the method's own, written as in Python."""
-    assert row.settings is not None
-    return "`" + ", ".join(f"{name}={value!r}" for name, value in row.settings.items()) + "`"
 
 
 def _picture(results: SpeedResults) -> str:
