@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import re
+import sys
 from codecs import BOM_UTF8
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -110,8 +111,8 @@ def run_of(identity: dict[str, Any], device: str, *packages: str) -> Run:
     for name in (*PACKAGES, *packages):
         try:
             versions[name] = torch.__version__ if name == "torch" else version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
+        except PackageNotFoundError:  # vLLM's build for CPUs is installed under another name
+            versions[name] = getattr(sys.modules.get(name), "__version__", "not installed")
     return Run(machine=machine(device), versions=versions, identity=identity)
 
 
