@@ -4,6 +4,7 @@ python -m training vision     stage A: vision tower and projector
 python -m training language   stage B: the language model on frozen vision
 python -m training joint      stage C: everything together
 python -m training worlds     stage D: on to all worlds; minutes on a GPU
+python -m training counting   stage E: counts that do not depend on the background
 python -m training            all of them
 """
 
@@ -14,12 +15,14 @@ from dataclasses import fields
 
 import torch
 
+from .stage_counting import Counting, train_counting
 from .stage_worlds import Options, train_worlds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__.splitlines()[0])
-    parser.add_argument("stage", nargs="?", default="all", choices=["vision", "language", "joint", "all", "worlds"])
+    stages = ["vision", "language", "joint", "worlds", "counting", "all"]
+    parser.add_argument("stage", nargs="?", default="all", choices=stages)
     parser.add_argument("--steps", type=int, help="steps of this stage in all (the decay fits itself to them)")
     parser.add_argument("--threads", type=int, default=2)
     worlds = parser.add_argument_group("stage worlds")
@@ -44,6 +47,8 @@ def main() -> None:
         train_jointly(**options)
     if arguments.stage in ("worlds", "all"):
         train_worlds(Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)}))
+    if arguments.stage in ("counting", "all"):
+        train_counting(Counting(**options))
 
 
 if __name__ == "__main__":
