@@ -84,10 +84,11 @@ def test_pictures_are_those_of_the_library(desk: Desk, form: Callable[..., Form]
     assert data.startswith("data:image/png;base64,")
     shown = Image.open(io.BytesIO(b64decode(data.partition(",")[2])))
     assert shown.tobytes() == drawn.tobytes()
-    html = parts.heat_maps(Image.open(picture), report.images[0])
+    html = parts.heat_maps(Image.open(picture), report.images[0], {"token": "a < b"})
     assert html.count("<img") == 3
+    assert html.count("<figcaption>") == html.count("<figcaption>a &lt; b</figcaption>") == 1
     random = asked(desk, form(compare=False, method="random")).shown.report
-    assert "<img" not in parts.heat_maps(Image.open(picture), random.images[0])
+    assert "<img" not in parts.heat_maps(Image.open(picture), random.images[0], {})
 
 
 @pytest.mark.parametrize(

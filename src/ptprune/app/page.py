@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from ptprune.app import parts
+from ptprune.app.captions import captions
 from ptprune.app.desk import PRUNED, UNPRUNED, Desk, Left, NothingAsked
 from ptprune.app.examples import EXAMPLES
 from ptprune.app.form import LEVELS, MAX_NEW_TOKENS, MAX_QUESTION, OWN_LEVELS, Form, names_of
@@ -323,5 +324,5 @@ def _drawings(visit: Visit) -> dict[str, str]:
     alike = replace(shown.form, keep_ratio=1.0), levels(image)
     if visit.mapped != alike:
         visit.mapped = alike
-        drawn["maps"] = parts.heat_maps(shown.drawing, image)
+        drawn["maps"] = parts.heat_maps(shown.drawing, image, captions(shown.form.pruner()))
     return drawn

@@ -23,13 +23,6 @@ PHASES = {
     "decode": "language model, answer",
     "rest": "generate() itself",
 }
-ABOUT = {
-    "tile": "How much a tile needs to be encoded, told before it is. Hatched tiles were left out.",
-    "region": "How much a tile has in common with the whole picture. Salient tiles keep more tokens.",
-    "token": "How much a token stands out in its tile.",
-    "instruction": "The strongest attention that any word of the question pays to a token.",
-    "fused": "What tokens are ranked by, within each tile's budget.",
-}
 
 
 def note(text: str = "", trouble: bool = False) -> str:
@@ -127,9 +120,12 @@ def _budget(region: RegionReport) -> str:
     return f'<td title="{about}" style="--share:{share:.3f}">{region.budget}/{number}</td>'
 
 
-def heat_maps(picture: Image, report: ImageReport) -> str:
-    """Every level that the method computed, as a heat map."""
-    found = [_figure(draw_heat_map(picture, report, level), ABOUT[level], TITLES[level]) for level in levels(report)]
+def heat_maps(picture: Image, report: ImageReport, captions: Mapping[str, str]) -> str:
+    """Every level that the method computed, as a heat map with its caption."""
+    found = [
+        _figure(draw_heat_map(picture, report, level), captions.get(level, ""), TITLES[level])
+        for level in levels(report)
+    ]
     if not found:
         return small("This method ranks tokens by no score, so there is nothing to draw.")
     return f'<div class="ptp-maps">{"".join(found)}</div>'
