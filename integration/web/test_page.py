@@ -41,7 +41,7 @@ def truth() -> Callable[..., dict[str, Any]]:
     loaded = LoadedModel.load(Checkpoint.find(None), torch.device("cpu"), "auto")
 
     def say(picture: Path, question: str, **settings: Any) -> dict[str, Any]:
-        pruner = PyramidTokenPruning(**settings)
+        pruner = loaded.sparing(PyramidTokenPruning(**settings))
         document, _ = run_document(loaded, pruner, [open_picture(picture)], question, 64, compare=False)
         return document
 
@@ -62,7 +62,7 @@ def test_upload_ask_and_slide(visitor: Visitor, truth: Callable[..., dict[str, A
     assert page.inner_text(".ptp-pruned .ptp-answer") == half["answer"]
     assert page.inner_text(".ptp-unpruned .ptp-answer") == truth(SCENE, QUESTION, keep_ratio=1)["answer"]
     assert budget(page) == half["visual_tokens"]["after"] == 104
-    assert page.locator("#maps img").count() == 3  # tokens, question, both together
+    assert page.locator("#maps img").count() == 4  # tiles to encode, tokens, question, both together
     assert page.locator("#bars table").count() == 3
     shown = page.get_attribute("#kept img", "src")
     for ratio in (0.1, 0.75):
@@ -94,7 +94,7 @@ def test_only_salient_tiles_are_encoded(visitor: Visitor, truth: Callable[..., d
     answered(page)
     page.click("#more-settings button")
     page.click("#tiles input")
-    page.locator("ul[role=listbox] li", has_text="salient").click()
+    page.locator("ul[role=listbox] li", has_text="others dropped").click()
     page.wait_for_function("document.querySelector('#note .ptp-note').innerText.includes('encoded again')")
     slide(page, 0.1)
     assert "encoded again" in page.inner_text("#note .ptp-note")
@@ -102,7 +102,7 @@ def test_only_salient_tiles_are_encoded(visitor: Visitor, truth: Callable[..., d
     assert slid["encoded_tiles"]["after"] < slid["encoded_tiles"]["before"]
     cells = page.locator(".ptp-budgets td").all_inner_texts()
     assert cells == [f"{region['budget']}/{region['tokens']}" for region in slid["regions"]]
-    assert page.locator("#maps img").count() == 4  # and which tiles were encoded
+    assert page.locator("#maps img").count() == 4  # tiles to encode, tokens, question, both together
     page.click("#program button")
     [line] = [line for line in page.inner_text("#code").splitlines() if line.startswith("pruner =")]
     assert line == "pruner = PyramidTokenPruning(tiles='salient', keep_ratio=0.1)", "and nothing that was left empty"
@@ -116,7 +116,7 @@ def test_another_method_encodes_again(visitor: Visitor) -> None:
     page.locator("ul[role=listbox] li", has_text="fastv").click()
     page.wait_for_function("document.querySelector('#note .ptp-note').innerText.includes('encoded again')")
     page.wait_for_selector("#levels", state="hidden")
-    assert page.locator("#maps img").count() == 1  # FastV looks at the question alone
+    assert page.locator("#maps img").count() == 2  # FastV looks at the question alone, the encoder at tiles
     slide(page, 0.25)
     assert "encoded before" in page.inner_text("#note .ptp-note")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 
 from ptprune.attach.attachment import Attachment, join
 from ptprune.attach.tile_cache import TileCache
-from ptprune.encoding import EncoderSettings
+from ptprune.encoding import SPARING, EncoderSettings
 from ptprune.errors import MethodError
 from ptprune.layout import ImageLayout
 from ptprune.report import PruningReport, ReportLog
@@ -91,6 +91,10 @@ class TokenPruner(EncoderSettings):
     def needs_grids(self) -> bool:
         """Whether ``select`` relies on regions that have all tokens of their ``grid``: no patch may be missing then."""
         return False
+
+    def sparing(self) -> TokenPruner:
+        """The pruner with ``SPARING``, where it drops tokens at all, and what is encoded is at its defaults."""
+        return self if self.differing(EncoderSettings) or self.keeps_all() else replace(self, **SPARING)
 
     def keeps_all(self, num_tokens: int | None = None) -> bool:
         """Whether every token of an image stays, whatever the evidence: none is gathered then, and nothing is scored.

@@ -28,7 +28,7 @@ def form(checkpoint: Path, picture: Path) -> Callable[..., Form]:
     """A form about the picture (28 visual tokens), with some controls set otherwise."""
 
     def make(**controls: Any) -> Form:
-        usual: dict[str, Any] = {"question": "w5 w6 w7", "max_new_tokens": 5, "layer": 1}
+        usual: dict[str, Any] = {"question": "w5 w6 w7", "max_new_tokens": 5, "layer": 1, "tiles": "all"}
         return Form(**{"picture": picture, "model": str(checkpoint), **usual, **controls})
 
     return make

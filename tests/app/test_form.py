@@ -182,3 +182,18 @@ def test_settings_without_a_control_are_named(method: str) -> None:
     assert "keep_ratio" not in names
     assert all(getattr(METHODS[method](), name) == value for name, value in names.items())
     assert method != "ptp" or set(OF_PTP).isdisjoint(names)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, False),
+        ({"more": "window=4", "layer": "1"}, False),
+        ({"tiles": "all"}, True),
+        ({"vision_layer": "1"}, True),
+        ({"more": "tile_batch=2"}, True),
+        ({"more": 'left_out="drop"'}, True),
+    ],
+)
+def test_whether_the_form_says_what_is_encoded(changed: dict[str, Any], told: bool) -> None:
+    assert Form.read({**SENT, **changed}).tells_encoding() == told

@@ -16,7 +16,7 @@ from ptprune.app.visit import Visit
 from ptprune.asking.answer import ask
 from ptprune.asking.chat import make_prompt
 from ptprune.errors import PtpruneError
-from ptprune.methods import METHODS
+from ptprune.methods import METHODS, PyramidTokenPruning
 from ptprune.pictures import open_picture
 from ptprune.report import PruningReport
 
@@ -35,7 +35,7 @@ def true_report(desk: Desk, form: Form) -> PruningReport:
     inputs = make_prompt(
         loaded.model, loaded.processor, [open_picture(form.picture)], form.question, loaded.image_options
     )
-    pruner = form.pruner()
+    pruner = form.pruner() if form.tells_encoding() else loaded.sparing(form.pruner())
     ask(loaded.model, loaded.processor, inputs, pruner, 1)
     assert pruner.report is not None
     return pruner.report
@@ -120,15 +120,57 @@ def test_settings_that_see_something_else_encode_once(
     check_same(visit.shown.report, true_report(desk, form(**changed, keep_ratio=0.2)))
 
 
+BACKGROUND: list[dict[str, Any]] = [
+    {"tiles": "salient", "more": 'tile_threshold=1.0, left_out="background"'},
+    {"tiles": None, "more": 'tiles=2, tile_score="detail-attention", left_out="background", choose="top"'},
+    {"tiles": None, "more": 'tiles=2, tile_score="random", left_out="background", tile_batch=1'},
+]
+
+
+@pytest.mark.parametrize("tiles", BACKGROUND, ids=str)
+def test_with_tiles_as_background_the_first_move_encodes(
+    desk: Desk, form: Callable[..., Form], tiles: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visit = asked(desk, form(compare=False))
+    assert desk.choose(form(**tiles), visit)
+    calls = count_encoded(desk, form(), monkeypatch)
+    for ratio in (0.2, 0.9, 1.0, 0.5):
+        calls.clear()
+        assert not desk.choose(form(**tiles, keep_ratio=ratio), visit)
+        assert calls == []
+        check_same(visit.shown.report, true_report(desk, form(**tiles, keep_ratio=ratio)))
+        before, after = visit.shown.report.encoded_tokens
+        assert after < before
+    assert desk.choose(form(), visit)
+
+
+def test_unless_told_salient_tiles_are_encoded(
+    desk: Desk, form: Callable[..., Form], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``ptprune run`` does. Moves of the slider are free, but for the one that keeps everything."""
+    visit = asked(desk, form(tiles=None, compare=False))
+    assert visit.shown.pruner == PyramidTokenPruning(layer=1, tiles="salient", left_out="background")
+    calls = count_encoded(desk, form(), monkeypatch)
+    for ratio in (0.2, 0.9):
+        calls.clear()
+        one = form(tiles=None, keep_ratio=ratio)
+        assert not desk.choose(one, visit)
+        assert calls == []
+        assert visit.shown.pruner.keep_ratio == ratio
+        check_same(visit.shown.report, true_report(desk, one))
+    assert desk.choose(form(tiles=None, keep_ratio=1.0), visit)
+    assert visit.shown.pruner == PyramidTokenPruning(keep_ratio=1.0, layer=1)
+
+
 TOWER: list[dict[str, Any]] = [
     {"tiles": "salient", "more": "tile_threshold=1.0"},
     {"vision_layer": 1},
-    {"more": "tiles=2"},
+    {"tiles": None, "more": "tiles=2"},
 ]
 
 
 @pytest.mark.parametrize("tower", TOWER, ids=str)
-def test_with_some_of_the_picture_not_encoded_every_move_encodes(
+def test_with_tokens_that_are_not_there_every_move_encodes(
     desk: Desk, form: Callable[..., Form], tower: dict[str, Any]
 ) -> None:
     """What is left of the picture decides what can be kept of it, so that the report is that of a new pass."""

@@ -95,10 +95,11 @@ def test_pictures_are_those_of_the_library(desk: Desk, form: Callable[..., Form]
     "controls",
     [
         {"keep_ratio": 0.2},
+        {"tiles": None},
         {"keep_ratio": 0.4, "levels": ("tokens",), "more": 'ranking="image"', "layer": 3, "max_tiles": 4},
         {"method": "fastv", "question": "w5 \"w6' {w7} \\ w8", "max_new_tokens": 3},
     ],
-    ids=["plain", "many settings", "another method"],
+    ids=["plain", "nothing told of tiles", "many settings", "another method"],
 )
 def test_the_program_gives_the_pages_answer(
     desk: Desk, form: Callable[..., Form], controls: dict, picture: Path

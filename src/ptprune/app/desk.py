@@ -61,7 +61,8 @@ class Desk:
             PtpruneError: where the form, the picture, the model or the prompt is refused.
             Left: where ``visit.stop`` was set.
         """
-        prompt, pruner = form.prompt(), form.pruner()
+        prompt = form.prompt()
+        form.pruner()  # refused before anything waits
         self.models.check(prompt.model)
         visit.stop.set()  # of what this visitor asked before
         visit.stop = stop = threading.Event()
@@ -71,6 +72,7 @@ class Desk:
             if not self.models.has(prompt.model):
                 say(Word(DOING, f"loading {prompt.model}"))
             loaded, picture, inputs = self._prepare(prompt, form.max_new_tokens)
+            pruner = chosen(form, loaded.encodes_apart)
             loaded.check_pruners([pruner])  # refused before anything is computed
             self._warm_up(loaded, pruner, inputs, say)
             unpruned = None
@@ -83,7 +85,8 @@ class Desk:
                 pruned = _stream(loaded, inputs, recorder, form, stop, lambda text: say(Word(PRUNED, text)))
             answered = Answered(form, pruned, unpruned, reports[0])
             picture.thumbnail((MAX_SIDE, MAX_SIDE))
-            return Shown(prompt, picture, answered, Look.of(pruner, seen, inputs), form, answered.report)
+            look = Look.of(pruner, seen, inputs)
+            return Shown(prompt, picture, answered, look, form, pruner, answered.report, loaded.encodes_apart)
 
         visit.shown = shown = yield from self.turns.follow(work)
         return shown.answered
@@ -98,16 +101,18 @@ class Desk:
             NothingAsked: where this picture and question were not asked about.
             PtpruneError: where the settings are refused.
         """
-        pruner, shown = form.pruner(), visit.shown
+        form.pruner()  # refused whatever is shown
+        shown = visit.shown
         if shown is None or form.picture is None or not form.question or form.prompt() != shown.prompt:
             raise NothingAsked
+        pruner = chosen(form, shown.encodes_apart)
         again = not shown.look.serves(pruner)
         if again:
             look, report = self.turns.run(lambda: self._look(shown.prompt, pruner))
         else:
             look, report = shown.look, shown.look.choose(pruner)
         if visit.shown is not None and visit.shown.answered is shown.answered:  # nothing else was asked meanwhile
-            visit.shown = replace(shown, look=look, form=form, report=report)
+            visit.shown = replace(shown, look=look, form=form, pruner=pruner, report=report)
         return again
 
     def _look(self, prompt: Prompt, pruner: TokenPruner) -> tuple[Look, PruningReport]:
@@ -137,6 +142,16 @@ class Desk:
     def _check(stop: threading.Event) -> None:
         if stop.is_set():
             raise Left
+
+
+def chosen(form: Form, encodes_apart: bool) -> TokenPruner:
+    """A form's pruner; unless told what is encoded, that of ``ptprune run``.
+
+    Args:
+        encodes_apart: whether the model encodes tiles apart.
+    """
+    pruner = form.pruner()
+    return pruner.sparing() if encodes_apart and not form.tells_encoding() else pruner
 
 
 def _stream(

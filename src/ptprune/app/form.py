@@ -9,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ptprune.encoding import EncoderSettings
 from ptprune.errors import UserError
 from ptprune.methods import METHODS, make_pruner
 from ptprune.pruner import TokenPruner
@@ -112,6 +113,11 @@ class Form:
         for name in more.keys() - type(pruner).__dataclass_fields__.keys():
             raise UserError(f"settings: {self.method} has none that is called {name}")
         return replace(pruner, **more)
+
+    def tells_encoding(self) -> bool:
+        """Whether a control or a further setting says what of the picture is encoded; otherwise the desk chooses."""
+        told = {*further(self.more), *(name for name in ("tiles", "vision_layer") if getattr(self, name) is not None)}
+        return not told.isdisjoint(EncoderSettings.__dataclass_fields__)
 
     def _levels(self) -> dict[str, Any]:
         """The settings that switch PTP's levels on and off."""

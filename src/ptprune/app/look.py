@@ -24,8 +24,10 @@ CHOOSING = frozenset(
     }
 )
 """Settings that change what is chosen, and nothing of what it is chosen from."""
-ENCODING = frozenset({"layer", "window"})
+ENCODING = frozenset({"layer", "window", "tile_batch"})
 """Settings that change what it is chosen from, and that depend on no other."""
+TILES = frozenset({"tiles", "tile_threshold", "tile_score", "left_out"})
+"""Such settings too, where tiles that are left out have tokens to choose from: ``left_out="background"``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +57,13 @@ class Look:
         """Whether these settings would have seen the same evidence, so that they can choose from it."""
         if self.evidence is None or type(pruner) is not type(self.pruner):
             return False
+        encoding = ENCODING | TILES if pruner.left_out == "background" else ENCODING
         for each in fields(pruner):
             value = getattr(pruner, each.name)
-            if each.name in ENCODING and value != getattr(self.pruner, each.name):
+            if each.name in encoding and value != getattr(self.pruner, each.name):
                 return False
             # a setting that is not known here may mean anything, unless it is as it always is
-            if each.name not in CHOOSING | ENCODING and not value == getattr(self.pruner, each.name) == each.default:
+            if each.name not in CHOOSING | encoding and not value == getattr(self.pruner, each.name) == each.default:
                 return False
         return all(getattr(self.evidence, need) is not None for need in pruner.needs)
 

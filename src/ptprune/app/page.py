@@ -95,7 +95,7 @@ def build(desk: Desk, visits: Visits) -> gr.Blocks:
                         )
                         with gr.Row():
                             encoded = gr.Dropdown(
-                                [("default", ""), "all", "salient"],
+                                [("salient, others as background", ""), ("salient, others dropped", "salient"), "all"],
                                 value="",
                                 label="Tiles to encode",
                                 min_width=110,
@@ -324,5 +324,5 @@ def _drawings(visit: Visit) -> dict[str, str]:
     alike = replace(shown.form, keep_ratio=1.0), levels(image)
     if visit.mapped != alike:
         visit.mapped = alike
-        drawn["maps"] = parts.heat_maps(shown.drawing, image, captions(shown.form.pruner()))
+        drawn["maps"] = parts.heat_maps(shown.drawing, image, captions(shown.pruner))
     return drawn

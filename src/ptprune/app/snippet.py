@@ -24,7 +24,7 @@ model, processor = loaded.model, loaded.processor
 picture = open_picture({picture!r})
 inputs = make_prompt(model, processor, [picture], {question!r}, loaded.image_options).to(model.device)
 
-pruner = {method}({settings})
+pruner = {pruner}
 with pruner(model), torch.no_grad():
     output = model.generate(**inputs, max_new_tokens={max_new_tokens}, do_sample=False)
 answer = processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
@@ -46,9 +46,11 @@ def program(form: Form, device: str = "cpu", dtype: str = "auto") -> str:
         PtpruneError: where the form's settings are refused.
     """
     pruner = form.pruner()
+    method = type(pruner).__name__
+    made = f"{method}({', '.join(f'{name}={value!r}' for name, value in settings_of(pruner).items())})"
     return PROGRAM.format(
-        method=type(pruner).__name__,
-        settings=", ".join(f"{name}={value!r}" for name, value in settings_of(pruner).items()),
+        method=method,
+        pruner=made if form.tells_encoding() else f"loaded.sparing({made})",
         model=form.model,
         device=device,
         dtype=dtype,
@@ -71,7 +73,7 @@ def document(shown: Shown) -> dict[str, Any]:
         "model": form.model,
         "question": form.question,
         "method": form.method,
-        "settings": settings_of(form.pruner()),
+        "settings": settings_of(shown.pruner),
     }
     if answered.report is shown.report:
         found |= describe(answered.pruned, answered.unpruned, answered.report)

@@ -13,6 +13,7 @@ from PIL.Image import Image
 from ptprune.app.form import Form, Prompt
 from ptprune.app.look import Look
 from ptprune.asking.answer import Answer
+from ptprune.pruner import TokenPruner
 from ptprune.report import PruningReport
 
 MOST = 64  # visitors at a time; beyond that the one who did nothing for longest is forgotten
@@ -38,7 +39,9 @@ class Shown:
         drawing: its picture, no larger than a drawing needs it.
         answered: the answers to it.
         look: the picture and the question as they are encoded.
-        form, report: the settings, and what they keep; the slider may have changed both since the answers.
+        form, pruner, report: the settings, the pruner that they make, and what it keeps; the slider may have changed
+            them since the answers.
+        encodes_apart: whether the model encodes tiles apart.
     """
 
     prompt: Prompt
@@ -46,7 +49,9 @@ class Shown:
     answered: Answered
     look: Look
     form: Form
+    pruner: TokenPruner
     report: PruningReport
+    encodes_apart: bool
 
 
 @dataclass(eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ from ptprune.asking.chat import check_length
 from ptprune.attach.tile_cache import TileCache
 from ptprune.checkpoints import Checkpoint
 from ptprune.checkpoints.processor import tile_options
-from ptprune.encoding import SPARING, EncoderSettings
 from ptprune.errors import PtpruneError, SettingError, first_line
 from ptprune.families import family_of
 from ptprune.pruner import TokenPruner
@@ -107,13 +106,14 @@ class LoadedModel:
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
 
+    @property
+    def encodes_apart(self) -> bool:
+        """Whether the model encodes tiles apart from each other, so that some can be left out."""
+        return family_of(self.model).encoder(self.model) is not None
+
     def sparing(self, pruner: TokenPruner) -> TokenPruner:
-        """The pruner with ``SPARING``, where the model encodes tiles apart, tokens are dropped at all, and the settings
-        of what is encoded are the defaults."""
-        given = pruner.differing(EncoderSettings)
-        if given or pruner.keeps_all() or family_of(self.model).encoder(self.model) is None:
-            return pruner
-        return replace(pruner, **SPARING)
+        """``pruner.sparing()``, where the model encodes tiles apart."""
+        return pruner.sparing() if self.encodes_apart else pruner
 
     def check_pruners(self, pruners: Sequence[TokenPruner | None]) -> None:
         """Attach every pruner once. Raises PtpruneError where one refuses the model."""
