@@ -1,9 +1,8 @@
 """Stage E, run: ``python -m training counting``: counts that do not depend on how much background a picture has.
 
 Stage D's model counts by the share of attention that objects get, so its counts change with the background around them.
-Here pictures get more tokens than they had: those of background, and of objects beside their middles, are repeated at
-random places. What counts is then no share. Nothing is ever dropped. Layers below ``FROZEN`` and the vision tower stay
-as they are.
+Here pictures get more background than they had: tokens that show nothing are repeated at random places. What counts is
+then no share. Nothing is ever dropped. The vision tower stays as it is.
 """
 
 from __future__ import annotations
@@ -24,19 +23,17 @@ from ptprune.tiny.scenes import Scene
 
 from .data import NONE, cut_tiles, normalise, print_labels, token_labels
 from .language import Pack, Packer, attention_mask, conversations, language_losses
-from .model import build_model, build_tokenizer, save
+from .model import TOKENS, build_model, build_tokenizer, is_language_layer, save
 from .optimise import RUNS, Optimiser, Run
 from .vision import vision_features
 from .worlds import draw, visual_tokens
 
 WORLDS = RUNS / "worlds" / "checkpoint"
 """The checkpoint that stage D writes."""
-FROZEN = 2
-"""Layers of the language model that stay as they are, so that pruning before layer 2 chooses what it chose."""
 SIZES = (2, 3, 4, 6, 6, 8, 8, 9, 9, 10, 10, 12, 12, 12)
 """Numbers of tiles to draw from."""
 MOST_EXTRA = 2.0
-"""Tokens to add at most, as a multiple of a picture's tokens."""
+"""Background tokens to add at most, as a multiple of a picture's tokens."""
 COUNT = QUESTION_KINDS.index("count")
 
 
@@ -48,14 +45,12 @@ class Example:
         picture: without its pixels.
         tokens: float32 [visual tokens, width], projected.
         empty: bool [visual tokens], those that show nothing; the thumbnail's are not among them.
-        part: bool [visual tokens], those that show an object, but not its middle.
         middle: bool [visual tokens], those in an object's middle.
     """
 
     picture: Scene | Document
     tokens: np.ndarray
     empty: np.ndarray
-    part: np.ndarray
     middle: np.ndarray
 
 
@@ -63,12 +58,12 @@ class Example:
 def example(model: nn.Module, picture: Scene | Document) -> Example:
     tokens = vision_features(model, normalise(cut_tiles(picture)))[0].flatten(0, 1).numpy()
     marks = print_labels(picture) if isinstance(picture, Document) else token_labels(picture)
+    rest = len(tokens) - TOKENS * picture.tiles
     empty, middle = marks.kind.ravel() == NONE, marks.centre.ravel() != NONE
-    groups = [np.pad(group, (0, len(tokens) - len(empty))) for group in (empty, ~empty & ~middle, middle)]
     pixels: dict[str, Any] = {"image": None}
     if isinstance(picture, Scene):
         pixels["owner"] = None
-    return Example(replace(picture, **pixels), tokens, *groups)
+    return Example(replace(picture, **pixels), tokens, np.pad(empty, (0, rest)), np.pad(middle, (0, rest)))
 
 
 def examples(model: nn.Module, count: int, pages: float, seed: int) -> dict[tuple[int, bool], list[Example]]:
@@ -82,10 +77,10 @@ def examples(model: nn.Module, count: int, pages: float, seed: int) -> dict[tupl
     return dict(found)
 
 
-def with_repeats(
+def with_background(
     pack: Pack, some: list[Example], extra: int, rng: np.random.Generator
 ) -> tuple[Pack, np.ndarray, np.ndarray]:
-    """A pack whose pictures have ``extra`` more tokens, repeated from their own background and parts, at random places.
+    """A pack whose pictures have ``extra`` more tokens of their own background, at random places.
 
     In half of the sequences, positions jump at random places too.
 
@@ -95,8 +90,8 @@ def with_repeats(
     visual = visual_tokens(some[0].picture.tiles)
     columns, places, tokens, middle = [], [], [], []
     for row, one in enumerate(some):
-        weights = one.empty * rng.random() / max(1, one.empty.sum()) + one.part * rng.random() / max(1, one.part.sum())
-        added = rng.choice(visual, extra, p=weights / weights.sum())
+        nothing = np.flatnonzero(one.empty)
+        added = rng.choice(nothing if len(nothing) else [visual - 1], extra)  # a full picture: its thumbnail's last
         order = np.insert(np.arange(visual), np.sort(rng.integers(0, visual + 1, extra)), added)
         tokens.append(one.tokens[order])
         middle.append(one.middle[order])
@@ -126,7 +121,7 @@ def forward(model: nn.Module, pack: Pack, tokens: Tensor, middle: Tensor) -> tup
     )
     asking = torch.from_numpy(counting(pack))
     other = torch.cat([torch.zeros(len(middle), 2, dtype=torch.bool), ~middle], dim=1)
-    weights = torch.stack(said.attentions[FROZEN:])[..., :end]
+    weights = torch.stack(said.attentions)[..., :end]
     each = (weights * other[:, None, None]).sum(-1).mean((0, 2))  # [pictures, length], over layers and heads
     paid = each[:, end].mean()
     if asking.any():
@@ -153,7 +148,7 @@ class Counting:
         start: the checkpoint to start from.
         out: where the checkpoint is written.
         pictures: to draw, once.
-        pages: their share among the pictures.
+        pages: their share.
         batch: pictures a step.
         penalty: weight of the attention that ``forward`` returns.
     """
@@ -184,7 +179,7 @@ def train_counting(options: Counting) -> None:
     shares = np.array([len(pool[name]) for name in names]) / options.pictures
     run.log(step=0, pictures=options.pictures)
 
-    trained = {n: p for n, p in model.named_parameters() if is_trained(n)}
+    trained = {n: p for n, p in model.named_parameters() if is_language_layer(n)}
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for parameter in trained.values():
@@ -203,7 +198,7 @@ def train_counting(options: Counting) -> None:
         visual = visual_tokens(some[0].picture.tiles)
         extra = int(rng.uniform(0, MOST_EXTRA) * visual) if rng.random() < 0.7 else 0
         talks = [talk(one.picture, step * 64 + i, options.questions, step) for i, one in enumerate(some)]
-        pack, tokens, middle = with_repeats(
+        pack, tokens, middle = with_background(
             packer.pack([one.picture for one in some], talks, multiple=16), some, extra, rng
         )
         hidden, paid = forward(model, pack, torch.from_numpy(tokens), torch.from_numpy(middle))
@@ -230,9 +225,3 @@ def talk(picture: Scene | Document, seed: int, questions: int, step: int) -> lis
     if isinstance(picture, Scene):
         chosen += [[question] for question in ask(picture, 3, seed, kinds=("count",))]
     return chosen
-
-
-def is_trained(name: str) -> bool:
-    if "language_model.layers." in name:
-        return int(name.split("layers.")[1].split(".")[0]) >= FROZEN
-    return "language_model.norm" in name

@@ -1,4 +1,4 @@
-"""Stage E of the training repeats tokens of pictures and changes nothing else. Runs in a checkout only."""
+"""Stage E of the training adds background to pictures and changes nothing else. Runs in a checkout only."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import pytest
 import torch
 from training import optimise
 from training.language import Pack, Packer, attention_mask, conversations
+from training.model import is_language_layer
 from training.stage_counting import (
-    FROZEN,
     Counting,
     Example,
     counting,
     example,
     forward,
-    is_trained,
     talk,
     train_counting,
-    with_repeats,
+    with_background,
 )
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
@@ -55,31 +54,28 @@ def pack(packer: Packer, some: list[Example]) -> Pack:
 
 def test_marks_say_what_tokens_show(some: list[Example], model: torch.nn.Module) -> None:
     for one in some:
-        assert len(one.tokens) == len(one.empty) == END - 2
+        assert len(one.tokens) == len(one.empty) == len(one.middle) == END - 2
         assert one.middle.sum() == len(one.picture.objects)
         assert one.empty.any()
-        assert one.part.any()
-        groups = np.stack([one.empty, one.part, one.middle]).astype(int).sum(0)
-        assert (groups[:-16] == 1).all()  # each token of a tile is in one of them
-        assert (groups[-16:] == 0).all()  # those of the thumbnail are in none
+        assert not (one.empty & one.middle).any()
+        assert not one.empty[-16:].any()
     page = example(model, generate_document("train", 3, grid=(3, 2)))
     assert page.middle.sum() == 2 * len(page.picture.entries)
 
 
 @pytest.mark.parametrize("extra", [0, 1, 50, 300])
-def test_tokens_are_repeated_and_none_lost(pack: Pack, some: list[Example], extra: int) -> None:
-    wide, tokens, middle = with_repeats(pack, some, extra, np.random.default_rng(extra))
+def test_background_is_added_and_nothing_lost(pack: Pack, some: list[Example], extra: int) -> None:
+    wide, tokens, middle = with_background(pack, some, extra, np.random.default_rng(extra))
     assert tokens.shape[1] == END - 2 + extra
     assert (middle.sum(1) == [one.middle.sum() for one in some]).all()
     for row, one in enumerate(some):
-        may = {bytes(token) for token in one.tokens[one.empty | one.part]}
-        before, after = [bytes(token) for token in one.tokens], [bytes(token) for token in tokens[row]]
-        assert [token for token in after if token not in may] == [token for token in before if token not in may]
-        left = iter(after)
-        assert all(token in left for token in before)  # all of them, in their order
-        assert {bytes(token) for token in tokens[row][middle[row]]} == {
-            bytes(token) for token in one.tokens[one.middle]
-        }
+        nothing = {bytes(token) for token in one.tokens[one.empty]}
+        left = [bytes(token) for token in tokens[row]]
+        shown = [token for token in left if token not in nothing]
+        assert shown == [bytes(token) for token in one.tokens if bytes(token) not in nothing]  # in order, once
+        before = [token for token in map(bytes, one.tokens) if token in nothing]
+        assert len(left) - len(shown) - len(before) == extra
+        assert not set(before) - set(left)
     for name in ("ids", "block", "target", "kind"):
         assert (getattr(wide, name)[:, END + extra :] == getattr(pack, name)[:, END:]).all()
         assert (getattr(wide, name)[:, : END + extra] == getattr(pack, name)[:, [0, 1] + [2] * (END - 2 + extra)]).all()
@@ -88,7 +84,7 @@ def test_tokens_are_repeated_and_none_lost(pack: Pack, some: list[Example], extr
 def test_without_more_background_and_jumps_nothing_changes(pack: Pack, some: list[Example]) -> None:
     found = set()
     for seed in range(8):
-        wide, tokens, _ = with_repeats(pack, some, 0, np.random.default_rng(seed))
+        wide, tokens, _ = with_background(pack, some, 0, np.random.default_rng(seed))
         assert (tokens == np.stack([one.tokens for one in some])).all()
         for row in range(len(some)):
             steps = np.diff(wide.position[row, : END + 1])
@@ -100,15 +96,10 @@ def test_without_more_background_and_jumps_nothing_changes(pack: Pack, some: lis
     assert found == {False, True}  # jumps in some sequences, not in all
 
 
-def test_what_is_repeated_differs_from_picture_to_picture(pack: Pack, some: list[Example]) -> None:
-    shares = []
-    for seed in range(20):
-        _, tokens, _ = with_repeats(pack, some, 200, np.random.default_rng(seed))
-        for row, one in enumerate(some):
-            empty = {bytes(token) for token in one.tokens[one.empty]}
-            shares.append(np.mean([bytes(token) in empty for token in tokens[row]]))
-    assert min(shares) < 0.4
-    assert max(shares) > 0.7
+def test_a_full_picture_can_be_made_longer(pack: Pack, some: list[Example]) -> None:
+    full = [Example(one.picture, one.tokens, np.zeros_like(one.empty), one.middle) for one in some]
+    _, tokens, _ = with_background(pack, full, 5, np.random.default_rng(0))
+    assert tokens.shape[1] == END + 3
 
 
 def test_questions_that_only_count(packer: Packer) -> None:
@@ -124,7 +115,7 @@ def test_questions_that_only_count(packer: Packer) -> None:
 
 def test_attention_that_is_paid_to_what_is_no_middle(model: torch.nn.Module, pack: Pack, some: list[Example]) -> None:
     """By loops, over what the layers' own attention says."""
-    wide, tokens, middle = with_repeats(pack, some, 7, np.random.default_rng(1))
+    wide, tokens, middle = with_background(pack, some, 7, np.random.default_rng(1))
     with torch.no_grad():
         hidden, paid = forward(model, wide, torch.from_numpy(tokens), torch.from_numpy(middle))
         words = model.get_input_embeddings()(torch.from_numpy(wide.ids))
@@ -139,7 +130,7 @@ def test_attention_that_is_paid_to_what_is_no_middle(model: torch.nn.Module, pac
     assert torch.equal(hidden, said.last_hidden_state)
     asking = counting(wide)
     questions, ends = [], []
-    for layer in said.attentions[FROZEN:]:
+    for layer in said.attentions:
         for row in range(len(some)):
             others = 2 + np.flatnonzero(~middle[row])
             for head in layer[row]:
@@ -148,7 +139,7 @@ def test_attention_that_is_paid_to_what_is_no_middle(model: torch.nn.Module, pac
     assert float(paid) == pytest.approx(np.mean(questions) + np.mean(ends), rel=1e-4)
 
 
-def test_the_stage_trains_the_upper_layers_goes_on_and_writes_a_checkpoint(
+def test_the_stage_trains_the_language_model_goes_on_and_writes_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(optimise, "RUNS", tmp_path)
@@ -158,7 +149,7 @@ def test_the_stage_trains_the_upper_layers_goes_on_and_writes_a_checkpoint(
     first = AutoModelForImageTextToText.from_pretrained(tmp_path / "counting").state_dict()
     shipped = AutoModelForImageTextToText.from_pretrained(CHECKPOINT).state_dict()
     assert {name for name, value in shipped.items() if not torch.equal(value, first[name])} == {
-        name for name in shipped if is_trained(name)
+        name for name in shipped if is_language_layer(name)
     }
     options.steps = 2
     train_counting(options)
