@@ -63,6 +63,8 @@ def test_files_that_are_added_can_be_read(path: Path) -> None:
 
 def test_the_leaderboard_shows_every_measured_method() -> None:
     text = leaderboard(RESULTS)
+    titles = re.findall("^## .*", text, flags=re.MULTILINE)
+    assert len(set(titles)) == len(titles), "each tells its questions apart from the others"
     for path in RESULTS.glob("*.json"):
         results = read(path)
         if isinstance(results, AccuracyResults) and not any(row.variants for row in results.results):

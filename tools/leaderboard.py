@@ -1,6 +1,6 @@
 """The leaderboard as Markdown, made from the JSON files of ``ptprune bench accuracy`` and ``ptprune eval``.
 
-Needs nothing but Python: the site is built without torch. ``tests/test_leaderboard.py`` reads the same files strictly.
+Needs nothing but Python: the site is built without torch. ``tests/test_site.py`` reads the same files strictly.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def leaderboard(folder: Path) -> str:
             if any(row["variants"] for row in rows):
                 continue
             where = f", {document['split']} split" if document["split"] else ""
-            title = f"{document['model']}: {document['items']} questions{where}"
+            world = f" about {document['scenes']}" if document.get("scenes") else ""
+            title = f"{document['model']}: {document['items']} questions{world}{where}"
             parts.append(_section(title, document, path, rows, "accuracy"))
         elif document.get("kind") == "suite":
             models = [run["identity"].get("model") for run in document["runs"]]
