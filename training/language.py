@@ -147,6 +147,12 @@ def attention_mask(block: Tensor) -> Tensor:
     return torch.zeros(seen.shape, device=block.device).masked_fill_(~seen, torch.finfo(torch.float32).min)[:, None]
 
 
+def embedded(model: nn.Module, ids: Tensor, visual: Tensor) -> Tensor:
+    """The sequences' embeddings, with the visual tokens [rows, tokens, width] behind the first two of each."""
+    words = model.get_input_embeddings()(ids)
+    return torch.cat([words[:, :2], visual.to(words.dtype), words[:, 2 + visual.shape[1] :]], dim=1)
+
+
 def hidden_states(model: nn.Module, pack: Pack, tokens: Tensor) -> Tensor:
     """tokens: projected visual tokens [all tiles of all scenes, 16, width], in the order of the scenes."""
     ids = torch.from_numpy(pack.ids)

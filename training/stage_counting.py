@@ -22,7 +22,7 @@ from ptprune.tiny.questions import QUESTION_KINDS, ask
 from ptprune.tiny.scenes import Scene
 
 from .data import NONE, cut_tiles, normalise, print_labels, token_labels
-from .language import Pack, Packer, attention_mask, conversations, language_losses
+from .language import Pack, Packer, attention_mask, conversations, embedded, language_losses
 from .model import TOKENS, build_model, build_tokenizer, is_language_layer, save
 from .optimise import RUNS, Optimiser, Run
 from .vision import vision_features
@@ -92,7 +92,7 @@ def with_background(
     for row, one in enumerate(some):
         nothing = np.flatnonzero(one.empty)
         added = rng.choice(nothing if len(nothing) else [visual - 1], extra)  # a full picture: its thumbnail's last
-        order = np.insert(np.arange(visual), np.sort(rng.integers(0, visual + 1, extra)), added)
+        order = np.insert(np.arange(visual), rng.integers(0, visual + 1, extra), added)
         tokens.append(one.tokens[order])
         middle.append(one.middle[order])
         columns.append(np.concatenate([[0, 1], 2 + order, np.arange(2 + visual, pack.ids.shape[1])]))
@@ -110,10 +110,9 @@ def with_background(
 def forward(model: nn.Module, pack: Pack, tokens: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
     """Last hidden states, and the attention that questions of counting and the picture's end pay on average to tokens
     that are no object's middle."""
-    words = model.get_input_embeddings()(torch.from_numpy(pack.ids))
     end = 2 + tokens.shape[1]
     said = model.model.language_model(
-        inputs_embeds=torch.cat([words[:, :2], tokens, words[:, end:]], dim=1),
+        inputs_embeds=embedded(model, torch.from_numpy(pack.ids), tokens),
         attention_mask=attention_mask(torch.from_numpy(pack.block)),
         position_ids=torch.from_numpy(pack.position),
         use_cache=False,

@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from .data import scaled_pixels
 from .dev_worlds import dev_accuracy, dev_pictures
-from .language import CAPTION, KINDS_ASKED, Packer, attention_mask
+from .language import CAPTION, KINDS_ASKED, Packer, attention_mask, embedded
 from .model import build_model, build_tokenizer, deepen, grow, save, shallow
 from .optimise import JOINT, RUNS, Optimiser
 from .stage_vision import WEIGHTS
@@ -266,13 +266,8 @@ def text_layers(state: dict[str, Tensor]) -> int:
 def hidden_states(model: nn.Module, pack: dict[str, Tensor], tokens: Tensor) -> Tensor:
     """As ``language.hidden_states``, for pictures of one size: their tokens stand at the same places in every row."""
     ids = pack["ids"].long()
-    rows = len(ids)
-    visual = tokens.reshape(rows, -1, tokens.shape[-1])
-    words = model.get_input_embeddings()(ids)
-    end = 2 + visual.shape[1]
-    embeddings = torch.cat([words[:, :2], visual.to(words.dtype), words[:, end:]], dim=1)
     return model.model.language_model(
-        inputs_embeds=embeddings,
+        inputs_embeds=embedded(model, ids, tokens.reshape(len(ids), -1, tokens.shape[-1])),
         attention_mask=attention_mask(pack["block"]),
         position_ids=pack["position"].long(),
         use_cache=False,

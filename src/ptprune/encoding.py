@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,3 +54,8 @@ class EncoderSettings(Settings):
     def encodes_apart(self) -> bool:
         """Whether the encoder is called in another way than the model calls it."""
         return self.leaves_out or self.tile_batch is not None
+
+
+def tells_encoding(settings: Iterable[str]) -> bool:
+    """Whether one of these settings, by name, says what of a picture is encoded."""
+    return not EncoderSettings.__dataclass_fields__.keys().isdisjoint(settings)

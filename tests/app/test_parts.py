@@ -107,6 +107,7 @@ def test_the_program_gives_the_pages_answer(
     """Run as it stands, by a Python of its own, in the folder where the picture lies."""
     one = form(**controls, compare=False)
     visit = asked(desk, one)
+    assert ("loaded.sparing(" in program(one)) == (one.tiles is None)
     ran = subprocess.run(
         [sys.executable, "-c", program(one)], cwd=picture.parent, capture_output=True, text=True, timeout=120
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from ptprune.errors import UserError
-from ptprune.results.file import as_json, read, resume, save
+from ptprune.results.file import as_json, read, resume, run_of, save
 from ptprune.results.rows import KINDS, VERSION, AccuracyResults, Results, SuiteResults
 
 HERE = Path(__file__).parents[2] / "benchmarks"
@@ -217,3 +219,11 @@ def test_a_file_is_written_whole_or_not_at_all(path: Path, monkeypatch: pytest.M
     monkeypatch.undo()
     assert json.loads(path.read_text())["model"] == "second"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_module_that_is_installed_under_another_name_says_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("abacus_engine")
+    module.__version__ = "3.1"  # type: ignore[attr-defined]
+    assert run_of({}, "cpu", "abacus_engine").versions["abacus_engine"] == "not installed"
+    monkeypatch.setitem(sys.modules, "abacus_engine", module)
+    assert run_of({}, "cpu", "abacus_engine").versions["abacus_engine"] == "3.1"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from training import optimise
+from training.counts import counted
 from training.language import Pack, Packer, attention_mask, conversations
 from training.model import is_language_layer
 from training.stage_counting import (
@@ -23,6 +24,10 @@ from training.stage_counting import (
 )
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+from ptprune.asking.chat import make_prompt
+from ptprune.asking.loaded import LoadedModel
+from ptprune.checkpoints import Checkpoint
+from ptprune.methods import make_pruner
 from ptprune.tiny import CHECKPOINT
 from ptprune.tiny.documents import generate_document
 from ptprune.tiny.questions import Question
@@ -76,6 +81,8 @@ def test_background_is_added_and_nothing_lost(pack: Pack, some: list[Example], e
         before = [token for token in map(bytes, one.tokens) if token in nothing]
         assert len(left) - len(shown) - len(before) == extra
         assert not set(before) - set(left)
+        moved = np.flatnonzero(middle[row]) - np.flatnonzero(one.middle)
+        assert len(set(moved)) > 1 or extra < 50  # not all at one place
     for name in ("ids", "block", "target", "kind"):
         assert (getattr(wide, name)[:, END + extra :] == getattr(pack, name)[:, END:]).all()
         assert (getattr(wide, name)[:, : END + extra] == getattr(pack, name)[:, [0, 1] + [2] * (END - 2 + extra)]).all()
@@ -104,10 +111,8 @@ def test_a_full_picture_can_be_made_longer(pack: Pack, some: list[Example]) -> N
 
 def test_questions_that_only_count(packer: Packer) -> None:
     scene = generate_scene("train", 3, grid=(3, 2))
-    count, other = (
-        Question("count", "how many digits are there?", "2"),
-        Question("exists", "is there a red star?", "no"),
-    )
+    count = Question("count", "how many digits are there?", "2")
+    other = Question("exists", "is there a red star?", "no")
     pack = packer.pack([scene, scene], [[[count], [other], [other, count]], [[other]]])
     found = counting(pack)
     assert (found == ((pack.block == 1) & np.array([[True], [False]]))).all()
@@ -166,3 +171,30 @@ def test_every_scene_is_asked_to_count() -> None:
     assert len(kinds) >= 5
     page = generate_document("train", 3)
     assert talk(page, 1, 2, 1) == conversations(page, 1, 2, False, True)
+
+
+def test_what_counts_and_what_is_kept_of_it() -> None:
+    """Against the scene's own objects, and the model's answers one by one."""
+    loaded = LoadedModel.load(Checkpoint.find(None), torch.device("cpu"), "float32")
+    scene = generate_scene("dev", 5003, grid=(3, 2), fill=(0.9, 1.0))
+    pruner = make_pruner("random", {"keep_ratio": 0.5, "layer": 2})
+    right, middles, stay = [], 0, 0
+    for kind in ("digit", "letter", "shape"):
+        text = f"how many {kind}s are there?"
+        inputs = make_prompt(loaded.model, loaded.processor, [scene.image], text, {})
+        objects = [o for o in scene.objects if o.kind == kind]
+        with pruner(loaded.model), torch.no_grad():
+            said = loaded.processor.tokenizer.decode(loaded.model(**inputs).logits[0, -1].argmax()).strip()
+        right.append(said == str(len(objects)))
+        kept = set(pruner.report.images[0].kept.tolist())
+        for o in objects:
+            x, y = (int(place) // 16 for place in o.centre)  # 16 pixels a token, 4 x 4 tokens a tile, tile by tile
+            tile = y // 4 * scene.columns + x // 4
+            middles += 1
+            stay += tile * 16 + y % 4 * 4 + x % 4 in kept
+    found = counted(loaded, [scene], pruner)
+    assert found["right"] == round(100 * np.mean(right), 1)
+    assert found["right"] + found["low"] + found["high"] == pytest.approx(100, abs=0.2)
+    assert found["middles kept"] == round(100 * stay / middles, 1)
+    assert 20 < found["tokens kept"] < 80
+    assert set(counted(loaded, [scene], None)) == {"right", "low", "high"}

@@ -72,7 +72,7 @@ class Desk:
             if not self.models.has(prompt.model):
                 say(Word(DOING, f"loading {prompt.model}"))
             loaded, picture, inputs = self._prepare(prompt, form.max_new_tokens)
-            pruner = chosen(form, loaded.encodes_apart)
+            pruner = form.pruner(loaded.encodes_apart)
             loaded.check_pruners([pruner])  # refused before anything is computed
             self._warm_up(loaded, pruner, inputs, say)
             unpruned = None
@@ -86,7 +86,7 @@ class Desk:
             answered = Answered(form, pruned, unpruned, reports[0])
             picture.thumbnail((MAX_SIDE, MAX_SIDE))
             look = Look.of(pruner, seen, inputs)
-            return Shown(prompt, picture, answered, look, form, pruner, answered.report, loaded.encodes_apart)
+            return Shown(prompt, picture, answered, look, form, answered.report, loaded.encodes_apart)
 
         visit.shown = shown = yield from self.turns.follow(work)
         return shown.answered
@@ -105,14 +105,14 @@ class Desk:
         shown = visit.shown
         if shown is None or form.picture is None or not form.question or form.prompt() != shown.prompt:
             raise NothingAsked
-        pruner = chosen(form, shown.encodes_apart)
+        pruner = form.pruner(shown.encodes_apart)
         again = not shown.look.serves(pruner)
         if again:
             look, report = self.turns.run(lambda: self._look(shown.prompt, pruner))
         else:
             look, report = shown.look, shown.look.choose(pruner)
         if visit.shown is not None and visit.shown.answered is shown.answered:  # nothing else was asked meanwhile
-            visit.shown = replace(shown, look=look, form=form, pruner=pruner, report=report)
+            visit.shown = replace(shown, look=look, form=form, report=report)
         return again
 
     def _look(self, prompt: Prompt, pruner: TokenPruner) -> tuple[Look, PruningReport]:
@@ -142,16 +142,6 @@ class Desk:
     def _check(stop: threading.Event) -> None:
         if stop.is_set():
             raise Left
-
-
-def chosen(form: Form, encodes_apart: bool) -> TokenPruner:
-    """A form's pruner; unless told what is encoded, that of ``ptprune run``.
-
-    Args:
-        encodes_apart: whether the model encodes tiles apart.
-    """
-    pruner = form.pruner()
-    return pruner.sparing() if encodes_apart and not form.tells_encoding() else pruner
 
 
 def _stream(

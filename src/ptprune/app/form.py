@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ptprune.encoding import EncoderSettings
+from ptprune.encoding import tells_encoding
 from ptprune.errors import UserError
 from ptprune.methods import METHODS, make_pruner
 from ptprune.pruner import TokenPruner
@@ -100,8 +100,15 @@ class Form:
             raise UserError("Ask something about the picture first.")
         return Prompt(self.picture, self.question, self.model, self.max_tiles)
 
-    def pruner(self) -> TokenPruner:
-        """Raises UserError or SettingError where there is no such pruner."""
+    def pruner(self, encodes_apart: bool = False) -> TokenPruner:
+        """The settings as a pruner; unless they say what is encoded, that of ``ptprune run``.
+
+        Args:
+            encodes_apart: whether the model encodes tiles apart, so that some can be left out.
+
+        Raises:
+            UserError, SettingError: where there is no such pruner.
+        """
         given = {name: getattr(self, name) for name in EVERYWHERE}
         if self.method in OWN_LEVELS:
             given |= {name: getattr(self, name) for name in OF_PTP} | self._levels()
@@ -112,12 +119,12 @@ class Form:
         pruner = make_pruner(self.method, given)
         for name in more.keys() - type(pruner).__dataclass_fields__.keys():
             raise UserError(f"settings: {self.method} has none that is called {name}")
-        return replace(pruner, **more)
+        pruner = replace(pruner, **more)
+        return pruner.sparing() if encodes_apart and not self.tells_encoding() else pruner
 
     def tells_encoding(self) -> bool:
-        """Whether a control or a further setting says what of the picture is encoded; otherwise the desk chooses."""
-        told = {*further(self.more), *(name for name in ("tiles", "vision_layer") if getattr(self, name) is not None)}
-        return not told.isdisjoint(EncoderSettings.__dataclass_fields__)
+        """Whether a control or a further setting says what of the picture is encoded; otherwise ``pruner`` does."""
+        return self.tiles is not None or self.vision_layer is not None or tells_encoding(further(self.more))
 
     def _levels(self) -> dict[str, Any]:
         """The settings that switch PTP's levels on and off."""

@@ -39,8 +39,7 @@ class Shown:
         drawing: its picture, no larger than a drawing needs it.
         answered: the answers to it.
         look: the picture and the question as they are encoded.
-        form, pruner, report: the settings, the pruner that they make, and what it keeps; the slider may have changed
-            them since the answers.
+        form, report: the settings, and what they keep; the slider may have changed both since the answers.
         encodes_apart: whether the model encodes tiles apart.
     """
 
@@ -49,9 +48,13 @@ class Shown:
     answered: Answered
     look: Look
     form: Form
-    pruner: TokenPruner
     report: PruningReport
     encodes_apart: bool
+
+    @property
+    def pruner(self) -> TokenPruner:
+        """What chose the tokens that are shown."""
+        return self.form.pruner(self.encodes_apart)
 
 
 @dataclass(eq=False)

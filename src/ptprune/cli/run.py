@@ -97,7 +97,7 @@ def run(
         from ptprune.asking.loaded import LoadedModel
         from ptprune.checkpoints import Checkpoint, choose_device, choose_dtype
         from ptprune.draw import draw_overlay
-        from ptprune.encoding import EncoderSettings
+        from ptprune.encoding import tells_encoding
         from ptprune.explain import draw_explanation
         from ptprune.files import replacing, writing
         from ptprune.methods import make_pruner
@@ -110,8 +110,7 @@ def run(
         checkpoint = Checkpoint.find(model)
         work.say(f"loading {checkpoint.name}")
         loaded = LoadedModel.load(checkpoint, target, precision, max_tiles=max_tiles)
-        told = {*given.get(method, {}), *(["tiles"] if tiles is not None else [])}
-        if told.isdisjoint(EncoderSettings.__dataclass_fields__):
+        if tiles is None and not tells_encoding(given.get(method, {})):
             pruner = loaded.sparing(pruner)
 
         groups = [list(range(len(images)))] if together else [[number] for number in range(len(images))]
