@@ -4,8 +4,8 @@ python -m training vision     stage A: vision tower and projector
 python -m training language   stage B: the language model on frozen vision
 python -m training joint      stage C: everything together
 python -m training worlds     stage D: on to all worlds; minutes on a GPU
+python -m training counting   stage E: counts that do not depend on the background
 python -m training            all of these
-python -m training counting   stage E, a trial: counts that do not depend on the background
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
         train_jointly(**options)
     if arguments.stage in ("worlds", "all"):
         train_worlds(Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)}))
-    if arguments.stage == "counting":
+    if arguments.stage in ("counting", "all"):
         train_counting(Counting(**options))
 
 

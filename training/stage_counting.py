@@ -2,7 +2,7 @@
 
 Stage D's model counts by the share of attention that objects get, so its counts change with the background around them.
 Here pictures get more background than they had: tokens that show nothing are repeated at random places. What counts is
-then no share. Nothing is ever dropped. The vision tower stays as it is.
+then no share. Nothing is ever dropped. The vision tower and the first layers of the language model stay as they are.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def with_background(
 
 def forward(model: nn.Module, pack: Pack, tokens: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
     """Last hidden states, and the attention that questions of counting and the picture's end pay on average to tokens
-    that are no object's middle."""
+    that are no object's middle. On pages, where nothing is counted, nothing is paid."""
     end = 2 + tokens.shape[1]
     said = model.model.language_model(
         inputs_embeds=embedded(model, torch.from_numpy(pack.ids), tokens),
@@ -122,9 +122,7 @@ def forward(model: nn.Module, pack: Pack, tokens: Tensor, middle: Tensor) -> tup
     other = torch.cat([torch.zeros(len(middle), 2, dtype=torch.bool), ~middle], dim=1)
     weights = torch.stack(said.attentions)[..., :end]
     each = (weights * other[:, None, None]).sum(-1).mean((0, 2))  # [pictures, length], over layers and heads
-    paid = each[:, end].mean()
-    if asking.any():
-        paid = paid + each[asking].mean()
+    paid = each[:, end].mean() + each[asking].mean() if asking.any() else each.sum() * 0
     return said.last_hidden_state, paid
 
 
@@ -150,16 +148,18 @@ class Counting:
         pages: their share.
         batch: pictures a step.
         penalty: weight of the attention that ``forward`` returns.
+        frozen: so many of the language model's first layers stay as they are.
     """
 
     start: Path = WORLDS
     out: Path = RUNS / "counting"
-    steps: int = 1600
-    pictures: int = 2400
+    steps: int = 3000
+    pictures: int = 3000
     pages: float = 0.2
     batch: int = 12
     questions: int = 6
     penalty: float = 1.0
+    frozen: int = 2
     muon: float = 1.5e-3
     adam: float = 5e-4
     seed: int = 6
@@ -178,7 +178,10 @@ def train_counting(options: Counting) -> None:
     shares = np.array([len(pool[name]) for name in names]) / options.pictures
     run.log(step=0, pictures=options.pictures)
 
-    trained = {n: p for n, p in model.named_parameters() if is_language_layer(n)}
+    frozen = tuple(f"language_model.layers.{layer}." for layer in range(options.frozen))
+    trained = {
+        n: p for n, p in model.named_parameters() if is_language_layer(n) and not any(part in n for part in frozen)
+    }
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for parameter in trained.values():
@@ -220,7 +223,7 @@ def train_counting(options: Counting) -> None:
 
 def talk(picture: Scene | Document, seed: int, questions: int, step: int) -> list[list[Any]]:
     """Conversations about a picture; every scene is asked how many of each kind it holds."""
-    chosen = conversations(picture, seed, questions, step % 2 == 0, step % 4 == 1)
+    chosen = conversations(picture, seed, questions, True, step % 4 == 1)
     if isinstance(picture, Scene):
         chosen += [[question] for question in ask(picture, 3, seed, kinds=("count",))]
     return chosen

@@ -144,6 +144,16 @@ def test_attention_that_is_paid_to_what_is_no_middle(model: torch.nn.Module, pac
     assert float(paid) == pytest.approx(np.mean(questions) + np.mean(ends), rel=1e-4)
 
 
+def test_pages_pay_nothing(model: torch.nn.Module, packer: Packer) -> None:
+    page = example(model, generate_document("train", 3, grid=(3, 2)))
+    pack = packer.pack([page.picture], [talk(page.picture, 5, 3, 0)])
+    wide, tokens, middle = with_background(pack, [page], 7, np.random.default_rng(1))
+    with torch.no_grad():
+        _, paid = forward(model, wide, torch.from_numpy(tokens), torch.from_numpy(middle))
+    assert middle.any()
+    assert paid == 0
+
+
 def test_the_stage_trains_the_language_model_goes_on_and_writes_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +164,7 @@ def test_the_stage_trains_the_language_model_goes_on_and_writes_a_checkpoint(
     first = AutoModelForImageTextToText.from_pretrained(tmp_path / "counting").state_dict()
     shipped = AutoModelForImageTextToText.from_pretrained(CHECKPOINT).state_dict()
     assert {name for name, value in shipped.items() if not torch.equal(value, first[name])} == {
-        name for name in shipped if is_language_layer(name)
+        name for name in shipped if is_language_layer(name) and ".layers.0." not in name and ".layers.1." not in name
     }
     options.steps = 2
     train_counting(options)
