@@ -58,7 +58,7 @@ help:
 	@echo "make docs    the site, into site/, strictly: no broken link, in an environment of its own (0.1 GB)"
 	@echo "make notebook     run examples/notebook.ipynb and keep its outputs"
 	@echo "make release-check  build sdist and wheel, try the wheel in an empty environment, and remove it again (2 GB)"
-	@echo "make results docs/results.md and its plots, from the files in benchmarks/"
+	@echo "make results docs/results.md, its plots and the README's table, from the files in benchmarks/"
 
 demo: $(INSTALLED)
 	@mkdir -p demo
@@ -137,6 +137,7 @@ release-check:
 
 results: $(INSTALLED)
 	$(BIN)/ptprune bench report $(RESULTS) --out docs/results.md
+	$(BIN)/python -m tools.headline README.md
 
 # The picture in docs/method.md.
 pyramid: $(INSTALLED)

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from tools.headline import BEGIN, END, WORLDS, headline
 from tools.leaderboard import leaderboard
 from tools.pages import link, prepare
 
@@ -101,3 +103,29 @@ def test_ranks_settings_and_names_that_are_no_markup(tmp_path: Path) -> None:
     assert "## own: POPE" in found
     assert "| ptp | 11.0 |" in found
     assert "79.0" not in found
+
+
+def test_the_readme_shows_the_files_of_results() -> None:
+    documents = {world: json.loads((RESULTS / f"accuracy-{world}.json").read_text()) for world in WORLDS}
+    readme = (ROOT / "README.md").read_text()
+    assert readme.split(BEGIN)[1].split(END)[0] == headline(documents), "run make results"
+
+
+def test_the_best_other_is_of_one_ratio_and_layer() -> None:
+    def row(method: str, ratio: float | None, accuracy: float, layer: int | None = 2) -> dict[str, object]:
+        settings = {} if layer is None else {"layer": layer}
+        return {"method": method, "keep_ratio": ratio, "accuracy": accuracy, "settings": settings}
+
+    rows = [row("none", 1.0, 90.0, None), row("thumbnail", None, 9.0, None)]
+    for ratio, dart, fastv in ((0.5, 70.0, 9.5), (0.25, 60.0, 61.0), (0.1, 50.0, 1.0), (0.05, 40.0, 41.25)):
+        rows += [row("ptp", ratio, 80.0), row("ptp-paper", ratio, 75.0), row("random", ratio, 30.0)]
+        rows += [row("dart", ratio, dart), row("fastv", ratio, fastv), row("fastv", ratio, 99.0, layer=3)]
+        rows.append(row("downsample", ratio, 88.0, None))
+    table = headline({"usual": {"items": 7, "results": rows}})
+    assert "to 7 questions about 7 unseen" in table
+    assert "the best of dart and fastv." in table
+    assert table.splitlines()[-2:] == [
+        "| usual scenes: **`ptp`** | 90.0 | 80.0 | 80.0 | 80.0 | 80.0 |",
+        "| as in the paper (`ptp-paper`), best other, random | | "
+        "75.0, 70.0, 30.0 | 75.0, 61.0, 30.0 | 75.0, 50.0, 30.0 | 75.0, 41.2, 30.0 |",
+    ]

@@ -1,8 +1,8 @@
 """Accuracy of the checkpoint, unpruned and pruned: ``python -m training.evaluate``.
 
 Greedy decoding through the stock processor and the stock model; an answer is right if the decoded text is the word.
-Writes training/results.json and the tables in training/README.md and README.md. ``--tune`` instead compares
-temperatures and alphas on the development split and writes training/tuning.json.
+Writes training/results.json and the tables in training/README.md. ``--tune`` instead compares temperatures and alphas
+on the development split and writes training/tuning.json.
 """
 
 from __future__ import annotations
@@ -202,24 +202,6 @@ def tables(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def headline(report: dict[str, Any]) -> str:
-    """The small table of the repository's README.md."""
-    rows = {(row["method"], row["keep_ratio"]): row for row in report["results"]}
-    lines = [
-        f"Measured: right answers of the checkpoint that ships with this package to {report['items']} questions about "
-        f"{report['scenes']} unseen high-resolution scenes, in %.",
-        f"All visual tokens: **{100 * rows['none', None]['accuracy']:.1f}**; the thumbnail alone: "
-        f"{100 * rows['thumbnail only', None]['accuracy']:.1f}.",
-        "",
-        "| visual tokens kept | " + " | ".join(f"{100 * ratio:g}%" for ratio in RATIOS[1:]) + " |",
-        "| --- |" + " ---: |" * len(RATIOS[1:]),
-    ]
-    for method, name in (("ptp", "**PTP**"), ("bottom-up", "PTP without the question"), ("random", "random")):
-        cells = [f"{100 * rows[method, ratio]['accuracy']:.1f}" for ratio in RATIOS[1:]]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def write_between(path: Path, name: str, text: str) -> None:
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     before, rest = path.read_text().split(begin)
@@ -236,11 +218,10 @@ def tuning_table(rows: list[dict[str, Any]]) -> str:
 
 
 def write_tables() -> None:
-    """Put what was measured last into training/README.md and README.md."""
+    """Put what was measured last into training/README.md."""
     report = json.loads((HERE / "results.json").read_text())
     write_between(HERE / "README.md", "accuracy", tables(report))
     write_between(HERE / "README.md", "tuning", tuning_table(json.loads((HERE / "tuning.json").read_text())))
-    write_between(HERE.parent / "README.md", "results", headline(report))
 
 
 def main() -> None:
