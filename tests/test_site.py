@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 
 import pytest
-from tools.headline import BEGIN, END, WORLDS, headline
+from tools.headline import MARK, WORLDS, headline
 from tools.leaderboard import leaderboard
+from tools.marked import between, write_between
 from tools.pages import link, prepare
 
 from ptprune.bench.accuracy import row_of
@@ -107,8 +108,7 @@ def test_ranks_settings_and_names_that_are_no_markup(tmp_path: Path) -> None:
 
 def test_the_readme_shows_the_files_of_results() -> None:
     documents = {world: json.loads((RESULTS / f"accuracy-{world}.json").read_text()) for world in WORLDS}
-    readme = (ROOT / "README.md").read_text()
-    assert readme.split(BEGIN)[1].split(END)[0] == headline(documents), "run make results"
+    assert between((ROOT / "README.md").read_text(), MARK) == headline(documents), "run make results"
 
 
 def test_the_best_other_is_of_one_ratio_and_layer() -> None:
@@ -129,3 +129,17 @@ def test_the_best_other_is_of_one_ratio_and_layer() -> None:
         "| as in the paper (`ptp-paper`), best other, random | | "
         "75.0, 70.0, 30.0 | 75.0, 61.0, 30.0 | 75.0, 50.0, 30.0 | 75.0, 41.2, 30.0 |",
     ]
+
+
+def test_only_the_marked_part_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.md"
+    path.write_text("before\n<!-- x:begin -->\nold\n\n<!-- x:end -->\nafter\n<!-- y:begin -->\nkept\n<!-- y:end -->\n")
+    write_between(path, "x", "| new |")
+    whole = "before\n<!-- x:begin -->\n| new |\n<!-- x:end -->\nafter\n<!-- y:begin -->\nkept\n<!-- y:end -->\n"
+    assert path.read_text() == whole
+    assert between(whole, "y") == "kept"
+    for text in ("nothing", whole + whole):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="unpack"):
+            write_between(path, "x", "lost")
+        assert path.read_text() == text

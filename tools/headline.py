@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .marked import write_between
+
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 WORLDS = {"documents": "pages of small print", "crowded": "crowded scenes", "usual": "usual scenes"}
 RATIOS = (0.5, 0.25, 0.1, 0.05)
 LAYER = 2
 """Every method in the table drops before this layer."""
-BEGIN, END = "<!-- results:begin -->\n", "<!-- results:end -->"
+MARK = "results"
+"""What the README's part is called."""
 
 Accuracy = dict[tuple[str, float], str]
 """(method, keep ratio) -> right answers in %."""
@@ -49,14 +52,12 @@ def headline(documents: dict[str, dict[str, Any]]) -> str:
             cells.append(f"{right['ptp-paper', ratio]}, {best}, {right['random', ratio]}")
         paper = "as in the paper" if number else "as in the paper (`ptp-paper`)"
         lines.append(f"| {paper}, best other, random | | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def main() -> None:
-    readme = Path(sys.argv[1])
     documents = {world: json.loads((RESULTS / f"accuracy-{world}.json").read_text()) for world in WORLDS}
-    before, rest = readme.read_text().split(BEGIN)
-    readme.write_text(before + BEGIN + headline(documents) + END + rest.split(END)[1])
+    write_between(Path(sys.argv[1]), MARK, headline(documents))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from tools.marked import write_between
 from transformers import AutoModelForImageTextToText
 
 from ptprune.checkpoints.processor import load_processor
@@ -200,12 +201,6 @@ def tables(report: dict[str, Any]) -> str:
             cells.append(f"{100 * row['accuracy']:.1f} ({100 * row['retention']:.1f}% kept)")
         lines.append(f"| {ratio:g} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def write_between(path: Path, name: str, text: str) -> None:
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    before, rest = path.read_text().split(begin)
-    path.write_text(before + begin + "\n" + text + "\n" + end + rest.split(end)[1])
 
 
 def tuning_table(rows: list[dict[str, Any]]) -> str:

@@ -178,10 +178,8 @@ def train_counting(options: Counting) -> None:
     shares = np.array([len(pool[name]) for name in names]) / options.pictures
     run.log(step=0, pictures=options.pictures)
 
-    frozen = tuple(f"language_model.layers.{layer}." for layer in range(options.frozen))
-    trained = {
-        n: p for n, p in model.named_parameters() if is_language_layer(n) and not any(part in n for part in frozen)
-    }
+    frozen = tuple(f"model.language_model.layers.{layer}." for layer in range(options.frozen))
+    trained = {n: p for n, p in model.named_parameters() if is_language_layer(n) and not n.startswith(frozen)}
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for parameter in trained.values():
@@ -222,7 +220,7 @@ def train_counting(options: Counting) -> None:
 
 
 def talk(picture: Scene | Document, seed: int, questions: int, step: int) -> list[list[Any]]:
-    """Conversations about a picture; every scene is asked how many of each kind it holds."""
+    """Conversations about a picture; every scene is listed, and asked how many of each kind it holds."""
     chosen = conversations(picture, seed, questions, True, step % 4 == 1)
     if isinstance(picture, Scene):
         chosen += [[question] for question in ask(picture, 3, seed, kinds=("count",))]
