@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ptprune import METHODS, PyramidTokenPruning, RandomPruning, TileCache
 from ptprune.errors import AttachError, Refused, SettingError
-from ptprune.scores.tiles import TILE_SCORES, choose_tiles
+from ptprune.scores.tiles import TILE_SCORES, TileEvidence, choose_tiles
 from tests.exact import Choice, assert_exact, assert_untouched, follow_up, ignoring, recording
 from tests.towers import missing, missing_of, tiles_of, watched
 from tests.versions import mode_items
@@ -88,7 +88,8 @@ def test_exact_in_every_mode(name, mode, layer):
 @torch.no_grad()
 def test_exact_without_a_cache_and_with_compact_positions():
     model, inputs = model_of("internvl"), inputs_of("internvl", "batch")
-    for settings, options in (({"layer": 0}, {"use_cache": False}), ({"positions": "compact"}, {})):
+    once = {"layer": 0, "first_ratio": 0}
+    for settings, options in ((once, {"use_cache": False}), ({"positions": "compact"}, {})):
         pruner = recording(PyramidTokenPruning, tiles=1, keep_ratio=0.2, **settings)
         assert_exact(model, inputs, pruner, missing=missing(ZOO["internvl"], model, inputs, pruner), **options)
 
@@ -382,7 +383,9 @@ def slow_detail(tiles):
         edges = [(math.floor(b * height / blocks), math.ceil((b + 1) * height / blocks)) for b in range(blocks)]
         errors.append(sorted(float(error[a:b, c:d].mean()) for a, b in edges for c, d in edges))
     background = min(each[math.ceil(0.75 * len(each)) - 1] for each in errors)
-    detail = [sum(each[-8:]) / len(each[-8:]) - background for each in errors]
+    flat = [sum(min(error, background) for error in each[:8]) / len(each[:8]) for each in errors]
+    more = [max(0.0, sum(each[-8:]) / len(each[-8:]) - background) for each in errors]
+    detail = [above + max(flat) - below for above, below in zip(more, flat, strict=True)]
     return [each if each > 1e-5 else 0.0 for each in detail]
 
 
@@ -432,6 +435,13 @@ def test_a_picture_without_detail_needs_its_thumbnail_alone():
         model(**inputs)
     [image] = pruner.report.images
     assert [region.is_thumbnail for region in image.regions if region.encoded] == [True]
+
+
+def test_what_is_flat_on_noise_is_detail():
+    tiles = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    tiles[3, :, 20:44, 20:44] = 0.5
+    scores = TILE_SCORES["detail"].compute(TileEvidence(tiles, lambda: None)).tolist()
+    assert choose_tiles(scores, "salient", 0.5) == [False, False, False, True, False, False]
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from ptprune.scores.answers import check_scores
 from ptprune.scores.registry import Score, ScoreRegistry
 
 BLOCKS = 16  # a side: 28 pixels of a tile of 448
-LARGEST = 8  # of a tile's blocks count, so that one word in an empty tile does
+EXTREME = 8  # of a tile's blocks count, so that one word in an empty tile does
 NOISE = 1e-5  # of float32; a step of an 8-bit pixel is a thousand times as much
 BETA = 0.3  # what attention cannot take from a tile's detail
 
@@ -85,12 +85,17 @@ TILE_SCORES = ScoreRegistry("tile_score", kind=TileScore)
 def detail(image: TileEvidence) -> Tensor:
     """What the thumbnail cannot show, by pixels alone: the same for every question, and nothing is encoded for it.
 
-    ``E_t - min_u m_u``, at least 0. ``E_t`` is the mean of the eight largest block errors of the tile, and ``m_u`` the
-    third quartile: that of the quietest tile is the picture's background, so that noise and texture are no detail.
+    Detail is what differs from the picture's background, either way: print and edges have more error than it, and an
+    object on noise or on leaves less. With ``e_t`` a tile's block errors,
+
+        q = min_u (third quartile of e_u)              the background, which the quietest tile shows
+        E_t, F_t = means of the eight largest and the eight smallest of min(e_t, q)
     """
     errors = image.block_errors.sort(dim=1).values
     background = errors[:, ceil(0.75 * errors.shape[1]) - 1].min()
-    return F.threshold(errors[:, -LARGEST:].mean(dim=1) - background, NOISE, 0.0)
+    more = (errors[:, -EXTREME:].mean(dim=1) - background).clamp(min=0.0)
+    flat = errors[:, :EXTREME].clamp(max=background).mean(dim=1)
+    return F.threshold(more + (flat.max() - flat), NOISE, 0.0)
 
 
 @TILE_SCORES.register("attention", needs=("encoder_attention",))
