@@ -167,6 +167,19 @@ def test_a_pruned_prefill_equals_torchs_counter(layer: int) -> None:
     assert prefill_flops(model, inputs, RandomPruning(keep_ratio=0.5, layer=layer)) == 2 * random.first_token
 
 
+@pytest.mark.parametrize(("layer", "second"), [(0, 1), (0, 2), (1, 2)])
+def test_two_cuts_equal_torchs_counter(layer: int, second: int) -> None:
+    model = tiny_model(DECODERS["grouped-query"])
+    shape, prompt = ModelShape.from_config(model.config), Prompt(tiles=4, text_tokens=9)
+    visual = prompt.encoded * shape.tile_tokens
+    input_ids = torch.tensor([[IMAGE_TOKEN] * visual + [2] * prompt.text_tokens])
+    inputs = {"input_ids": input_ids, "pixel_values": torch.randn(prompt.encoded, 3, 32, 32)}
+    stages = [(layer, round(0.6 * visual)), (second, round(0.2 * visual))]
+    cost = pruned_cost(shape, prompt, 0.2, layer, stages=stages)
+    pruner = PyramidTokenPruning(keep_ratio=0.2, first_ratio=0.6, layer=layer, second_layer=second, choose="top")
+    assert prefill_flops(model, inputs, pruner) == 2 * cost.first_token
+
+
 BACKGROUND = [Encoding(3, background=True), Encoding(2, 1, 1.5, background=True)]
 
 
@@ -263,9 +276,10 @@ def test_known_shapes_are_those_of_their_configurations(name: str, config: Inter
 def test_pruning_everything_before_a_layer_is_a_mix_of_two_prefills() -> None:
     text = SHAPES["internvl3-1b"].text
     full, short = prefill_macs(text, 1000), prefill_macs(text, 400)
-    assert prefill_macs(text, 1000, 400, layer=0) == short
-    assert prefill_macs(text, 1000, 400, layer=6) * 24 == 6 * full + 18 * short
-    assert prefill_macs(text, 1000, 1000, layer=6) == full
+    assert prefill_macs(text, 1000, [(0, 400)]) == short
+    assert prefill_macs(text, 1000, [(6, 400)]) * 24 == 6 * full + 18 * short
+    assert prefill_macs(text, 1000, [(6, 1000)]) == full
+    assert prefill_macs(text, 1000, [(6, 1000), (12, 400)]) * 24 == 12 * full + 12 * short
 
 
 def test_scores_are_a_fraction_of_a_percent_of_the_prefill() -> None:
@@ -273,8 +287,8 @@ def test_scores_are_a_fraction_of_a_percent_of_the_prefill() -> None:
         prompt = Prompt(tiles=12, text_tokens=64)
         unpruned = unpruned_cost(shape, prompt)
         assert 0 < pruned_cost(shape, prompt, 0.5, layer=2).select < 0.01 * unpruned.prefill
-        at_zero = select_macs(shape, 13, 3392, 64, layer=0)
-        assert at_zero > select_macs(shape, 13, 3392, 64, layer=2)
+        at_zero = select_macs(shape, 13, [(0, 3392)], 64)
+        assert at_zero > select_macs(shape, 13, [(2, 3392)], 64)
 
 
 def test_a_single_tile_has_no_thumbnail() -> None:

@@ -22,8 +22,8 @@ IMAGE, USER, ANSWER, CLOSE = 60, 61, [62, 63], 64
 
 def test_settings_are_the_methods_options_before_the_language_model():
     pruner = pruner_of({"keep_ratio": 0.25, "instruction": "embedding", "alpha": 0.3})
-    expected = PyramidTokenPruning(keep_ratio=0.25, instruction="embedding", alpha=0.3, layer=0, positions="compact")
-    assert pruner == expected
+    served = {"layer": 0, "first_ratio": 0, "positions": "compact"}
+    assert pruner == PyramidTokenPruning(keep_ratio=0.25, instruction="embedding", alpha=0.3, **served)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,8 @@ def test_settings_are_the_methods_options_before_the_language_model():
         ({"ratio": 0.5}, "ptprune: no option is called 'ratio', there are tiles, tile_threshold"),
         ({"coverage": 0.9}, "ptprune: coverage cannot be set here: vLLM must know"),
         ({"layer": 0}, "ptprune: layer cannot be set here"),
+        ({"first_ratio": 0.25}, "ptprune: first_ratio cannot be set here: vLLM drops tokens once"),
+        ({"second_layer": 8}, "ptprune: second_layer cannot be set here"),
         ({"vision_layer": 2}, "ptprune: vision_layer cannot be set here: vLLM's encoder takes whole tiles"),
         ({"vision_margin": 2}, "ptprune: vision_margin cannot be set here"),
         ({"tile_cache": 1000}, "ptprune: tile_cache cannot be set here: vLLM's own encoder cache"),

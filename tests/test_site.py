@@ -121,6 +121,7 @@ def test_the_best_other_is_of_one_ratio_and_layer() -> None:
         rows += [row("ptp", ratio, 80.0), row("ptp-paper", ratio, 75.0), row("random", ratio, 30.0)]
         rows += [row("dart", ratio, dart), row("fastv", ratio, fastv), row("fastv", ratio, 99.0, layer=3)]
         rows.append(row("downsample", ratio, 88.0, None))
+        rows.append({**row("ptp", ratio, 99.5), "settings": {"layer": 2, "power": 7.0}})
     table = headline({"usual": {"items": 7, "results": rows}})
     assert "to 7 questions about 7 unseen" in table
     assert "the best of dart and fastv." in table

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ptprune.bench.report.lines import default_settings
+
 from .marked import write_between
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
@@ -25,8 +27,14 @@ Accuracy = dict[tuple[str, float], str]
 
 
 def accuracy(document: dict[str, Any]) -> Accuracy:
-    rows = [row for row in document["results"] if row["settings"].get("layer", LAYER) == LAYER and row["keep_ratio"]]
+    rows = [row for row in document["results"] if row["keep_ratio"] and _as_usual(row)]
     return {(row["method"], row["keep_ratio"]): f"{row['accuracy']:.1f}" for row in rows}
+
+
+def _as_usual(row: dict[str, Any]) -> bool:
+    """Whether a row's settings are the method's defaults, but for the layer, which is the table's."""
+    usual = {**default_settings(row["method"]), "layer": LAYER}
+    return all(usual.get(name) == value for name, value in row["settings"].items())
 
 
 def headline(documents: dict[str, dict[str, Any]]) -> str:
@@ -37,8 +45,8 @@ def headline(documents: dict[str, dict[str, Any]]) -> str:
     others = sorted(known - {"none", "ptp", "ptp-paper", "random", "downsample"})
     lines = [
         "Measured: right answers of the checkpoint that ships with this package to "
-        f"{questions} questions about {questions} unseen pictures of each world, in %, dropping before layer {LAYER}. "
-        f"Best other: at each ratio, the best of {', '.join(others[:-1])} and {others[-1]}.",
+        f"{questions} questions about {questions} unseen pictures of each world, in %, dropping nothing before layer "
+        f"{LAYER}. Best other: at each ratio, the best of {', '.join(others[:-1])} and {others[-1]}.",
         "",
         "| visual tokens kept | all | " + " | ".join(f"{100 * ratio:g}%" for ratio in RATIOS) + " |",
         "| --- |" + " ---: |" * (1 + len(RATIOS)),

@@ -185,7 +185,7 @@ def in_transformers(
 
     if setting is None:
         return Answer(inputs["input_ids"][0].tolist(), generate())
-    pruner = PyramidTokenPruning(layer=0, positions="compact", **setting)
+    pruner = PyramidTokenPruning(layer=0, first_ratio=0, positions="compact", **setting)
     with pruner(model):
         tokens = generate()
     report = pruner.report

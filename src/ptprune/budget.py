@@ -87,3 +87,8 @@ def _water_fill(weights: list[int], capacities: Sequence[int], total: int) -> tu
             left -= capacities[i]
         active = [i for i in active if i not in full]
     return shares, lost
+
+
+def halfway(layer: int, num_layers: int) -> int:
+    """The layer of PTP's second cut: halfway from the first to the end of the language model."""
+    return (layer + num_layers) // 2

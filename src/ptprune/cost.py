@@ -10,7 +10,8 @@ How it is counted:
   causal flash kernel skips half of the attention's share.
 - ``prefill`` is the decoder's layers; ``lm_head`` is one position of the output head, since generation computes only
   the last. ``decode_per_token`` is one new token: layers over the cached context, plus the output head.
-- Dropping tokens before layer k: layers 0..k-1 run on all of them, the others on those that stay.
+- Dropping tokens before layer k: layers 0..k-1 run on all of them, the others on those that stay. Where tokens are
+  dropped more than once, every layer runs on what the cuts before it left.
 - ``select`` is what the scores themselves cost: a [CLS] row of ViT attention a tile (computed for all heads in one
   product with a block-diagonal matrix, heads times the multiplications that it needs), and the attention rows of the
   instruction (at most all text tokens) over all keys of one decoder layer. With k = 0 that layer's queries, keys and
@@ -27,10 +28,12 @@ How it is counted:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
 
+from ptprune.budget import halfway
 from ptprune.errors import SettingError
 from ptprune.shapes import ModelShape, TextShape, VisionShape
 
@@ -69,14 +72,17 @@ def attention_macs(text: TextShape, queries: int, keys: int) -> int:
     return 2 * queries * keys * text.heads * text.head_dim
 
 
-def prefill_macs(text: TextShape, before: int, after: int | None = None, layer: int = 0) -> int:
-    """The decoder's layers on a prompt of ``before`` tokens, of which ``after`` stay from layer ``layer`` on."""
-    after = before if after is None else after
+def prefill_macs(text: TextShape, tokens: int, stages: Sequence[tuple[int, int]] = ()) -> int:
+    """The decoder's layers on a prompt.
 
-    def one_layer(tokens: int) -> int:
-        return tokens * linear_macs(text) + attention_macs(text, tokens, tokens)
-
-    return layer * one_layer(before) + (text.layers - layer) * one_layer(after)
+    Args:
+        stages: (layer, tokens of the prompt from there on) of each cut, in order.
+    """
+    macs, layer = 0, 0
+    for following, left in (*stages, (text.layers, 0)):
+        macs += (following - layer) * (tokens * linear_macs(text) + attention_macs(text, tokens, tokens))
+        layer, tokens = following, left
+    return macs
 
 
 def head_macs(text: TextShape) -> int:
@@ -109,28 +115,29 @@ def patch_rows_of(vision: VisionShape, needs: frozenset[str]) -> int:
 def select_macs(
     shape: ModelShape,
     encoded: int,
-    before: int,
+    cuts: Sequence[tuple[int, int]],
     instruction: int,
-    layer: int,
     patch_rows: int = 1,
     patches: int | None = None,
 ) -> int:
-    """The scores: rows of ViT attention of ``encoded`` tiles, and ``instruction`` rows over ``before`` prompt tokens.
+    """The scores: rows of ViT attention of ``encoded`` tiles, and ``instruction`` rows over the prompt at every cut.
 
     Args:
+        cuts: (layer, tokens of the prompt up to there) of each.
         instruction: 0 for a method that does not look at the language model's attention.
         patch_rows: rows of a tile's attention map: 1 for [CLS] alone, ``patches + 1`` for all, 0 for none.
         patches: of a tile at the layer whose features are used; None: all.
     """
     text, vision = shape.text, shape.vision
-    patch_scores = encoded * row_macs(vision, vision.patches if patches is None else patches, patch_rows)
+    macs = encoded * row_macs(vision, vision.patches if patches is None else patches, patch_rows)
     if not instruction:
-        return patch_scores
-    rows = instruction * before * text.heads * text.head_dim
-    if layer == 0:  # keys of the whole prompt; queries, keys and values of the instruction
-        keys = text.width * text.head_dim * text.kv_heads
-        rows += before * keys + instruction * (2 * keys + text.width * text.head_dim * text.heads)
-    return patch_scores + rows
+        return macs
+    for layer, tokens in cuts:
+        macs += instruction * tokens * text.heads * text.head_dim
+        if layer == 0:  # keys of the whole prompt; queries, keys and values of the instruction
+            keys = text.width * text.head_dim * text.kv_heads
+            macs += tokens * keys + instruction * (2 * keys + text.width * text.head_dim * text.heads)
+    return macs
 
 
 @dataclass(frozen=True)
@@ -221,6 +228,7 @@ def pruned_cost(
     instruction: int | None = None,
     patch_rows: int = 1,
     encoding: Encoding = WHOLE,
+    stages: Sequence[tuple[int, int]] | None = None,
 ) -> Cost:
     """The model with K = max(1, round(keep_ratio * visual tokens)) visual tokens from layer ``layer`` on.
 
@@ -228,29 +236,33 @@ def pruned_cost(
         instruction: tokens whose attention is read; None: all text tokens. See ``select_macs``.
         patch_rows: see ``select_macs``.
         encoding: what is encoded. Tokens that are not are dropped before the decoder.
+        stages: (layer, visual tokens from there on) of each cut, where there is more than one; the last leaves K.
 
     Raises:
         SettingError: where keep_ratio is not in (0, 1], or a layer is not one of the decoder's or of the tower's.
     """
     if not 0 < keep_ratio <= 1:
         raise SettingError(f"keep_ratio must be in (0, 1], got {keep_ratio}")
-    if not 0 <= layer < shape.text.layers:
-        raise SettingError(f"layer must be in 0..{shape.text.layers - 1}, got {layer}")
+    for each in (layer, *(each for each, _ in stages or ())):
+        if not 0 <= each < shape.text.layers:
+            raise SettingError(f"layer must be in 0..{shape.text.layers - 1}, got {each}")
     if encoding.layer is not None and not 1 <= encoding.layer < shape.vision.layers:
         raise SettingError(f"vision_layer must be in 1..{shape.vision.layers - 1}, got {encoding.layer}")
     text, vision, visual = shape.text, shape.vision, prompt.encoded * shape.tile_tokens
     encoded, groups = encoding.rows(prompt), encoding.groups(shape, prompt, keep_ratio)
     patches = groups * vision.patches // shape.tile_tokens
     there = encoding.present(prompt) * groups
-    before, after = (tokens + prompt.text_tokens for tokens in (there, min(kept_tokens(visual, keep_ratio), there)))
+    stages = stages or [(layer, kept_tokens(visual, keep_ratio))]
+    before, *lengths = (min(tokens, there) + prompt.text_tokens for tokens in (there, *(left for _, left in stages)))
+    layers, after = [layer for layer, _ in stages], lengths[-1]
     rows = prompt.text_tokens if instruction is None else instruction
     cut = encoding.layer if groups < shape.tile_tokens else None
     return Cost(
         vision=encoded * vision_macs(vision, patches, cut or 0),
         projector=encoding.present(prompt) * projector_macs(shape),
-        select=select_macs(shape, encoded, before, rows, layer, patch_rows, patches)
+        select=select_macs(shape, encoded, [*zip(layers, (before, *lengths), strict=False)], rows, patch_rows, patches)
         + (0 if cut is None else encoded * row_macs(vision, vision.patches)),
-        prefill=prefill_macs(text, before, after, layer),
+        prefill=prefill_macs(text, before, [*zip(layers, lengths, strict=True)]),
         lm_head=head_macs(text),
         decode_per_token=decode_macs(text, after + 1),
         kv_bytes=kv_bytes(text, after, itemsize),
@@ -258,14 +270,36 @@ def pruned_cost(
 
 
 def compared_costs(
-    shape: ModelShape, prompt: Prompt, keep_ratio: float, layer: int, itemsize: int, encoding: Encoding = WHOLE
+    shape: ModelShape,
+    prompt: Prompt,
+    keep_ratio: float,
+    layer: int,
+    itemsize: int,
+    encoding: Encoding = WHOLE,
+    first_ratio: float = 0.0,
+    second_layer: int | None = None,
 ) -> dict[str, Any]:
     """``pruned_cost`` and ``unpruned_cost`` with their inputs: the JSON object of ``ptprune cost``, see
-    docs/command-line.md. Raises SettingError as the first does."""
-    pruned = pruned_cost(shape, prompt, keep_ratio, layer, itemsize, encoding=encoding)  # refuses what no prompt has
+    docs/command-line.md.
+
+    Args:
+        first_ratio, second_layer: of PTP, which cuts twice where ``keep_ratio`` is below the first.
+
+    Raises:
+        SettingError: as ``pruned_cost``, and on a second layer that is not behind ``layer``.
+    """
     visual = prompt.encoded * shape.tile_tokens
+    if second_layer is not None and second_layer <= layer:
+        raise SettingError(f"second_layer must be over layer, which is {layer}, got {second_layer}")
+    second = halfway(layer, shape.text.layers) if second_layer is None else second_layer
+    stages = None
+    if keep_ratio < first_ratio and second > layer:
+        stages = [(layer, kept_tokens(visual, first_ratio)), (second, kept_tokens(visual, keep_ratio))]
+    pruned = pruned_cost(shape, prompt, keep_ratio, layer, itemsize, encoding=encoding, stages=stages)
     rows, groups = encoding.rows(prompt), encoding.groups(shape, prompt, keep_ratio)
-    kept = min(kept_tokens(visual, keep_ratio), encoding.present(prompt) * groups)
+    there = encoding.present(prompt) * groups
+    kept = min(kept_tokens(visual, keep_ratio), there)
+    between = None if stages is None else min(stages[0][1], there)
     return {
         "model": shape.name,
         "tiles": prompt.tiles,
@@ -273,9 +307,10 @@ def compared_costs(
         "text_tokens": prompt.text_tokens,
         "keep_ratio": keep_ratio,
         "layer": layer,
+        "second_layer": None if stages is None else second,
         "encoded_tiles": {"before": prompt.encoded, "after": rows},
         "encoded_tokens": {"before": visual, "after": rows * groups},
-        "visual_tokens": {"before": visual, "after": kept},
+        "visual_tokens": {"before": visual, "between": between, "after": kept},
         "sequence_length": {"before": visual + prompt.text_tokens, "after": kept + prompt.text_tokens},
         "unpruned": unpruned_cost(shape, prompt, itemsize).to_dict(),
         "pruned": pruned.to_dict(),

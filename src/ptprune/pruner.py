@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -127,6 +128,22 @@ class TokenPruner(EncoderSettings):
         """How many of an image's tokens to keep: ``max(1, round(keep_ratio * num_tokens))``, with Python's round."""
         wanted = round(self.keep_ratio * num_tokens) if self.keep_tokens is None else self.keep_tokens
         return min(max(1, wanted), num_tokens)
+
+    def num_after(self, cut: int, num_tokens: int) -> int:
+        """How many of an image's tokens are left behind cut number ``cut``, from 0, where another one follows."""
+        return self.num_kept(num_tokens)
+
+    def schedule(self, num_layers: int, num_tokens: int) -> list[tuple[int, int]]:
+        """(layer, an image's tokens from there on) of each cut, in a language model of ``num_layers`` layers. Cuts
+        behind the first that drop nothing are left out."""
+        *earlier, last = self.cut_layers(num_layers)
+        left = [(layer, self.num_after(cut, num_tokens)) for cut, layer in enumerate(earlier)]
+        cuts = [*left, (last, self.num_kept(num_tokens))]
+        return [cuts[0], *(cut for before, cut in pairwise(cuts) if cut[1] < before[1])]
+
+    def keeps_rest(self, num_left: int, num_tokens: int) -> bool:
+        """Whether no later cut drops any of the ``num_left`` tokens that an earlier one left of an image."""
+        return self._trusted and num_left <= self.num_kept(num_tokens)
 
     def budget(self, layout: ImageLayout) -> int:
         """``num_kept`` of all of an image's tokens, but at most those that are there.

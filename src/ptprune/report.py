@@ -58,7 +58,8 @@ class ImageReport:
         regions: tiles and thumbnail in prompt order.
         encoded: LongTensor (CPU), sorted, the indices of the tokens that went through the whole vision encoder.
         scores: "token", "instruction", "fused" -> FloatTensor [num_tokens] (CPU), as far as the method computed them;
-            0 for tokens that were not encoded.
+            0 for tokens that were not encoded. Of the first cut, if tokens are dropped before several layers.
+        earlier: if they are, what each cut but the last one left, as ``kept``.
     """
 
     sample: int
@@ -67,6 +68,7 @@ class ImageReport:
     regions: list[RegionReport]
     scores: dict[str, Tensor]
     encoded: Tensor
+    earlier: Sequence[Tensor] = ()
 
     @property
     def encoded_tiles(self) -> int:
@@ -91,14 +93,16 @@ class PruningReport:
 
     Attributes:
         images: in prompt order over the whole batch.
-        kept_mask: BoolTensor [batch, prompt length] (CPU), True for every prompt position that the layers >= ``layer``
-            saw. Text counts, padding does not.
+        kept_mask: BoolTensor [batch, prompt length] (CPU), True for every prompt position that the layers behind the
+            last cut saw. Text counts, padding does not.
         sequence_length: (before, after) for each batch row, without padding.
+        earlier_masks: as ``kept_mask``, for each cut but the last.
     """
 
     images: list[ImageReport]
     kept_mask: Tensor
     sequence_length: list[tuple[int, int]]
+    earlier_masks: Sequence[Tensor] = ()
 
     @property
     def visual_tokens(self) -> tuple[int, int]:
@@ -123,6 +127,7 @@ class PruningReport:
                     "sample": image.sample,
                     "num_tokens": image.num_tokens,
                     "kept": image.kept.tolist(),
+                    "earlier": [kept.tolist() for kept in image.earlier],
                     "encoded": image.encoded.tolist(),
                     "regions": [vars(region).copy() for region in image.regions],
                     "scores": {name: score.tolist() for name, score in image.scores.items()},
@@ -142,7 +147,9 @@ class PruningReport:
         old = max((pair[0] for pair in self.sequence_length), default=0)
         new = max((pair[1] for pair in self.sequence_length), default=0)
         saved = round(100 * (1 - new / old)) if old else 0
-        text = f"{before} -> {after} visual tokens, {regions} regions, KV cache -{saved}%"
+        between = zip(*(image.earlier for image in self.images), strict=True)
+        counts = [before, *(sum(map(len, kept)) for kept in between), after]
+        text = f"{' -> '.join(map(str, counts))} visual tokens, {regions} regions, KV cache -{saved}%"
         tiles, tokens = self.encoded_tiles[1], self.encoded_tokens[1]
         if tiles < regions:
             text += f", {tiles} of {regions} tiles encoded"
@@ -193,25 +200,41 @@ class _Once:
         return self._report
 
 
-def write_report(layouts: Sequence[ImageLayout], selections: Sequence[Selection], valid: np.ndarray) -> PruningReport:
+def write_report(
+    layouts: Sequence[ImageLayout],
+    selections: Sequence[Selection],
+    valid: np.ndarray,
+    earlier: Sequence[Sequence[Tensor]] | None = None,
+) -> PruningReport:
     """The report of a prefill.
 
     Args:
+        selections: what stays in the end.
         valid: bool array [batch, prompt length], the columns that are not padding.
+        earlier: for each image what each cut but the last left, as ``Selection.kept``; None: there was one cut.
     """
-    real = torch.from_numpy(valid)
-    kept_mask = real.clone()
-    images = []
-    for layout, selection in zip(layouts, selections, strict=True):
-        tokens = layout.tokens.cpu()
-        kept_mask[layout.sample, tokens] = False
-        kept_mask[layout.sample, tokens[selection.kept.cpu()]] = True
-        images.append(_write_image(layout, selection))
+    real, earlier = torch.from_numpy(valid), [()] * len(layouts) if earlier is None else earlier
+    images = [_write_image(*each) for each in zip(layouts, selections, earlier, strict=True)]
+    *before_last, kept_mask = (
+        (_mask(real, layouts, kept) for kept in zip(*((*each.earlier, each.kept) for each in images), strict=True))
+        if images
+        else (real.clone(),)
+    )
     before, after = real.sum(dim=1).tolist(), kept_mask.sum(dim=1).tolist()
-    return PruningReport(images, kept_mask, list(zip(before, after, strict=True)))
+    return PruningReport(images, kept_mask, list(zip(before, after, strict=True)), before_last)
 
 
-def _write_image(layout: ImageLayout, selection: Selection) -> ImageReport:
+def _mask(real: Tensor, layouts: Sequence[ImageLayout], kept: Sequence[Tensor]) -> Tensor:
+    """BoolTensor [batch, prompt length]: everything real but the images' tokens that are not kept."""
+    mask = real.clone()
+    for layout, stays in zip(layouts, kept, strict=True):
+        tokens = layout.tokens.cpu()
+        mask[layout.sample, tokens] = False
+        mask[layout.sample, tokens[stays]] = True
+    return mask
+
+
+def _write_image(layout: ImageLayout, selection: Selection, earlier: Sequence[Tensor]) -> ImageReport:
     kept, region_of = selection.kept.cpu(), layout.region_of.cpu()
     kept_in = region_of[kept].bincount(minlength=len(layout.regions)).tolist()
     saliency = selection.saliency or [None] * len(layout.regions)
@@ -240,4 +263,5 @@ def _write_image(layout: ImageLayout, selection: Selection) -> ImageReport:
         )
     scores = {name: score.float().cpu() for name, score in selection.scores.items()}
     encoded = torch.from_numpy(own.nonzero()[0])
-    return ImageReport(layout.sample, layout.num_tokens, kept, regions, scores, encoded)
+    before = [each.cpu() for each in earlier]
+    return ImageReport(layout.sample, layout.num_tokens, kept, regions, scores, encoded, before)

@@ -25,6 +25,7 @@ from tests.app.test_look import asked
         (PaperTokenPruning(), "instruction", "Strongest attention that any instruction token pays"),
         (PyramidTokenPruning(), "fused", "over the whole picture. A token that resembles chosen ones counts less."),
         (PyramidTokenPruning(choose="top"), "fused", "over the whole picture."),
+        (PyramidTokenPruning(keep_ratio=0.1), "fused", "the second counts what the question looks at later, too."),
         (PyramidTokenPruning(region="cls-similarity"), "region", "Tokens of salient tiles count more."),
         (PyramidTokenPruning(), "instruction", "shared with the tokens around"),
         (PyramidTokenPruning(token="activation"), "token", "Norm of the encoder's feature"),

@@ -226,9 +226,9 @@ def test_nothing_of_a_visitor_is_kept(desk: Desk, form: Callable[..., Form]) -> 
     visits = Visits()
     visit = asked(desk, form(), visits.get("a"))
     desk.choose(form(layer=2), visit)
-    assert visit.shown.look.evidence is not None
+    assert len(visit.shown.look.evidence) == 1
     shown = visit.shown
-    held = [weakref.ref(each) for each in (visit, shown, shown.drawing, shown.look.evidence, shown.report)]
+    held = [weakref.ref(each) for each in (visit, shown, shown.drawing, shown.look.evidence[0], shown.report)]
     stop = visit.stop
     visits.forget("a")
     assert stop.is_set()

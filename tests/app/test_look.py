@@ -64,7 +64,8 @@ def count_encoded(desk: Desk, form: Form, monkeypatch: pytest.MonkeyPatch) -> li
 
 
 FREE: list[dict[str, Any]] = [
-    {"keep_ratio": 0.05},
+    {"keep_ratio": 0.25},
+    {"keep_ratio": 0.05, "more": "first_ratio=0"},
     {"keep_ratio": 0.9},
     {"keep_ratio": 1.0},
     {"keep_ratio": 0.3, "alpha": 0.9},
@@ -115,9 +116,31 @@ def test_settings_that_see_something_else_encode_once(
     assert calls == [1]
     check_same(visit.shown.report, true_report(desk, form(**changed)))
     calls.clear()
-    assert not desk.choose(form(**changed, keep_ratio=0.2), visit)
+    assert not desk.choose(form(**changed, keep_ratio=0.3), visit)
     assert calls == []
-    check_same(visit.shown.report, true_report(desk, form(**changed, keep_ratio=0.2)))
+    check_same(visit.shown.report, true_report(desk, form(**changed, keep_ratio=0.3)))
+
+
+def test_with_two_cuts_the_first_move_encodes(
+    desk: Desk, form: Callable[..., Form], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below ``first_ratio``; then moves are free while the first cut leaves the same, and back."""
+    visit = asked(desk, form(compare=False))
+    calls = count_encoded(desk, form(), monkeypatch)
+    moves = [
+        (0.2, {}, 1),
+        (0.05, {}, 0),
+        (0.5, {}, 0),
+        (0.1, {}, 0),
+        (0.1, {"alpha": 0.9}, 1),
+        (0.2, {"alpha": 0.9}, 0),
+    ]
+    for ratio, changed, encoded in moves:
+        calls.clear()
+        one = form(keep_ratio=ratio, **changed)
+        assert desk.choose(one, visit) == bool(encoded)
+        assert len(calls) == encoded
+        check_same(visit.shown.report, true_report(desk, one))
 
 
 BACKGROUND: list[dict[str, Any]] = [
@@ -134,7 +157,7 @@ def test_with_tiles_as_background_the_first_move_encodes(
     visit = asked(desk, form(compare=False))
     assert desk.choose(form(**tiles), visit)
     calls = count_encoded(desk, form(), monkeypatch)
-    for ratio in (0.2, 0.9, 1.0, 0.5):
+    for ratio in (0.3, 0.9, 1.0, 0.5):
         calls.clear()
         assert not desk.choose(form(**tiles, keep_ratio=ratio), visit)
         assert calls == []
@@ -151,7 +174,7 @@ def test_unless_told_salient_tiles_are_encoded(
     visit = asked(desk, form(tiles=None, compare=False))
     assert visit.shown.pruner == PyramidTokenPruning(layer=1, tiles="salient", left_out="background")
     calls = count_encoded(desk, form(), monkeypatch)
-    for ratio in (0.2, 0.9):
+    for ratio in (0.3, 0.9):
         calls.clear()
         one = form(tiles=None, keep_ratio=ratio)
         assert not desk.choose(one, visit)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ptprune import TokenPruner
 from ptprune.methods.pyramid import PaperTokenPruning
 from ptprune.scores.attention import QueriesAndKeys, patch_scores
-from ptprune.scores.evidence import ImageEvidence
+from ptprune.scores.evidence import NAMES
 from ptprune.selection import Selection
 from tests.attach.test_matrix import WINDOW
 from tests.exact import dropped_of
@@ -28,7 +28,7 @@ from tests.versions import repeats_tiles
 from tests.zoo import ZOO, inputs_of, model_of
 from tests.zoo.pictures import picture
 
-EVERYTHING = frozenset(ImageEvidence.__dataclass_fields__) - {"layout", "stage"}
+EVERYTHING = frozenset(NAMES)
 CASES = [(name, prompt) for name in ZOO for prompt in ("one picture", "batch", "batch of several pictures")]
 
 

@@ -14,11 +14,12 @@ import torch
 from transformers import PreTrainedModel
 
 from ptprune import TokenPruner
-from ptprune.methods import METHODS
+from ptprune.methods import METHODS, PyramidTokenPruning
+from ptprune.scores.evidence import ImageEvidence
 from ptprune.selection import Selection, keep_best
 from tests.exact import assert_exact, assert_exact_in_a_second_turn, assert_untouched, recording
-from tests.methods.slow import SLOW, check, check_ptp
-from tests.oracle import slow_ptp
+from tests.methods.slow import SLOW, check, check_ptp, ptp_scores, ptp_scores_again
+from tests.oracle import language_model, slow_ptp
 from tests.pairs import Case, all_pairs, identity
 from tests.versions import repeats_tiles
 from tests.zoo import SLIDING, ZOO, Inputs, inputs_of, model_of
@@ -59,7 +60,8 @@ class Staged(TokenPruner):
         return Selection(kept, scores={"instruction": image.last_attention})
 
 
-ALL_METHODS = {**METHODS, "staged": Staged}
+TWICE = "ptp in two cuts"
+ALL_METHODS = {**METHODS, "staged": Staged, TWICE: PyramidTokenPruning}
 
 AXES = {
     "family": [*ZOO, *(f"{name}, window {size}" for name in SLIDING for size in (6, 30))],
@@ -83,7 +85,7 @@ def possible(case: Case) -> bool:
     """Whether there is such a case; see ``all_pairs``."""
     name, _ = parsed(case.get("family", "internvl"))
     method, layer, mode, prompt = (case.get(axis) for axis in ("method", "layer", "mode", "prompt"))
-    in_stages = method in ("pyramiddrop", "tops", "staged")
+    in_stages = method in ("pyramiddrop", "tops", "staged", TWICE)
     rules = [
         not (ZOO[name].native and case.get("positions") == "compact"),
         not (method == "visionzip" and layer not in (0, None)),  # merges before the language model
@@ -132,15 +134,28 @@ def pruner_of(case: Case, **settings: Any) -> TokenPruner:
         settings["stages"] = min(3, 4 - layer)
     elif method == "visionzip":
         settings["contextual_ratio"] = 0.4
+    elif method == TWICE:
+        settings["first_ratio"] = 0.7
     return recording(ALL_METHODS[method], layer=layer, positions=case["positions"], window=WINDOW, **settings)
 
 
 def assert_chosen_as_slowly(case: Case, model: PreTrainedModel, inputs: Inputs, pruner: TokenPruner) -> None:
     """The method's slow twin chooses the same tokens from the same evidence; the paper's is given the model itself."""
-    if case["method"] == "ptp":
+    firsts: list[tuple[ImageEvidence, list[int]]] = []
+    seconds = 0
+    if case["method"] in ("ptp", TWICE):
+        cuts = len(pruner.cut_layers(len(language_model(model).layers)))
         for image, selection in pruner.seen:
-            assert len(selection.kept) == max(1, round(pruner.keep_ratio * image.layout.num_tokens))
-            check_ptp(image, selection.kept.tolist())
+            if image.stage == 0:
+                firsts.append((image, selection.kept.tolist()))
+                scores = ptp_scores(image)
+            else:
+                scores = ptp_scores_again(*firsts[seconds], image)
+                seconds += 1
+            ratio = pruner.keep_ratio if image.stage == cuts - 1 else 0.7
+            assert len(selection.kept) == max(1, round(ratio * image.layout.num_unpruned))
+            check_ptp(image, scores, selection.kept.tolist())
+        assert seconds == (len(firsts) if cuts == 2 else 0)
     if case["method"] == "ptp-paper":
         specimen, layer = ZOO[parsed(case["family"])[0]], case["layer"]
         kept = slow_ptp(specimen, model, inputs, keep_ratio=pruner.keep_ratio, layer=layer, window=WINDOW)

@@ -16,6 +16,7 @@ import torch
 from ptprune.bench import arms, encoders, encodings, memory, speed
 from ptprune.bench.picture import Picture, cut, draw
 from ptprune.bench.subject import Setup, grid_of, prepare, shortened
+from ptprune.budget import halfway
 from ptprune.cost import Encoding, Prompt, pruned_cost, unpruned_cost
 from ptprune.errors import BrokenPass
 from ptprune.methods import METHODS
@@ -169,10 +170,13 @@ def test_a_llava_next_at_any_layer(run: Command, layer: int) -> None:
     assert document["rows"][2]["tokens"] == 40 + newlines + TEXT
 
 
-def test_what_drops_in_stages_is_not_counted(run: Command) -> None:
-    document = measured(run, *SMALL, "--rounds", 1, "--layer", 1, "--methods", "pyramiddrop")
+def test_what_drops_in_stages_is_counted(run: Command) -> None:
+    document = measured(run, *SMALL, "--rounds", 1, "--layer", 0, "--keep-ratio", 0.2)
     unpruned, pruned, ideal = document["rows"]
-    assert pruned["macs"] is None
+    shape = TINY["tiny-internvl"]
+    stages = [(0, 5), (halfway(0, shape.text.layers), 4)]
+    cost = pruned_cost(shape, Prompt(TILES, TEXT), 0.2, 0, stages=stages)
+    assert pruned["macs"]["first_token"] == cost.first_token
     assert pruned["tokens"] == ideal["tokens"] < unpruned["tokens"]
 
 

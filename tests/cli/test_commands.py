@@ -79,14 +79,14 @@ def test_cost_of_a_known_shape(ptprune: Command) -> None:
     shape, prompt = SHAPES["internvl2-2b"], Prompt(12, 136)
     assert document["unpruned"] == unpruned_cost(shape, prompt).to_dict()
     assert document["pruned"] == pruned_cost(shape, prompt, 0.5, layer=0).to_dict()
-    assert document["visual_tokens"] == {"before": 3328, "after": 1664}
+    assert document["visual_tokens"] == {"before": 3328, "between": None, "after": 1664}
     assert document["sequence_length"] == {"before": 3464, "after": 1800}
 
 
 def test_cost_of_a_checkpoint_needs_no_weights(ptprune: Command, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
     document = json.loads(ptprune("cost", "--model", tmp_path, "--tiles", 3, "--json").out)
-    assert document["visual_tokens"] == {"before": 16, "after": 8}
+    assert document["visual_tokens"] == {"before": 16, "between": None, "after": 8}
     from transformers import AutoConfig
 
     shape = ModelShape.from_config(AutoConfig.from_pretrained(tmp_path))
@@ -95,6 +95,20 @@ def test_cost_of_a_checkpoint_needs_no_weights(ptprune: Command, checkpoint: Pat
 
 def test_cost_of_the_shipped_checkpoint(ptprune: Command) -> None:
     assert ptprune("cost", "--model", "ptprune-tiny", "--json").code == 0
+
+
+def test_cost_of_two_cuts(ptprune: Command) -> None:
+    few = ("cost", "--model", "internvl2-2b", "--keep-ratio", 0.1)
+    shape, prompt = SHAPES["internvl2-2b"], Prompt(12, 64)
+    for given, second in (((), 13), (("--second-layer", 8), 8)):
+        document = json.loads(ptprune(*few, *given, "--json").out)
+        assert (document["second_layer"], document["visual_tokens"]["between"]) == (second, 832)
+        expected = pruned_cost(shape, prompt, 0.1, 2, stages=[(2, 832), (second, 333)])
+        assert document["pruned"] == expected.to_dict()
+    assert "3328 -> 832 -> 333 visual tokens before layers 2 and 13" in ptprune(*few).out
+    once = json.loads(ptprune(*few, "--first-ratio", 0, "--json").out)
+    assert (once["second_layer"], once["visual_tokens"]["between"]) == (None, None)
+    assert once["pruned"] == pruned_cost(shape, prompt, 0.1, 2).to_dict()
 
 
 def test_cost_for_people(ptprune: Command) -> None:
@@ -112,6 +126,7 @@ def test_cost_for_people(ptprune: Command) -> None:
         (["--model", "internvl2-2b", "--keep-ratio", "0"], "--keep-ratio must be in (0, 1]"),
         (["--model", "internvl2-2b", "--layer", "24"], "--layer must be in 0..23"),
         (["--model", "internvl2-2b", "--tiles", "0"], "--tiles"),
+        (["--model", "internvl2-2b", "--second-layer", "2"], "--second-layer must be over layer, which is 2"),
     ],
 )
 def test_cost_refusals(ptprune: Command, arguments: list[str], says: str) -> None:

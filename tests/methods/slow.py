@@ -377,15 +377,24 @@ def counts(vectors: list[list[float]], weights: list[float], tokens: Sequence[in
     return found
 
 
-def ptp_weights(image: ImageEvidence, alpha: float = 0.6, power: float = 0.5) -> list[float]:
-    fused = fuse(image.encoder_attention.float(), torch.tensor(neighbourhood(image)), alpha).tolist()
-    return [max(value, 1e-6) ** power for value in fused]
+def ptp_scores(image: ImageEvidence, alpha: float = 0.6) -> list[float]:
+    """The scores of PTP's first cut."""
+    return fuse(image.encoder_attention.float(), torch.tensor(neighbourhood(image)), alpha).tolist()
 
 
-def check_ptp(image: ImageEvidence, kept: list[int]) -> None:
+def ptp_scores_again(first: ImageEvidence, left: list[int], image: ImageEvidence) -> list[float]:
+    """Those of the second: three quarters from the first, of what it left, and one quarter what the question says."""
+    scores = ptp_scores(first)
+    return fuse(torch.tensor([scores[i] for i in left]), image.instruction_attention.float(), 0.25).tolist()
+
+
+def ptp_weights(scores: list[float], power: float = 0.25) -> list[float]:
+    return [max(value, 1e-6) ** power for value in scores]
+
+
+def check_ptp(image: ImageEvidence, scores: list[float], kept: list[int]) -> None:
     """The tokens that count most, but for rounding: equal tiles leave duplicates, which count for nothing."""
-    weights = ptp_weights(image)
-    found = counts(image.embeddings.float().tolist(), weights, range(len(weights)))
+    found = counts(image.embeddings.float().tolist(), ptp_weights(scores), range(len(scores)))
     dropped = found.keys() - set(kept)
     assert min(found[i] for i in kept) >= max((found[i] for i in dropped), default=0) - 1e-5
 

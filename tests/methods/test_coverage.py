@@ -128,7 +128,7 @@ def test_coverage_of_the_image(layout, likeness, power):
 def test_coverage_within_tiles(layout):
     image = scored(layout)
     total = max(1, round(0.4 * image.layout.num_tokens))
-    pruner = PaperTokenPruning(keep_tokens=total, choose="coverage", thumbnail="region")
+    pruner = PaperTokenPruning(keep_tokens=total, choose="coverage", thumbnail="region", power=0.5)
     weights = [max(value, 1e-6) ** 0.5 for value in fuse(image.encoder_attention, image.last_attention, 0.5).tolist()]
     kept = []
     for tokens, budget in zip(regions(image), even(image, total), strict=True):

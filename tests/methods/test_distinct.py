@@ -17,7 +17,7 @@ from ptprune.methods import METHODS
 from ptprune.methods.distinct import distinct
 from ptprune.scores import INSTRUCTION_SCORES, ImageEvidence
 from ptprune.selection import fuse
-from tests.methods.slow import best, counts, even, neighbourhood, ptp_weights, regions
+from tests.methods.slow import best, counts, even, neighbourhood, ptp_scores, ptp_weights, regions
 from tests.methods.test_coverage import random_set, scored
 from tests.methods.test_rivals import LAYOUTS
 
@@ -78,7 +78,7 @@ def test_neighbourhood_of_tokens_that_nobody_can_place_is_refused():
 def test_the_defaults(layout):
     for seed in range(3):
         image = scored(layout, seed)
-        weights = ptp_weights(image, 0.6, 0.5)
+        weights = ptp_weights(ptp_scores(image))
         found = counts(image.embeddings.tolist(), weights, range(len(weights)))
         for ratio in (0.05, 0.25, 0.5, 0.9):
             total = max(1, round(ratio * len(weights)))
@@ -94,7 +94,7 @@ def test_within_tiles(layout, likeness):
     pruner = PyramidTokenPruning(keep_tokens=total, ranking="tile", thumbnail="region", power=1.0, likeness=likeness)
     vectors, weights = (
         image.embeddings if likeness == "embeddings" else image.token_features,
-        ptp_weights(image, 0.6, 1),
+        ptp_weights(ptp_scores(image), power=1),
     )
     kept = []
     for tokens, budget in zip(regions(image), even(image, total), strict=True):
@@ -109,7 +109,7 @@ def test_a_whole_thumbnail_comes_first_and_what_is_like_it_last(seed, layout, to
     image = scored(layout, seed)
     total = min(total, image.layout.num_tokens)
     kept = PyramidTokenPruning(keep_tokens=total, thumbnail="whole").checked_select(image).kept.tolist()
-    weights = ptp_weights(image, 0.6, 0.5)
+    weights = ptp_weights(ptp_scores(image))
     thumbnail = [] if image.layout.thumbnail is None else regions(image)[image.layout.thumbnail]
     lifted = [weight + 10 * (i in thumbnail) for i, weight in enumerate(weights)]
     found = counts(image.embeddings.tolist(), lifted, range(len(weights)))
@@ -130,6 +130,7 @@ def test_the_paper_is_one_word_away():
         "alpha",
         "ranking",
         "choose",
+        "first_ratio",
     ]
     image = scored("tiles, thumbnail last")
     same = {name: getattr(paper, name) for name in ("region", "instruction", "alpha", "ranking", "choose")}

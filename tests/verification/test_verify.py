@@ -21,10 +21,10 @@ from tests.zoo.pictures import picture
 PICTURES = [picture(90, 60), picture(36, 100)]
 
 
-def verified(name="internvl", processor=None, **build):
+def verified(name="internvl", processor=None, keep_ratio=0.5, **build):
     specimen = ZOO[name]
     processor = savable(specimen) if processor is None else processor
-    options = {"image_options": specimen.image_options, "new_tokens": 3}
+    options = {"image_options": specimen.image_options, "new_tokens": 3, "keep_ratio": keep_ratio}
     return ptprune.verify(specimen.build(**build), processor, PICTURES, **options)
 
 
@@ -36,9 +36,10 @@ def failed(found):
     return {check.name.split(",")[0] for check in found.checks if check.result == "FAIL"}
 
 
+@pytest.mark.parametrize("keep_ratio", [0.5, 0.2])  # one cut, two cuts
 @pytest.mark.parametrize("name", ZOO)
-def test_every_family_passes(name):
-    found = verified(name)
+def test_every_family_passes(name, keep_ratio):
+    found = verified(name, keep_ratio=keep_ratio)
     assert found.passed, found.checks
     assert {*results(found).values()} == {"ok"}
     assert len(found.noise) == 3

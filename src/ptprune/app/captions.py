@@ -22,13 +22,16 @@ def captions(pruner: TokenPruner) -> dict[str, str]:
             "instruction": "What the method ranks tokens by.",
         }
     alike = "" if pruner.choose == "top" else " A token that resembles chosen ones counts less."
+    again = (
+        " The first of two cuts: the second counts what the question looks at later, too." if pruner.cuts_twice else ""
+    )
     salient = " Salient tiles keep more tokens." if pruner.ranking == "tile" else " Tokens of salient tiles count more."
     return {
         "tile": TILE,
         "region": about(REGION_SCORES, pruner.region) + salient,
         "token": about(TOKEN_SCORES, pruner.token),
         "instruction": about(INSTRUCTION_SCORES, pruner.instruction),
-        "fused": f"What tokens are ranked by, {AMONG[pruner.ranking]}.{alike}",
+        "fused": f"What tokens are ranked by, {AMONG[pruner.ranking]}.{alike}{again}",
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
@@ -20,10 +20,10 @@ CHOOSING = frozenset(
     {
         *("keep_ratio", "keep_tokens", "coverage", "coverage_bounds", "region", "token", "instruction", "alpha"),
         *("temperature", "thumbnail", "normalize_instruction", "ranking", "choose", "power", "likeness", "floor"),
-        "positions",
+        *("positions", "first_ratio", "second_layer"),
     }
 )
-"""Settings that change what is chosen, and nothing of what it is chosen from."""
+"""Settings that change what is chosen, and nothing of what a first cut chooses from."""
 ENCODING = frozenset({"layer", "window", "tile_batch"})
 """Settings that change what it is chosen from, and that depend on no other."""
 TILES = frozenset({"tiles", "tile_threshold", "tile_score", "left_out"})
@@ -36,12 +36,13 @@ class Look:
 
     Attributes:
         pruner: with what settings it was made.
-        evidence: what the method chose from; None where it chose in stages, or kept everything without looking.
+        evidence: what the method chose from: at one cut, or at the two of PTP; nothing where another method chose in
+            stages, or everything was kept without looking.
         valid: bool array [1, prompt length], the columns that are not padding.
     """
 
     pruner: TokenPruner
-    evidence: ImageEvidence | None
+    evidence: Sequence[ImageEvidence]
     valid: np.ndarray
 
     @classmethod
@@ -51,12 +52,20 @@ class Look:
         Args:
             inputs: of that prefill, one prompt with one picture.
         """
-        return cls(pruner, seen[0] if len(seen) == 1 else None, inputs[MASK].bool().cpu().numpy())
+        known = len(seen) == 1 or isinstance(pruner, PyramidTokenPruning)
+        return cls(pruner, seen if known else (), inputs[MASK].bool().cpu().numpy())
 
     def serves(self, pruner: TokenPruner) -> bool:
         """Whether these settings would have seen the same evidence, so that they can choose from it."""
-        if self.evidence is None or type(pruner) is not type(self.pruner):
+        if not self.evidence or type(pruner) is not type(self.pruner):
             return False
+        # what the second of two cuts chooses from is what the first one left, which the ratio does not change
+        if isinstance(pruner, PyramidTokenPruning) and pruner.cuts_twice:
+            assert isinstance(self.pruner, PyramidTokenPruning)
+            if not self.pruner.cuts_twice:
+                return False
+            if len(self.evidence) > 1 and replace(pruner, keep_ratio=self.pruner.keep_ratio) != self.pruner:
+                return False
         encoding = ENCODING | TILES if pruner.left_out == "background" else ENCODING
         for each in fields(pruner):
             value = getattr(pruner, each.name)
@@ -65,7 +74,7 @@ class Look:
             # a setting that is not known here may mean anything, unless it is as it always is
             if each.name not in CHOOSING | encoding and not value == getattr(self.pruner, each.name) == each.default:
                 return False
-        return all(getattr(self.evidence, need) is not None for need in pruner.needs)
+        return all(getattr(self.evidence[0], need) is not None for need in pruner.needs)
 
     def choose(self, pruner: TokenPruner) -> PruningReport:
         """What the pruner keeps: the report that a pass with these settings would write.
@@ -73,8 +82,16 @@ class Look:
         Raises:
             PtpruneError: where the method refuses the image.
         """
-        assert self.evidence is not None
-        return write_report([self.evidence.layout], [pruner.checked_select(self.evidence)], self.valid)
+        first, *second = self.evidence
+        if second and isinstance(pruner, PyramidTokenPruning) and pruner.cuts_twice:
+            [last] = second
+            before = last.earlier
+            assert before is not None
+            kept = before.kept[pruner.checked_select(last).kept]
+            selection, earlier = Selection(kept, before.saliency, before.scores), [before.kept]
+        else:
+            selection, earlier = pruner.checked_select(replace(first, last=True)), []
+        return write_report([first.layout], [selection], self.valid, [earlier])
 
 
 def remembering(pruner: TokenPruner, seen: list[ImageEvidence], *, always: bool = False) -> TokenPruner:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ptprune.cost import Encoding, Prompt, pruned_cost, unpruned_cost
+from ptprune.cost import Encoding, Prompt, kept_tokens, pruned_cost, unpruned_cost
 from ptprune.pruner import TokenPruner
 from ptprune.report import PruningReport, RegionReport
 from ptprune.shapes import SHAPES
@@ -51,7 +51,7 @@ def at_scale(pruner: TokenPruner, report: PruningReport, vision_layers: int | No
             larger one; None: the layer is taken as it is.
     """
     shape, prompt = SHAPES[SCALE], Prompt(TILES, TEXT)
-    if pruner.layer >= shape.text.layers:
+    if pruner.layer >= shape.text.layers or pruner.cut_layers(shape.text.layers)[-1] >= shape.text.layers:
         return None
     tiles = [region for image in report.images if len(image.regions) > 1 for region in _tiles(image.regions)]
     encoded = sum(region.encoded > 0 for region in tiles) / len(tiles) if tiles else 1.0
@@ -63,7 +63,9 @@ def at_scale(pruner: TokenPruner, report: PruningReport, vision_layers: int | No
     encoding = Encoding(round(encoded * TILES), deep, pruner.vision_margin, pruner.left_out == "background")
     whole, kept = report.visual_tokens
     share = kept / whole
-    pruned = pruned_cost(shape, prompt, share, pruner.layer, encoding=encoding)
+    *earlier, (last, _) = pruner.schedule(shape.text.layers, prompt.encoded * shape.tile_tokens)
+    stages = [*earlier, (last, kept_tokens(prompt.encoded * shape.tile_tokens, share))]
+    pruned = pruned_cost(shape, prompt, share, pruner.layer, encoding=encoding, stages=stages)
     return {
         "model": SCALE,
         "tiles": TILES,

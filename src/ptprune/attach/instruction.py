@@ -58,6 +58,8 @@ class InstructionScores:
     def _receive(self, layer: int, qk: QueriesAndKeys) -> None:
         with self.setup.lap("select"):
             stage = self.stage()
+            if stage.chosen:
+                return
             if (
                 qk.query.shape[2] != stage.columns.length
                 or qk.key.shape[2] != stage.columns.past + stage.columns.length

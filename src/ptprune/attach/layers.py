@@ -202,7 +202,10 @@ class Layers:
         if now is not None:
             states = self._cut(index, stage, now, replace(call, states=states))
         if index < self.setup.cut_layers[-1]:
-            self._stage = stage.next(now)
+            self._stage = following = stage.next(now)
+            left = [(image.layout.num_tokens, image.layout.num_unpruned) for image in following.images]
+            if all(self.setup.pruner.keeps_rest(*numbers) for numbers in left):
+                following.keep_all()
         stage.embeddings = stage.hidden_states = None
         return call if states is call.states else replace(call, states=states)
 
@@ -218,7 +221,7 @@ class Layers:
                 self.scores.check(index)
         if "hidden_states" in setup.needs:
             stage.hidden_states = call.states
-        stage.select(setup.pruner.select_all, setup.needs)
+        stage.select(setup.pruner.select_all, setup.needs, last=index == setup.cut_layers[-1])
         if self.generation is not None:
             self.generation.selections = stage.selections
         assert self.prompt is not None

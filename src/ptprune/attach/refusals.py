@@ -97,7 +97,7 @@ def check_generate(call: ModelCall, setup: Setup) -> None:
     if option(USE_CACHE) is False and setup.cut_layers[-1] > 0:
         raise Refused(
             "use_cache=False would let generated tokens see dropped tokens again in the layers before the cut: "
-            "leave it on, or prune with layer=0"
+            "leave it on, or prune with layer=0 (below a quarter, ptp also needs first_ratio=0)"
         )
     if option(PREFILL_CHUNK) is not None:
         raise Refused("prefill_chunk_size splits the prompt, so its tokens cannot be ranked: leave it unset")

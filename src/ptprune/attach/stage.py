@@ -107,21 +107,22 @@ class Stage:
         layouts = [image.layout for image in self.images]
         self.keep([Selection(torch.arange(each.num_tokens, device=each.tokens.device)) for each in layouts])
 
-    def select(self, choose: Callable[[Sequence[ImageEvidence]], list[Selection]], needs: Container[str]) -> None:
+    def select(
+        self, choose: Callable[[Sequence[ImageEvidence]], list[Selection]], needs: Container[str], last: bool
+    ) -> None:
         """Choose every image's tokens.
 
         Args:
             needs: names in ``ImageEvidence`` that choosing takes.
+            last: whether no stage follows.
         """
-        self.keep(choose(self.evidence(needs)))
-
-    def evidence(self, needs: Container[str]) -> list[ImageEvidence]:
-        """What was computed for each image."""
         found = {**self._paid(), **self._states(needs)}
-        return [
-            image.evidence(self.number, **{name: of[number] for name, of in found.items()})
-            for number, image in enumerate(self.images)
+        earlier = [None] * len(self.images) if self.before is None else self.before.selections
+        images = [
+            image.evidence({name: of[number] for name, of in found.items()}, self.number, last, before)
+            for number, (image, before) in enumerate(zip(self.images, earlier, strict=True))
         ]
+        self.keep(choose(images))
 
     def _paid(self) -> dict[str, list[Tensor]]:
         """Name in ``ImageEvidence`` -> for each image the attention that the instruction pays to its tokens."""
@@ -230,18 +231,21 @@ class Stage:
         Args:
             valid: bool array [batch, prompt length], the columns that are not padding.
         """
-        layouts, selections = self._outcome()
+        layouts, selections, earlier = self._outcome()
         images = [replace(layout, sample=layout.sample // self.copies) for layout in layouts]
-        return functools.partial(write_report, images, selections, valid[:: self.copies])
+        return functools.partial(write_report, images, selections, valid[:: self.copies], earlier)
 
-    def _outcome(self) -> tuple[list[ImageLayout], list[Selection]]:
-        """The images before any token was dropped, and what is left of them; scores are those of the first stage."""
+    def _outcome(self) -> tuple[list[ImageLayout], list[Selection], list[list[Tensor]]]:
+        """The images before any token was dropped, what is left of them, with the scores of the first stage, and what
+        was left after each stage before this one."""
         if self.before is None:
             pairs = zip(self.images, self.selections, strict=True)
-            return [image.whole for image in self.images], [image.in_whole(chosen) for image, chosen in pairs]
-        layouts, before = self.before._outcome()
+            chosen = [image.in_whole(selection) for image, selection in pairs]
+            return [image.whole for image in self.images], chosen, [[] for _ in chosen]
+        layouts, before, earlier = self.before._outcome()
         both = zip(before, self.selections, strict=True)
-        return layouts, [Selection(old.kept[new.kept], old.saliency, old.scores) for old, new in both]
+        chosen = [Selection(old.kept[new.kept], old.saliency, old.scores) for old, new in both]
+        return layouts, chosen, [[*kept, old.kept] for kept, old in zip(earlier, before, strict=True)]
 
 
 def _columns(prompt: Prompt, images: Sequence[PromptImage], copies: int) -> Columns:

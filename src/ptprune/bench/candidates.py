@@ -31,6 +31,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "choose top": {"choose": "top"},
     "choose coverage": {"choose": "coverage"},
     "within tile budgets": {"ranking": "tile"},
+    "in one cut": {"first_ratio": 0.0},
     **{f"layer {layer}": {"layer": layer} for layer in (0, 1, 2, 3)},
     **{f"alpha {alpha:g}": {"alpha": alpha} for alpha in (0.0, 0.25, 0.5, 0.6, 0.75, 1.0)},
     **{f"power {power:g}": {"power": power} for power in (0.25, 0.5, 1.0)},

@@ -135,7 +135,7 @@ def _count(setup: Setup, subject: Subject, arm: Arm, warm: Warm) -> dict[str, in
     if rest or prompt.encoded != encoded:
         return None
     if arm.pruner is not None:
-        if len(arm.pruner.cut_layers(shape.text.layers)) > 1 or warm.tiles is None:
+        if warm.tiles is None:
             return None
         ratio, settings = len(image.kept) / image.num_tokens, arm.pruner
         encoding = Encoding(warm.tiles - (encoded > 1), settings.vision_layer, settings.vision_margin)
@@ -145,8 +145,16 @@ def _count(setup: Setup, subject: Subject, arm: Arm, warm: Warm) -> dict[str, in
         rows = patch_rows_of(shape.vision, needs)
         instruction = setup.text_tokens if setup.shape is not None else warm.other
         instruction = instruction if needs & INSTRUCTION_ROWS and ratio < 1 else 0
+        *earlier, (last, _) = settings.schedule(shape.text.layers, image.num_tokens)
         cost = pruned_cost(
-            shape, prompt, ratio, settings.layer, instruction=instruction, patch_rows=rows, encoding=encoding
+            shape,
+            prompt,
+            ratio,
+            settings.layer,
+            instruction=instruction,
+            patch_rows=rows,
+            encoding=encoding,
+            stages=[*earlier, (last, len(image.kept))],
         )
     else:  # an ideal arm reads a text of its length
         cost = unpruned_cost(shape, prompt if arm.length is None else Prompt(0, arm.length))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ptprune.cost import head_macs, patch_rows_of, prefill_macs, projector_macs, select_macs, vision_macs
-from ptprune.methods.stages import StagedPruner
 from ptprune.pruner import TokenPruner
 from ptprune.scores.evidence import INSTRUCTION_ROWS
 from ptprune.shapes import ModelShape
@@ -26,17 +25,13 @@ def first_token_macs(shape: ModelShape, visual: int, text: int, pruner: TokenPru
     macs = encoded * (vision_macs(shape.vision) + projector_macs(shape)) + head_macs(shape.text)
     if pruner is None or pruner.keeps_all(visual):
         return macs + prefill_macs(shape.text, visual + text)
-    needs, depth = pruner.needs, shape.text.layers
-    patch_rows = patch_rows_of(shape.vision, needs)
+    needs, stages = pruner.needs, pruner.schedule(shape.text.layers, visual)
+    lengths = [(layer, left + text) for layer, left in stages]
+    before = [visual + text, *(length for _, length in lengths)]
+    cuts = [(layer, length) for (layer, _), length in zip(stages, before, strict=False)]
     rows = 1 if needs & INSTRUCTION_ROWS == {"last_attention"} else text if needs & INSTRUCTION_ROWS else 0
-    before, cuts = visual + text, [*pruner.cut_layers(depth), depth]
-    macs += cuts[0] * prefill_macs(shape.text, before) // depth
-    for cut, (layer, following) in enumerate(zip(cuts, cuts[1:], strict=False)):
-        macs += select_macs(shape, 0 if cut else encoded, before, rows, layer, patch_rows)
-        after = pruner.num_after(cut, visual) if isinstance(pruner, StagedPruner) else pruner.num_kept(visual)
-        before = after + text
-        macs += (following - layer) * prefill_macs(shape.text, before) // depth
-    return macs
+    macs += select_macs(shape, encoded, cuts, rows, patch_rows_of(shape.vision, needs))
+    return macs + prefill_macs(shape.text, visual + text, lengths)
 
 
 def share_of_unpruned(

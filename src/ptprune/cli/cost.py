@@ -40,6 +40,16 @@ def cost(
     layer: Annotated[
         int, typer.Option(min=0, max=MAX_LAYERS, help="Drop before this decoder layer; 0: before all.")
     ] = 2,
+    first_ratio: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Share that ptp's first cut leaves at least: below it, the rest is dropped later."
+        ),
+    ] = 0.25,
+    second_layer: Annotated[
+        int | None,
+        typer.Option(min=1, max=MAX_LAYERS, help="Where the rest is dropped.", show_default="halfway to the end"),
+    ] = None,
     bytes_per_value: Annotated[
         int, typer.Option(min=1, max=MAX_VALUE_BYTES, help="Of the KV cache; 2: bfloat16, 4: float32.")
     ] = 2,
@@ -66,7 +76,8 @@ def cost(
 
     encoding = Encoding(tiles_encoded, vision_layer, vision_margin)
     prompt = Prompt(tiles, text_tokens)
-    document = compared_costs(find_shape(model), prompt, keep_ratio, layer, bytes_per_value, encoding)
+    cuts = layer, bytes_per_value, encoding, first_ratio, second_layer
+    document = compared_costs(find_shape(model), prompt, keep_ratio, *cuts)
     if json_output:
         print_json(document)
     else:
@@ -118,9 +129,14 @@ def _show(document: dict[str, Any]) -> None:
     unpruned, pruned = document["unpruned"], document["pruned"]
     thumbnail = " and a thumbnail" if document["thumbnail"] else ""
     console = out()
+    cuts = f"{visual['before']} -> {visual['after']}[/bold] visual tokens before layer {document['layer']}"
+    if visual["between"] is not None:
+        cuts = (
+            f"{visual['before']} -> {visual['between']} -> {visual['after']}[/bold] visual tokens before layers "
+            f"{document['layer']} and {document['second_layer']}"
+        )
     console.print(
-        f"[bold]{document['model']}[/bold]: {document['tiles']} tiles{thumbnail}, "
-        f"[bold]{visual['before']} -> {visual['after']}[/bold] visual tokens before layer {document['layer']}, "
+        f"[bold]{document['model']}[/bold]: {document['tiles']} tiles{thumbnail}, [bold]{cuts}, "
         f"{document['text_tokens']} text tokens\n"
     )
     rows: list[tuple[str, Any, int, int]] = []

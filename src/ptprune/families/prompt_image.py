@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -118,11 +119,14 @@ class PromptImage:
         }
         return Selection(self.among[selection.kept], saliency, scores)
 
-    def evidence(self, stage: int = 0, **language: Tensor) -> ImageEvidence:
+    def evidence(
+        self, language: Mapping[str, Tensor], stage: int = 0, last: bool = True, earlier: Selection | None = None
+    ) -> ImageEvidence:
         """The image's evidence, on the device of its layout.
 
         Args:
             language: evidence from the language model, by name in ``ImageEvidence``.
+            stage, last, earlier: as there.
         """
         device, encoded = self.layout.tokens.device, self.encoded
         features, whole = encoded.features, encoded.whole
@@ -137,6 +141,8 @@ class PromptImage:
         return ImageEvidence(
             self.layout,
             stage,
+            last,
+            earlier,
             region_features=features,
             image_feature=None if whole is None else whole.to(device),
             pixels=encoded.preview,

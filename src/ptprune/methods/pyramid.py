@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptprune.budget import allocate, allocate_beside
+from ptprune.budget import allocate, allocate_beside, halfway
 from ptprune.methods.determinantal import choose_diverse, choose_diverse_by_region
 from ptprune.methods.distinct import distinct, distinct_by_region
 from ptprune.pruner import TokenPruner
@@ -23,6 +23,7 @@ from ptprune.steps import Joint, Steps, joint
 
 LIKENESS = {"embeddings": "embeddings", "features": "token_features"}  # setting -> field of the evidence
 LEAST = 1e-6  # fused score as a weight
+AGAIN = 0.25  # of the question's attention at the second cut, against the score at the first
 
 
 @dataclass(kw_only=True)
@@ -53,6 +54,11 @@ class PyramidTokenPruning(TokenPruner):
         likeness: what these two compare: the tokens' "embeddings" at the language model's input, or the vision
             encoder's "features".
         floor: tokens that every tile keeps at least, as far as the image's tokens and the smallest tile allow.
+        first_ratio: share of the tokens that the cut before ``layer`` leaves at least. Where fewer are to stay, the
+            others are dropped before ``second_layer``, by the same score and what the question looks at by then. 0:
+            all are dropped before ``layer``, as in the paper. Without an instruction level that reads attention, or
+            with ``coverage``, there is one cut.
+        second_layer: None: halfway from ``layer`` to the end of the language model.
         coverage_bounds: smallest and largest ratio that ``coverage`` may choose.
         normalize_instruction: whether the instruction score is scaled to 0..1 before it is fused.
     """
@@ -67,9 +73,11 @@ class PyramidTokenPruning(TokenPruner):
     normalize_instruction: bool = setting(True, FLAG)
     ranking: str = setting("image", one_of("tile", "image"))
     choose: str = setting("distinct", one_of("top", "distinct", "coverage"))
-    power: float = setting(0.5, number("0 or more and finite", lambda value: 0 <= value < float("inf")))
+    power: float = setting(0.25, number("0 or more and finite", lambda value: 0 <= value < float("inf")))
     likeness: str = setting("embeddings", one_of(*LIKENESS))
     floor: int = setting(0, whole(0))
+    first_ratio: float = setting(0.25, SHARE)
+    second_layer: int | None = setting(None, whole(1, optional=True))
     coverage_bounds: tuple[float, float] = setting(
         (0.0, 1.0), ratios("two ratios between 0 and 1, the smaller one first")
     )
@@ -79,6 +87,8 @@ class PyramidTokenPruning(TokenPruner):
         self._require(
             self.vision_layer is None or self.coverage is None, "vision_layer", "None if coverage chooses the ratio"
         )
+        later = self.second_layer is None or self.second_layer > self.layer
+        self._require(later, "second_layer", f"None or over layer, which is {self.layer}")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -93,6 +103,24 @@ class PyramidTokenPruning(TokenPruner):
         return self.instruction != "none" and self.alpha > 0
 
     @property
+    def cuts_twice(self) -> bool:
+        """Whether ``second_layer`` may drop tokens: whether more are to go than ``first_ratio`` lets go at once, and
+        the question's attention can tell which."""
+        more = self.keep_tokens is not None or self.keep_ratio < self.first_ratio
+        reads = self.guided and "instruction_attention" in INSTRUCTION_SCORES[self.instruction].needs
+        return more and reads and self.coverage is None and self.first_ratio > 0
+
+    def cut_layers(self, num_layers: int) -> tuple[int, ...]:
+        if not self.cuts_twice:
+            return (self.layer,)
+        second = halfway(self.layer, num_layers) if self.second_layer is None else self.second_layer
+        return (self.layer,) if second <= self.layer else (self.layer, second)
+
+    def num_after(self, cut: int, num_tokens: int) -> int:
+        """How many of an image's ``num_tokens`` tokens the first of two cuts leaves."""
+        return max(self.num_kept(num_tokens), round(self.first_ratio * num_tokens))
+
+    @property
     def weighs_regions(self) -> bool:
         """Whether a tile's saliency changes what is kept."""
         return self.ranking == "tile" or self.region != "uniform"
@@ -105,14 +133,21 @@ class PyramidTokenPruning(TokenPruner):
         return self.coverage is None and super().keeps_all(num_tokens)
 
     def steps(self, image: ImageEvidence) -> Steps:
-        layout, levels = image.layout, [TOKEN_SCORES[self.token]]
+        layout, earlier = image.layout, image.earlier
+        levels = [TOKEN_SCORES[self.token]]
         if self.guided:
             levels.append(INSTRUCTION_SCORES[self.instruction])
-        scores = [level.compute(image) for level in levels]
-        weights = (1 - self.alpha, self.alpha) if self.guided else (1.0,)
-        scaled = 2 if self.normalize_instruction else 1
-        fused, low, high = yield from joint(fuse_levels, *scores, weights=weights, scaled=scaled)
         region = REGION_SCORES[self.region] if len(layout.regions) > 1 and self.weighs_regions else None
+        salient: Sequence[float] | None = None
+        if earlier is None:
+            scores = [level.compute(image) for level in levels]
+            weights = (1 - self.alpha, self.alpha) if self.guided else (1.0,)
+            scaled = 2 if self.normalize_instruction else 1
+        else:
+            scores = [earlier.scores["fused"][earlier.kept], image.require("instruction_attention")]
+            weights, scaled, region = (1 - AGAIN, AGAIN), 2, None
+            salient = cast("Sequence[float] | None", earlier.saliency)
+        fused, low, high = yield from joint(fuse_levels, *scores, weights=weights, scaled=scaled)
         # all numbers that the host needs, in one read: budgets are exact fractions of a few saliencies
         wanted = [low, high] if region is None else [low, high, region.compute(image)]
         compared = {}
@@ -121,17 +156,16 @@ class PyramidTokenPruning(TokenPruner):
         lowest, highest, *more = (yield from read(compared, *wanted)) if compared else (yield wanted)
         for level, extremes in zip(levels, zip(lowest, highest, strict=True), strict=True):
             level.check_finite(extremes)
-        salient = None
         if region is not None:
             [salient] = more
             region.check_finite(salient)
-        total = self.budget(layout)
+        total = self.budget(layout) if image.last else min(self.num_after(0, layout.num_unpruned), layout.num_tokens)
         if self.coverage is not None:
             [[number]] = yield [covering(fused, self.coverage)[None]]
             smallest, largest = (max(1, round(bound * len(fused))) for bound in self.coverage_bounds)
             total = min(max(int(number), smallest), largest)
         kept = yield from self._choose(image, fused, salient, total, *compared.values())
-        named = dict(zip(("token", "instruction"), scores, strict=False))
+        named = dict(zip(("token", "instruction"), scores, strict=False)) if earlier is None else {}
         return Selection(kept, salient, {**named, "fused": fused})
 
     def _choose(
@@ -170,8 +204,11 @@ class PyramidTokenPruning(TokenPruner):
 
     def _given(self, image: ImageEvidence, fused: Tensor, total: int, compared: Tensor | None) -> Tensor | None:
         """Tokens that stay whatever their rank in the image: a thumbnail kept whole, and every other region's floor."""
-        layout, sizes = image.layout, image.layout.sizes()
+        layout = image.layout
         whole = layout.thumbnail if self.thumbnail == "whole" else None
+        if whole is None and not self.floor:
+            return None  # at a second cut, sizes have to be read from the device
+        sizes = layout.sizes()
         floors = [0 if number == whole else self._floor(sizes, total) for number in range(len(sizes))]
         given = [] if whole is None else [layout.upload(layout.members_on_host()[whole])]
         if any(floors):
@@ -224,6 +261,7 @@ class PaperTokenPruning(PyramidTokenPruning):
     alpha: float = 0.5
     ranking: str = "tile"
     choose: str = "top"
+    first_ratio: float = 0.0
 
 
 def importance(scores: Tensor, power: float) -> Tensor:

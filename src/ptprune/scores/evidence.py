@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ptprune.errors import Refused
 from ptprune.layout import ImageLayout
+from ptprune.selection import Selection
 
 # Evidence that comes from the same place: the encoder's attention, the question's, the inputs of the first layer.
 PATCH_ATTENTION = frozenset({"encoder_attention", "received_attention"})
@@ -27,6 +28,9 @@ class ImageEvidence:
     Attributes:
         layout: the image's regions and tokens.
         stage: counts the layers before which the method drops tokens, from 0.
+        last: whether no such layer follows.
+        earlier: what the method chose at the layer before: ``kept`` are the tokens of this evidence, among those of
+            ``scores``. None at the first.
         region_features: FloatTensor [num_regions, d], the vision encoder's [CLS] of each region, or the mean over its
             patches if the encoder has none.
         image_feature: FloatTensor [d], the feature of the whole image, computed with ``region_features``: the
@@ -47,6 +51,8 @@ class ImageEvidence:
 
     layout: ImageLayout
     stage: int = 0
+    last: bool = True
+    earlier: Selection | None = None
     region_features: Tensor | None = None
     image_feature: Tensor | None = None
     encoder_attention: Tensor | None = None
@@ -87,7 +93,7 @@ class ImageEvidence:
         return value
 
 
-NAMES = tuple(each.name for each in fields(ImageEvidence) if each.default is None)
+NAMES = tuple(each.name for each in fields(ImageEvidence) if each.type == "Tensor | None")
 """The evidence that a method or a score may name in ``needs``."""
 
 

@@ -7,6 +7,7 @@ tokens must be the one that the stock model would have written there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ptprune.conventions import MASK, cache_of, keep_cache
+from ptprune.families import family_of
 from ptprune.families.base import Model
 from ptprune.methods import PyramidTokenPruning
 from ptprune.report import PruningReport
@@ -113,7 +115,7 @@ class Examination:
 
     def _pruned(self, layer: int, compute: Callable[[], Any]) -> tuple[Any, PruningReport]:
         """What is computed while the model is pruned, and the report of its prefill."""
-        pruner = PyramidTokenPruning(keep_ratio=self.keep_ratio, layer=layer)
+        pruner = self._pruner(layer)
         with pruner(self.model):
             result = compute()
         if pruner.report is None:
@@ -178,11 +180,18 @@ class Examination:
         """Logits of the stock model that ignores what was dropped."""
         if "flash" in (name := implementation(self.model)):
             raise _NotSupported(f"{name} takes no mask that hides single tokens: verify with --attention sdpa too")
-        dropped = real(inputs)[:, : report.kept_mask.shape[1]] & ~report.kept_mask.to(inputs[IDS].device)
-        if not bool(dropped.any()):
+        layers = self._pruner(layer).cut_layers(len(family_of(self.model).decoder(self.model).layers))
+        masks = [mask.to(inputs[IDS].device) for mask in (*report.earlier_masks, report.kept_mask)]
+        dropped = [real(inputs)[:, : mask.shape[1]] & ~mask for mask in masks]
+        if not bool(dropped[-1].any()):
             raise ValueError("nothing was dropped, so there is nothing to compare")
-        with blocked(self.model, dropped, real(inputs), layer):
+        with ExitStack() as cuts:
+            for gone, before in zip(dropped, layers, strict=False):  # a cut that has nothing to drop leaves no mask
+                cuts.enter_context(blocked(self.model, gone, real(inputs), before))
             return logits(self.model, inputs)
+
+    def _pruner(self, layer: int) -> PyramidTokenPruning:
+        return PyramidTokenPruning(keep_ratio=self.keep_ratio, layer=layer)
 
     def _follow(self, inputs: Inputs, answer: Any, report: PruningReport, layer: int) -> Check:
         """Compare the steps of what generate() returned for a prompt, with all its earlier turns, with the stock model

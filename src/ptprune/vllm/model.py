@@ -222,7 +222,7 @@ class PrunedModel:
         if not images:
             return []
         choices = [
-            (replace(self.pruner, keep_tokens=image.plan.keep), image.prompt_image.evidence(0, **said))
+            (replace(self.pruner, keep_tokens=image.plan.keep), image.prompt_image.evidence(said))
             for image, said in zip(images, language, strict=True)
         ]
         try:

@@ -29,11 +29,12 @@ FIXED = {
     "layer": "vLLM drops tokens before the language model, as layer=0 does: leave it out",
     "positions": "vLLM numbers the kept tokens anew, as positions='compact' does: leave it out",
     "window": "the served models have tiles: leave it out",
+    **dict.fromkeys(("first_ratio", "second_layer"), "vLLM drops tokens once, before the language model: leave it out"),
 }
 
 
 def pruner_of(settings: Any) -> PyramidTokenPruning:
-    """The method that a server's settings ask for, with ``layer=0`` and ``positions="compact"``.
+    """The method that a server's settings ask for, with one cut, before layer 0, and ``positions="compact"``.
 
     Raises:
         ValueError: on anything but a mapping of options that can be served; names the option.
@@ -49,7 +50,7 @@ def pruner_of(settings: Any) -> PyramidTokenPruning:
         if name not in allowed:
             raise ValueError(f"ptprune: no option is called {shown(name)}, there are {', '.join(allowed)}")
     try:
-        pruner = PyramidTokenPruning(**settings, layer=0, positions="compact")
+        pruner = PyramidTokenPruning(**settings, layer=0, first_ratio=0, positions="compact")
     except ValueError as error:
         raise ValueError(f"ptprune: {error}") from None
     _check_tiles(pruner)

@@ -6,7 +6,7 @@ hold rows of several runs. The page compares rows with the ptp of the same table
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -128,7 +128,7 @@ def _subject(results: AccuracyResults, rows: Lines) -> str:
 def _compared(lines: Mapping[str, Line]) -> list[str]:
     """The table of methods, and what follows from it."""
     compared = gains(lines, lines.get(PTP, {}))
-    staged = [name for name in lines if in_stages(name)]
+    staged = {name: [ratio for ratio in line if in_stages(line[ratio])] for name, line in lines.items()}
 
     def cell(name: str, ratio: float) -> str | None:
         if ratio not in lines[name]:
@@ -137,13 +137,14 @@ def _compared(lines: Mapping[str, Line]) -> list[str]:
 
     def layer(name: str) -> str:
         dropped = next(iter(lines[name].values())).settings.get("layer", "-")
-        return f"{dropped} on" if name in staged else str(dropped)
+        return f"{dropped} on" if staged[name] else str(dropped)
 
     cells = [[f"**{name}**" if name == PTP else name, layer(name), partial(cell, name)] for name in lines]
     blocks = [_by_ratio(["method", "layer"], ratios_of(lines.values()), cells), _claims(compared, "method")]
-    if staged:
-        who = "it drops" if len(staged) == 1 else "they drop"
-        blocks.append(f"More work than the others at an equal ratio, since {who} in stages: {', '.join(staged)}.")
+    parts = [_at_ratios(name, ratios, lines[name]) for name, ratios in staged.items() if ratios]
+    if parts:
+        who = "it drops" if len(parts) == 1 else "they drop"
+        blocks.append(f"More work than the others at an equal ratio, since {who} in stages: {'; '.join(parts)}.")
     return [*blocks, *_work(lines)]
 
 
@@ -202,11 +203,16 @@ def _claims(compared: Gains, what: str) -> str:
 def _listed(compared: Gains, side: str) -> str:
     parts = []
     for name, line in compared.items():
-        ratios = [ratio for ratio in sorted(line, reverse=True) if _mark(line[ratio]) == side]
+        ratios = [ratio for ratio in line if _mark(line[ratio]) == side]
         if ratios:
-            every = len(ratios) == len(line) > 1
-            parts.append(f"{escape(name)} at {'every ratio' if every else ', '.join(map(percent, ratios))}")
+            parts.append(_at_ratios(name, ratios, line))
     return "; ".join(parts) or "none"
+
+
+def _at_ratios(name: str, ratios: Sequence[float], line: Collection[float]) -> str:
+    """A line's name and some of its ratios, in words."""
+    every = len(ratios) == len(line) > 1
+    return f"{escape(name)} at {'every ratio' if every else ', '.join(map(percent, sorted(ratios, reverse=True)))}"
 
 
 def _shares(rows: Lines, lines: Mapping[str, Line]) -> str:

@@ -47,9 +47,12 @@ def changed(row: AccuracyRow) -> dict[str, Any]:
     return differing(row.settings, default_settings(row.method))
 
 
-def in_stages(method: str) -> bool:
-    """Whether a method drops tokens at several layers, so that it does more work than others at an equal ratio."""
-    return method in METHODS and len(METHODS[method]().cut_layers(1000)) > 1
+def in_stages(row: AccuracyRow) -> bool:
+    """Whether tokens were dropped before several layers: more work than before one at an equal ratio."""
+    if row.method not in METHODS or row.keep_ratio is None:
+        return False
+    known = {name: value for name, value in row.settings.items() if name in METHODS[row.method].__dataclass_fields__}
+    return len(METHODS[row.method](**known, keep_ratio=row.keep_ratio).cut_layers(1000)) > 1
 
 
 class Lines:
