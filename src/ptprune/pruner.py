@@ -133,12 +133,16 @@ class TokenPruner(EncoderSettings):
         """How many of an image's tokens are left behind cut number ``cut``, from 0, where another one follows."""
         return self.num_kept(num_tokens)
 
-    def schedule(self, num_layers: int, num_tokens: int) -> list[tuple[int, int]]:
+    def schedule(self, num_layers: int, num_tokens: int, kept: int | None = None) -> list[tuple[int, int]]:
         """(layer, an image's tokens from there on) of each cut, in a language model of ``num_layers`` layers. Cuts
-        behind the first that drop nothing are left out."""
+        behind the first that drop nothing are left out.
+
+        Args:
+            kept: how many stay in the end; None: ``num_kept``.
+        """
         *earlier, last = self.cut_layers(num_layers)
         left = [(layer, self.num_after(cut, num_tokens)) for cut, layer in enumerate(earlier)]
-        cuts = [*left, (last, self.num_kept(num_tokens))]
+        cuts = [*left, (last, self.num_kept(num_tokens) if kept is None else kept)]
         return [cuts[0], *(cut for before, cut in pairwise(cuts) if cut[1] < before[1])]
 
     def keeps_rest(self, num_left: int, num_tokens: int) -> bool:

@@ -19,6 +19,7 @@ from ptprune.cli import main
 from ptprune.clock import Clock
 from ptprune.cost import Encoding, Prompt, pruned_cost, unpruned_cost
 from ptprune.explain import draw_explanation, levels
+from ptprune.methods import METHODS
 from ptprune.report import PruningReport
 from ptprune.scores.region import region_weights
 from ptprune.shapes import SHAPES
@@ -300,3 +301,5 @@ def test_scale_counts_what_is_left_out() -> None:
         assert (found["encoded_tiles"], found["vision_layer"]) == (11, encoding.layer)
     assert at_scale(PyramidTokenPruning(vision_layer=40), report) is None
     assert at_scale(PyramidTokenPruning(layer=40), report) is None
+    assert at_scale(PyramidTokenPruning(keep_ratio=0.1, second_layer=40), report) is None
+    assert at_scale(METHODS["pyramiddrop"](layer=22), report) is None  # its three cuts need three layers

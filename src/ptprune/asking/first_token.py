@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ptprune.cost import Encoding, Prompt, kept_tokens, pruned_cost, unpruned_cost
+from ptprune.errors import SettingError
 from ptprune.pruner import TokenPruner
 from ptprune.report import PruningReport, RegionReport
 from ptprune.shapes import SHAPES
@@ -43,7 +44,7 @@ def compare(arms: dict[str, Callable[[], dict[str, float]]], say: Callable[[str]
 
 def at_scale(pruner: TokenPruner, report: PruningReport, vision_layers: int | None = None) -> dict[str, Any] | None:
     """What the same shares of tiles, patches and tokens bring a model of usual size, counted in multiply-accumulates up
-    to the first token; None where the pruner's layer does not fit it.
+    to the first token; None where the pruner's layers do not fit it.
 
     Args:
         report: of a prefill with this pruner, which tells the shares of tiles and tokens.
@@ -51,8 +52,6 @@ def at_scale(pruner: TokenPruner, report: PruningReport, vision_layers: int | No
             larger one; None: the layer is taken as it is.
     """
     shape, prompt = SHAPES[SCALE], Prompt(TILES, TEXT)
-    if pruner.layer >= shape.text.layers or pruner.cut_layers(shape.text.layers)[-1] >= shape.text.layers:
-        return None
     tiles = [region for image in report.images if len(image.regions) > 1 for region in _tiles(image.regions)]
     encoded = sum(region.encoded > 0 for region in tiles) / len(tiles) if tiles else 1.0
     deep = pruner.vision_layer
@@ -63,8 +62,13 @@ def at_scale(pruner: TokenPruner, report: PruningReport, vision_layers: int | No
     encoding = Encoding(round(encoded * TILES), deep, pruner.vision_margin, pruner.left_out == "background")
     whole, kept = report.visual_tokens
     share = kept / whole
-    *earlier, (last, _) = pruner.schedule(shape.text.layers, prompt.encoded * shape.tile_tokens)
-    stages = [*earlier, (last, kept_tokens(prompt.encoded * shape.tile_tokens, share))]
+    visual = prompt.encoded * shape.tile_tokens
+    try:
+        stages = pruner.schedule(shape.text.layers, visual, kept_tokens(visual, share))
+    except SettingError:  # more stages than layers are left
+        return None
+    if max(layer for layer, _ in stages) >= shape.text.layers:
+        return None
     pruned = pruned_cost(shape, prompt, share, pruner.layer, encoding=encoding, stages=stages)
     return {
         "model": SCALE,

@@ -145,7 +145,6 @@ def _count(setup: Setup, subject: Subject, arm: Arm, warm: Warm) -> dict[str, in
         rows = patch_rows_of(shape.vision, needs)
         instruction = setup.text_tokens if setup.shape is not None else warm.other
         instruction = instruction if needs & INSTRUCTION_ROWS and ratio < 1 else 0
-        *earlier, (last, _) = settings.schedule(shape.text.layers, image.num_tokens)
         cost = pruned_cost(
             shape,
             prompt,
@@ -154,7 +153,7 @@ def _count(setup: Setup, subject: Subject, arm: Arm, warm: Warm) -> dict[str, in
             instruction=instruction,
             patch_rows=rows,
             encoding=encoding,
-            stages=[*earlier, (last, len(image.kept))],
+            stages=settings.schedule(shape.text.layers, image.num_tokens, len(image.kept)),
         )
     else:  # an ideal arm reads a text of its length
         cost = unpruned_cost(shape, prompt if arm.length is None else Prompt(0, arm.length))

@@ -89,7 +89,9 @@ def detail(image: TileEvidence) -> Tensor:
     object on noise or on leaves less. With ``e_t`` a tile's block errors,
 
         q = min_u (third quartile of e_u)              the background, which the quietest tile shows
-        E_t, F_t = means of the eight largest and the eight smallest of min(e_t, q)
+        E_t = mean of the eight largest of e_t
+        F_t = mean of the eight smallest of min(e_t, q)
+        detail = max(0, E_t - q) + max_u F_u - F_t
     """
     errors = image.block_errors.sort(dim=1).values
     background = errors[:, ceil(0.75 * errors.shape[1]) - 1].min()

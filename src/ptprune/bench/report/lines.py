@@ -48,11 +48,12 @@ def changed(row: AccuracyRow) -> dict[str, Any]:
 
 
 def in_stages(row: AccuracyRow) -> bool:
-    """Whether tokens were dropped before several layers: more work than before one at an equal ratio."""
+    """Whether tokens were dropped before several layers, which is more work than before one at an equal ratio. For rows
+    with default settings, but for the layer."""
     if row.method not in METHODS or row.keep_ratio is None:
         return False
-    known = {name: value for name, value in row.settings.items() if name in METHODS[row.method].__dataclass_fields__}
-    return len(METHODS[row.method](**known, keep_ratio=row.keep_ratio).cut_layers(1000)) > 1
+    pruner = METHODS[row.method](layer=row.settings["layer"], keep_ratio=row.keep_ratio)
+    return len(pruner.cut_layers(1000)) > 1
 
 
 class Lines:
