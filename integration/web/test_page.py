@@ -65,9 +65,10 @@ def test_upload_ask_and_slide(visitor: Visitor, truth: Callable[..., dict[str, A
     assert page.locator("#maps img").count() == 4  # tiles to encode, tokens, question, both together
     assert page.locator("#bars table").count() == 3
     shown = page.get_attribute("#kept img", "src")
-    for ratio in (0.1, 0.75):
+    # below a quarter a second cut looks at a later layer, which half the tokens tell nothing of
+    for ratio, how in ((0.1, "encoded again"), (0.2, "encoded before"), (0.75, "encoded before")):
         slide(page, ratio)
-        assert "encoded before" in page.inner_text("#note .ptp-note")
+        assert how in page.inner_text("#note .ptp-note")
         assert budget(page) == round(208 * ratio)
     assert page.get_attribute("#kept img", "src") != shown
     slid = truth(SCENE, QUESTION, keep_ratio=0.75)
