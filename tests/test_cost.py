@@ -287,8 +287,8 @@ def test_scores_are_a_fraction_of_a_percent_of_the_prefill() -> None:
         prompt = Prompt(tiles=12, text_tokens=64)
         unpruned = unpruned_cost(shape, prompt)
         assert 0 < pruned_cost(shape, prompt, 0.5, layer=2).select < 0.01 * unpruned.prefill
-        at_zero = select_macs(shape, 13, [(0, 3392)], 64)
-        assert at_zero > select_macs(shape, 13, [(2, 3392)], 64)
+        at_zero = select_macs(shape, 13, 3392, [(0, 1728)], 64)
+        assert at_zero > select_macs(shape, 13, 3392, [(2, 1728)], 64)
 
 
 def test_a_single_tile_has_no_thumbnail() -> None:

@@ -76,6 +76,7 @@ def prefill_macs(text: TextShape, tokens: int, stages: Sequence[tuple[int, int]]
     """The decoder's layers on a prompt.
 
     Args:
+        tokens: of the prompt.
         stages: (layer, tokens of the prompt from there on) of each cut, in order.
     """
     macs, layer = 0, 0
@@ -115,7 +116,8 @@ def patch_rows_of(vision: VisionShape, needs: frozenset[str]) -> int:
 def select_macs(
     shape: ModelShape,
     encoded: int,
-    cuts: Sequence[tuple[int, int]],
+    tokens: int,
+    stages: Sequence[tuple[int, int]],
     instruction: int,
     patch_rows: int = 1,
     patches: int | None = None,
@@ -123,7 +125,7 @@ def select_macs(
     """The scores: rows of ViT attention of ``encoded`` tiles, and ``instruction`` rows over the prompt at every cut.
 
     Args:
-        cuts: (layer, tokens of the prompt up to there) of each.
+        tokens, stages: as in ``prefill_macs``.
         instruction: 0 for a method that does not look at the language model's attention.
         patch_rows: rows of a tile's attention map: 1 for [CLS] alone, ``patches + 1`` for all, 0 for none.
         patches: of a tile at the layer whose features are used; None: all.
@@ -132,11 +134,12 @@ def select_macs(
     macs = encoded * row_macs(vision, vision.patches if patches is None else patches, patch_rows)
     if not instruction:
         return macs
-    for layer, tokens in cuts:
+    for layer, left in stages:
         macs += instruction * tokens * text.heads * text.head_dim
         if layer == 0:  # keys of the whole prompt; queries, keys and values of the instruction
             keys = text.width * text.head_dim * text.kv_heads
             macs += tokens * keys + instruction * (2 * keys + text.width * text.head_dim * text.heads)
+        tokens = left
     return macs
 
 
@@ -252,17 +255,18 @@ def pruned_cost(
     encoded, groups = encoding.rows(prompt), encoding.groups(shape, prompt, keep_ratio)
     patches = groups * vision.patches // shape.tile_tokens
     there = encoding.present(prompt) * groups
+    before = there + prompt.text_tokens
     stages = stages or [(layer, kept_tokens(visual, keep_ratio))]
-    before, *lengths = (min(tokens, there) + prompt.text_tokens for tokens in (there, *(left for _, left in stages)))
-    layers, after = [layer for layer, _ in stages], lengths[-1]
+    stages = [(layer, min(left, there) + prompt.text_tokens) for layer, left in stages]
+    after = stages[-1][1]
     rows = prompt.text_tokens if instruction is None else instruction
     cut = encoding.layer if groups < shape.tile_tokens else None
     return Cost(
         vision=encoded * vision_macs(vision, patches, cut or 0),
         projector=encoding.present(prompt) * projector_macs(shape),
-        select=select_macs(shape, encoded, [*zip(layers, (before, *lengths), strict=False)], rows, patch_rows, patches)
+        select=select_macs(shape, encoded, before, stages, rows, patch_rows, patches)
         + (0 if cut is None else encoded * row_macs(vision, vision.patches)),
-        prefill=prefill_macs(text, before, [*zip(layers, lengths, strict=True)]),
+        prefill=prefill_macs(text, before, stages),
         lm_head=head_macs(text),
         decode_per_token=decode_macs(text, after + 1),
         kv_bytes=kv_bytes(text, after, itemsize),

@@ -250,6 +250,17 @@ def test_settings_alone_make_arms_too(run: Command) -> None:
     assert measured(run, *SMALL, *FIXED)["picture"] == {"kind": "noise", "seed": 0}
 
 
+def test_tiles_that_are_background_count(run: Command) -> None:
+    """The projector and the language model get their tokens, though the tower encodes only the quietest of them."""
+    settings = ("--set", "left_out=background", "--set", "vision_layer=1", "--set", "vision_margin=1")
+    document = measured(run, *SMALL, *FIXED, *SCENE, "--encoder", "salient,both", "--keep-ratio", ".25", *settings)
+    shape, prompt = TINY["tiny-internvl"], Prompt(TILES, TEXT)
+    for name, encoding in (("salient", Encoding(3, background=True)), ("both", Encoding(3, 1, 1.0, background=True))):
+        row = arm_of(document, f"ptp {name}")
+        assert (row["encoded_tiles"], row["tokens"] - TEXT) == (4, 5), "two salient tiles, the quietest, the thumbnail"
+        assert row["macs"]["first_token"] == pruned_cost(shape, prompt, 0.25, 0, encoding=encoding).first_token
+
+
 @pytest.mark.parametrize("source", ["llava", "checkpoint"])
 def test_fewer_tiles_of_other_models(run: Command, checkpoint: Path, source: str) -> None:
     """LLaVA-NeXT ends each row of its grid with a newline: one row of two tiles instead of two rows."""

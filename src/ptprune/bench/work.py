@@ -23,15 +23,14 @@ def first_token_macs(shape: ModelShape, visual: int, text: int, pruner: TokenPru
     """
     encoded = visual // shape.tile_tokens
     macs = encoded * (vision_macs(shape.vision) + projector_macs(shape)) + head_macs(shape.text)
+    tokens = visual + text
     if pruner is None or pruner.keeps_all(visual):
-        return macs + prefill_macs(shape.text, visual + text)
-    needs, stages = pruner.needs, pruner.schedule(shape.text.layers, visual)
-    lengths = [(layer, left + text) for layer, left in stages]
-    before = [visual + text, *(length for _, length in lengths)]
-    cuts = [(layer, length) for (layer, _), length in zip(stages, before, strict=False)]
+        return macs + prefill_macs(shape.text, tokens)
+    needs = pruner.needs
+    stages = [(layer, left + text) for layer, left in pruner.schedule(shape.text.layers, visual)]
     rows = 1 if needs & INSTRUCTION_ROWS == {"last_attention"} else text if needs & INSTRUCTION_ROWS else 0
-    macs += select_macs(shape, encoded, cuts, rows, patch_rows_of(shape.vision, needs))
-    return macs + prefill_macs(shape.text, visual + text, lengths)
+    macs += select_macs(shape, encoded, tokens, stages, rows, patch_rows_of(shape.vision, needs))
+    return macs + prefill_macs(shape.text, tokens, stages)
 
 
 def share_of_unpruned(
