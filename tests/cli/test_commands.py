@@ -12,7 +12,7 @@ import pytest
 
 import ptprune as package
 from ptprune.cli.listings import row
-from ptprune.cost import Prompt, pruned_cost, unpruned_cost
+from ptprune.cost import Encoding, Prompt, pruned_cost, unpruned_cost
 from ptprune.families import FAMILIES, UNSUPPORTED
 from ptprune.methods import METHODS
 from ptprune.scores import INSTRUCTION_SCORES, REGION_SCORES, TILE_SCORES, TOKEN_SCORES
@@ -109,6 +109,16 @@ def test_cost_of_two_cuts(ptprune: Command) -> None:
     once = json.loads(ptprune(*few, "--first-ratio", 0, "--json").out)
     assert (once["second_layer"], once["visual_tokens"]["between"]) == (None, None)
     assert once["pruned"] == pruned_cost(shape, prompt, 0.1, 2).to_dict()
+
+
+def test_cost_where_tiles_are_background(ptprune: Command) -> None:
+    """Their tokens are there to be kept, so K is not capped, and patches are dropped by their number."""
+    spared = ("cost", "--model", "internvl3-1b", "--keep-ratio", 0.75, "--tiles-encoded", 7, "--vision-layer", 12)
+    document = json.loads(ptprune(*spared, "--background", "--json").out)
+    shape, prompt, encoding = SHAPES["internvl3-1b"], Prompt(12, 64), Encoding(7, 12, 1.25, background=True)
+    assert document["pruned"] == pruned_cost(shape, prompt, 0.75, 2, encoding=encoding).to_dict()
+    assert document["visual_tokens"] == {"before": 3328, "between": None, "after": 2496}
+    assert json.loads(ptprune(*spared, "--json").out)["visual_tokens"]["after"] == 8 * 256
 
 
 def test_cost_for_people(ptprune: Command) -> None:

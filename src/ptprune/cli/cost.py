@@ -57,6 +57,9 @@ def cost(
         int | None,
         typer.Option(min=1, max=MAX_TILES, help="Tiles that are encoded, besides the thumbnail.", show_default="all"),
     ] = None,
+    background: Annotated[
+        bool, typer.Option("--background", help="The others get the features of one of them, and are not dropped.")
+    ] = False,
     vision_layer: Annotated[
         int | None,
         typer.Option(
@@ -74,7 +77,7 @@ def cost(
         return _list_shapes(json_output)
     from ptprune.cost import Encoding, Prompt, compared_costs
 
-    encoding = Encoding(tiles_encoded, vision_layer, vision_margin)
+    encoding = Encoding(tiles_encoded, vision_layer, vision_margin, background)
     prompt = Prompt(tiles, text_tokens)
     cuts = layer, bytes_per_value, encoding, first_ratio, second_layer
     document = compared_costs(find_shape(model), prompt, keep_ratio, *cuts)
