@@ -181,10 +181,11 @@ def test_two_cuts_equal_torchs_counter(layer: int, second: int) -> None:
 
 
 BACKGROUND = [Encoding(3, background=True), Encoding(2, 1, 1.5, background=True)]
+PATCHES = [Encoding(layer=1), Encoding(3, 2, 1.5), Encoding(3, 2, 1.0, floor=0.8)]
 
 
 @pytest.mark.parametrize("layer", [0, 2])
-@pytest.mark.parametrize("encoding", BACKGROUND + [Encoding(2), Encoding(layer=1), Encoding(3, 2, 1.5), Encoding(9)])
+@pytest.mark.parametrize("encoding", [*BACKGROUND, *PATCHES, Encoding(2), Encoding(9)])
 def test_what_is_not_encoded_equals_torchs_counter(encoding: Encoding, layer: int) -> None:
     """Tiles that differ, or equal ones would be encoded once."""
     model = tiny_model(DECODERS["grouped-query"])
@@ -202,6 +203,7 @@ def test_what_is_not_encoded_equals_torchs_counter(encoding: Encoding, layer: in
         left_out="background" if encoding.background else "drop",
         vision_layer=encoding.layer,
         vision_margin=encoding.margin,
+        vision_floor=encoding.floor,
     )
     cost = pruned_cost(shape, prompt, 0.3, layer, encoding=encoding)
     assert cost.first_token < pruned_cost(shape, prompt, 0.3, layer).first_token or encoding.tiles == 9

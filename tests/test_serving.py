@@ -37,6 +37,7 @@ def test_settings_are_the_methods_options_before_the_language_model():
         ({"second_layer": 8}, "ptprune: second_layer cannot be set here"),
         ({"vision_layer": 2}, "ptprune: vision_layer cannot be set here: vLLM's encoder takes whole tiles"),
         ({"vision_margin": 2}, "ptprune: vision_margin cannot be set here"),
+        ({"vision_floor": 0.5}, "ptprune: vision_floor cannot be set here"),
         ({"tile_cache": 1000}, "ptprune: tile_cache cannot be set here: vLLM's own encoder cache"),
         ({"tiles": "most"}, "ptprune: tiles must be 'all', 'salient' or a whole number from 1, got 'most'"),
         ({"tiles": 0}, "ptprune: tiles must be 'all', 'salient' or a whole number from 1, got 0"),

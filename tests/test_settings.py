@@ -80,6 +80,7 @@ class Between(RandomPruning):
         ("vision_layer", 0, "got 0"),
         ("vision_margin", 0.9, "got 0.9"),
         ("vision_margin", float("inf"), "got inf"),
+        ("vision_floor", 1.5, "got 1.5"),
         ("positions", ["original"], r"got \['original'\]"),
         ("positions", np.array(["original", "a"]), "got a NumPy array"),
         ("alpha", True, "got True"),

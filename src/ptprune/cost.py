@@ -31,11 +31,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptprune.budget import halfway
 from ptprune.errors import SettingError
 from ptprune.shapes import ModelShape, TextShape, VisionShape
+
+if TYPE_CHECKING:
+    from ptprune.encoding import EncoderSettings
 
 
 def vision_macs(vision: VisionShape, patches: int | None = None, layer: int = 0) -> int:
@@ -190,12 +193,20 @@ class Encoding:
         margin: so many times a tile's share of the kept tokens pass that layer.
         background: whether tiles that are left out get the features of one that is encoded, so that none of their
             tokens is missing.
+        floor: at least this share of an encoded tile passes that layer.
     """
 
     tiles: int | None = None
     layer: int | None = None
     margin: float = 1.25
     background: bool = False
+    floor: float = 0.0
+
+    @classmethod
+    def of(cls, settings: EncoderSettings, tiles: int, layer: int | None) -> Encoding:
+        """What a pruner encodes, where it chooses so many tiles and drops patches before this layer of the tower."""
+        background = settings.left_out == "background"
+        return cls(tiles, layer, settings.vision_margin, background, settings.vision_floor)
 
     def rows(self, prompt: Prompt) -> int:
         """How many tiles are encoded, with the thumbnail."""
@@ -210,8 +221,8 @@ class Encoding:
         if self.layer is None:
             return shape.tile_tokens
         kept = kept_tokens(prompt.encoded * shape.tile_tokens, keep_ratio)
-        share = min(1.0, kept / (self.present(prompt) * shape.tile_tokens) * self.margin)
-        return ceil(share * shape.tile_tokens - 1e-9)
+        share = max(self.floor, kept / (self.present(prompt) * shape.tile_tokens) * self.margin)
+        return ceil(min(1.0, share) * shape.tile_tokens - 1e-9)
 
 
 WHOLE = Encoding()

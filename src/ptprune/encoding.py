@@ -35,6 +35,7 @@ class EncoderSettings(Settings):
         tile_batch: how many tiles the encoder takes at a time, which bounds its memory; None: all at once.
         vision_layer: the encoder's layer before which patches are dropped; None drops none.
         vision_margin: so many times a tile's share of the kept tokens pass that layer.
+        vision_floor: at least this share of a tile's tokens pass that layer, however few are kept.
     """
 
     tiles: str | int = setting("all", TILES)
@@ -44,6 +45,7 @@ class EncoderSettings(Settings):
     tile_batch: int | None = setting(None, whole(1, optional=True))
     vision_layer: int | None = setting(None, whole(1, because="patches rank by the attention before", optional=True))
     vision_margin: float = setting(1.25, number("from 1 and finite", lambda value: 1 <= value < float("inf")))
+    vision_floor: float = setting(0.0, SHARE)
 
     @property
     def leaves_out(self) -> bool:

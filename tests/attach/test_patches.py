@@ -143,15 +143,16 @@ def test_as_if_later_layers_could_not_see_the_dropped_patches(name, prompt, atte
 
 
 @torch.no_grad()
-def test_a_margin_that_keeps_all_changes_no_bit():
+def test_a_margin_or_floor_that_keeps_all_changes_no_bit():
     model, inputs = ZOO["internvl"].build(), inputs_of("internvl", "batch")
     answers = []
-    for settings in ({}, {"vision_layer": 2, "vision_margin": 2.0}):
+    for settings in ({}, {"vision_layer": 2, "vision_margin": 2.0}, {"vision_layer": 2, "vision_floor": 1.0}):
         pruner = PyramidTokenPruning(keep_ratio=0.5, **settings)
         with pruner(model):
             answers.append(model(**inputs).logits)
         assert pruner.report.encoded_tokens[0] == pruner.report.encoded_tokens[1]
-    assert torch.equal(*answers)
+    assert torch.equal(answers[0], answers[1])
+    assert torch.equal(answers[0], answers[2])
 
 
 @torch.no_grad()

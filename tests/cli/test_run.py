@@ -291,6 +291,7 @@ def test_scale_counts_what_is_left_out() -> None:
         ({"tiles": "salient"}, 4, Encoding(10)),
         ({"tiles": "salient", "left_out": "background"}, 4, Encoding(10, background=True)),
         ({"vision_layer": 1, "vision_margin": 2.0}, 4, Encoding(10, 6, 2.0)),
+        ({"vision_layer": 1, "vision_floor": 0.8}, 4, Encoding(10, 6, floor=0.8)),
         ({"vision_layer": 5}, None, Encoding(10, 5)),
     ):
         pruner = PyramidTokenPruning(layer=2, **settings)

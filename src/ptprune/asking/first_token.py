@@ -59,7 +59,7 @@ def at_scale(pruner: TokenPruner, report: PruningReport, vision_layers: int | No
         deep = max(1, round(deep / vision_layers * shape.vision.layers))
     if deep is not None and deep >= shape.vision.layers:
         return None
-    encoding = Encoding(round(encoded * TILES), deep, pruner.vision_margin, pruner.left_out == "background")
+    encoding = Encoding.of(pruner, round(encoded * TILES), deep)
     whole, kept = report.visual_tokens
     share = kept / whole
     visual = prompt.encoded * shape.tile_tokens

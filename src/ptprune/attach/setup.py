@@ -31,6 +31,7 @@ class Method(Protocol):
     tile_batch: int | None
     vision_layer: int | None
     vision_margin: float
+    vision_floor: float
 
     @property
     def leaves_out(self) -> bool: ...

@@ -148,7 +148,8 @@ class TowerCall:
         settings, rows = self.setup.pruner, list(image.encoded.rows)
         pairs = zip(rows, image.layout.regions, strict=True)
         tokens = sum(region.num_tokens for row, region in pairs if chosen[row])
-        share = min(1.0, settings.num_kept(image.layout.num_tokens) / tokens * settings.vision_margin)
+        share = settings.num_kept(image.layout.num_tokens) / tokens * settings.vision_margin
+        share = min(1.0, max(settings.vision_floor, share))
         return dict.fromkeys(rows, ceil(share * self.side**2 - 1e-9))
 
     def _scores(self, asked: Sequence[Sequence[int]]) -> list[float]:

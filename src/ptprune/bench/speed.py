@@ -138,8 +138,7 @@ def _count(setup: Setup, subject: Subject, arm: Arm, warm: Warm) -> dict[str, in
         if warm.tiles is None:
             return None
         ratio, settings = len(image.kept) / image.num_tokens, arm.pruner
-        background = settings.left_out == "background"
-        encoding = Encoding(warm.tiles - (encoded > 1), settings.vision_layer, settings.vision_margin, background)
+        encoding = Encoding.of(settings, warm.tiles - (encoded > 1), settings.vision_layer)
         if encoding.groups(shape, prompt, ratio) * image.encoded_tiles != image.encoded_tokens:
             return None
         needs = frozenset() if settings.keeps_all() else settings.needs

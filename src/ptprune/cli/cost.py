@@ -70,6 +70,9 @@ def cost(
         float,
         typer.Option(min=1, max=MAX_MARGIN, help="So many times a tile's share of the kept tokens pass that layer."),
     ] = 1.25,
+    vision_floor: Annotated[
+        float, typer.Option(min=0, max=1, help="At least this share of a tile's tokens pass that layer.")
+    ] = 0.0,
     json_output: options.PlainJson = False,
 ) -> None:
     """Count multiply-accumulates, FLOPs and KV bytes, pruned and unpruned, without weights."""
@@ -77,7 +80,7 @@ def cost(
         return _list_shapes(json_output)
     from ptprune.cost import Encoding, Prompt, compared_costs
 
-    encoding = Encoding(tiles_encoded, vision_layer, vision_margin, background)
+    encoding = Encoding(tiles_encoded, vision_layer, vision_margin, background, vision_floor)
     prompt = Prompt(tiles, text_tokens)
     cuts = layer, bytes_per_value, encoding, first_ratio, second_layer
     document = compared_costs(find_shape(model), prompt, keep_ratio, *cuts)

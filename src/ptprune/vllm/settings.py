@@ -21,7 +21,7 @@ SETTING = "ptprune"
 _KNOWN_BEFORE = "vLLM must know how many tokens stay before the picture is encoded: use keep_ratio or keep_tokens"
 _PATCHES = "vLLM's encoder takes whole tiles, so that no patch can be dropped inside it: leave it out"
 FIXED = {
-    **dict.fromkeys(("vision_layer", "vision_margin"), _PATCHES),
+    **dict.fromkeys(("vision_layer", "vision_margin", "vision_floor"), _PATCHES),
     "left_out": "vLLM is given no tokens of tiles that are left out, as left_out='drop' does: leave it out",
     "tile_cache": "vLLM's own encoder cache keeps what was encoded: leave it out",
     "coverage": _KNOWN_BEFORE,
