@@ -57,19 +57,15 @@ def at_scale(pruner: TokenPruner, report: PruningReport, vision_layers: int | No
     deep = pruner.vision_layer
     if deep is not None and vision_layers is not None:
         deep = max(1, round(deep / vision_layers * shape.vision.layers))
-    if deep is not None and deep >= shape.vision.layers:
-        return None
     encoding = Encoding.of(pruner, round(encoded * TILES), deep)
     whole, kept = report.visual_tokens
     share = kept / whole
     visual = prompt.encoded * shape.tile_tokens
     try:
         stages = pruner.schedule(shape.text.layers, visual, kept_tokens(visual, share))
-    except SettingError:  # more stages than layers are left
+        pruned = pruned_cost(shape, prompt, share, pruner.layer, encoding=encoding, stages=stages)
+    except SettingError:  # a layer that this model has not, or more stages than layers are left
         return None
-    if max(layer for layer, _ in stages) >= shape.text.layers:
-        return None
-    pruned = pruned_cost(shape, prompt, share, pruner.layer, encoding=encoding, stages=stages)
     return {
         "model": SCALE,
         "tiles": TILES,
