@@ -77,7 +77,8 @@ def tower_blocked(name, model, layer, dropped):
 
     dropped : BoolTensor [tiles, patches]
     """
-    mask = torch.zeros(len(dropped), 1, 1, dropped.shape[1]).masked_fill(dropped[:, None, None], -torch.inf)
+    mask = torch.zeros(len(dropped), 1, 1, dropped.shape[1], dtype=model.dtype)
+    mask = mask.masked_fill(dropped[:, None, None], -torch.inf)
     if name in CLS:
         mask = F.pad(mask, (1, 0))
     mask = mask.expand(-1, -1, mask.shape[-1], -1)
@@ -88,10 +89,11 @@ def tower_blocked(name, model, layer, dropped):
         yield
 
 
-def case(name, prompt, attention="sdpa", ratio=0.4, margin=1.25, vision_layer=2):
+def case(name, prompt, attention, dtype, ratio=0.4, margin=1.25, vision_layer=2):
     """A model, inputs, the kept patches [tiles, patches] and the tokens that are missing then."""
     specimen = ZOO[name]
-    model, inputs = specimen.build(attention=attention), specimen.inputs(specimen.prompts[prompt])
+    model, inputs = specimen.build(attention=attention).to(dtype), specimen.inputs(specimen.prompts[prompt])
+    inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
     tiles, number = tiles_of(specimen, inputs), tokens_a_tile(name, model)
     pooled = specimen.pool(model, inputs, torch.zeros(specimen.shape(model, inputs)))
     kept = []
@@ -110,12 +112,15 @@ def case(name, prompt, attention="sdpa", ratio=0.4, margin=1.25, vision_layer=2)
     return model, inputs, stays, tokens_of_patches(specimen, model, inputs, stays)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+# float32's rounding adds up to more than 5e-5 on some processors; in float64, eager attention makes NaN of padding
+@pytest.mark.parametrize(
+    ("attention", "dtype", "bound"), [("sdpa", torch.float64, 1e-5), ("eager", torch.float32, 2e-4)]
+)
 @pytest.mark.parametrize("prompt", ["one picture", "batch of several pictures"])
 @pytest.mark.parametrize("name", CUTS)
 @torch.no_grad()
-def test_as_if_later_layers_could_not_see_the_dropped_patches(name, prompt, attention):
-    model, inputs, stays, missing = case(name, prompt, attention)
+def test_as_if_later_layers_could_not_see_the_dropped_patches(name, prompt, attention, dtype, bound):
+    model, inputs, stays, missing = case(name, prompt, attention, dtype)
     assert missing.any()
     mask = inputs["attention_mask"].bool()
     for layer in (0, 2):
@@ -129,10 +134,10 @@ def test_as_if_later_layers_could_not_see_the_dropped_patches(name, prompt, atte
         assert not kept[missing].any()
         with ignoring(model, choice, mask), tower_blocked(name, model, 2, ~stays):
             stock = model(**inputs).logits
-        assert (pruned - stock)[kept].abs().max() <= 5e-5
+        assert (pruned - stock)[kept].abs().max() <= bound
         with ignoring(model, choice, mask):
             other = model(**inputs).logits
-        assert (pruned - other)[kept].abs().max() > 1e-4, "the oracle would not notice"
+        assert (pruned - other)[kept].abs().max() > 50 * bound, "the oracle would not notice"
         for image in report.images:
             assert len(image.kept) == max(1, round(0.4 * image.num_tokens))
         pruner.__dict__["seen"] = []
