@@ -112,6 +112,40 @@ def test_an_unpruned_dialogue_is_the_stock_models(subject: examinee.Examinee) ->
     assert given.kept_tokens == sum(subject.tokens(item.size) for item in asked) / 4
 
 
+def test_a_dialogue_goes_on_behind_the_very_tokens_that_were_written(
+    subject: examinee.Examinee, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [item] = scene_items("dev", 1, world="dialogue")
+    tokenizer, generate = subject.processor.tokenizer, subject.model.generate
+    comma = tokenizer.convert_tokens_to_ids(",")
+    assert tokenizer("<|assistant|> ,,", add_special_tokens=False)["input_ids"][1:] != [comma, comma]
+    monkeypatch.setattr(subject.model.generation_config, "sequence_bias", [[[comma], 100.0]])
+    turns = []
+
+    def spying(**inputs):  # type: ignore[no-untyped-def]
+        output = generate(**inputs)
+        turns.append((inputs["input_ids"][0].tolist(), output.sequences[0].tolist()))
+        return output
+
+    monkeypatch.setattr(subject.model, "generate", spying)
+    subject.answers([item], PyramidTokenPruning(keep_ratio=0.5))
+    (asked, written), (again, _) = turns
+    assert written == [*asked, comma, comma]
+    next_turn = f"<|end|><|user|> {item.question}<|end|><|assistant|>"
+    assert again == [*written, *tokenizer(next_turn, add_special_tokens=False)["input_ids"]]
+
+
+def test_a_template_that_writes_answers_anew_ends_a_dialogue(
+    subject: examinee.Examinee, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [item] = scene_items("dev", 1, world="dialogue")
+    written = "' ' + part['text'] | trim"
+    forgets = subject.processor.chat_template.replace(written, f"{written} if message['role'] == 'user' else ' ...'")
+    monkeypatch.setattr(subject.processor, "chat_template", forgets)
+    with pytest.raises(UserError, match="writes an earlier turn otherwise"):
+        subject.answers([item])
+
+
 @pytest.mark.parametrize("layer", [0, 2])
 def test_a_dialogues_picture_is_pruned_for_the_first_question(subject: examinee.Examinee, layer: int) -> None:
     asked = scene_items("dev", 4, world="dialogue")
