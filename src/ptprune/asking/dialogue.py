@@ -63,8 +63,8 @@ def _answered(text: str) -> Conversation:
 def _open(model: Any, sequence: torch.Tensor) -> torch.Tensor:
     """What was asked and answered, [1, length], without the token that ends an answer. It was the last one written, so
     that no cache holds it."""
-    ends = torch.as_tensor(model.generation_config.eos_token_id or [], device=sequence.device)
-    return sequence[:, :-1] if bool(torch.isin(sequence[0, -1], ends)) else sequence
+    ends = model.generation_config.eos_token_id
+    return sequence[:, :-1] if int(sequence[0, -1]) in (ends if isinstance(ends, list) else [ends]) else sequence
 
 
 def _added(processor: Any, conversation: Conversation, answer: str, following: Conversation) -> torch.Tensor:
