@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptprune.budget import allocate
+from ptprune.budget import allocate, passing
 from tests.oracle import slow_budgets
 
 weights = st.floats(0, 1e6, allow_nan=False) | st.sampled_from([0.0, 1.0, 1e-300, 1e300])
@@ -93,3 +93,20 @@ def test_by_hand(chosen, capacities, total, expected):
 def test_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         allocate(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("groups", "kept", "margin", "floor", "expected"),
+    [
+        (10, 40, 1.0, 0.0, 4),
+        (10, 40, 1.25, 0.0, 5),
+        (10, 41, 1.25, 0.0, 6),  # 5.125, rounded up
+        (100, 7, 1.0, 0.0, 7),  # 0.07 * 100 is a hair over 7
+        (100, 7, 1.0, 0.55, 55),  # 0.55 * 100 a hair over 55
+        (10, 5, 1.25, 0.55, 6),  # 5.5, rounded up
+        (10, 80, 1.0, 0.6, 8),  # more than the floor
+        (10, 95, 2.0, 0.6, 10),  # never more than there are
+    ],
+)
+def test_groups_that_pass_the_tower(groups, kept, margin, floor, expected):
+    assert passing(groups, kept, 100, margin, floor) == expected

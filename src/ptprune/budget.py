@@ -89,6 +89,19 @@ def _water_fill(weights: list[int], capacities: Sequence[int], total: int) -> tu
     return shares, lost
 
 
+def passing(groups: int, kept: int, tokens: int, margin: float, floor: float) -> int:
+    """How many of an encoded tile's token groups pass the layer of the tower before which patches are dropped.
+
+    Args:
+        groups: of the tile.
+        kept: tokens of the picture that stay in the end.
+        tokens: of all the picture's tiles that are encoded.
+        margin, floor: ``vision_margin`` and ``vision_floor`` of ``EncoderSettings``.
+    """
+    share = min(1.0, max(floor, kept / tokens * margin))
+    return math.ceil(share * groups - 1e-9)  # a hair below, else rounding of the product asks for one group more
+
+
 def halfway(layer: int, num_layers: int) -> int:
     """The layer of PTP's second cut: halfway from the first to the end of the language model."""
     return (layer + num_layers) // 2

@@ -30,10 +30,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from ptprune.budget import halfway
+from ptprune.budget import halfway, passing
 from ptprune.errors import SettingError
 from ptprune.shapes import ModelShape, TextShape, VisionShape
 
@@ -221,8 +220,8 @@ class Encoding:
         if self.layer is None:
             return shape.tile_tokens
         kept = kept_tokens(prompt.encoded * shape.tile_tokens, keep_ratio)
-        share = max(self.floor, kept / (self.present(prompt) * shape.tile_tokens) * self.margin)
-        return ceil(min(1.0, share) * shape.tile_tokens - 1e-9)
+        present = self.present(prompt) * shape.tile_tokens
+        return passing(shape.tile_tokens, kept, present, self.margin, self.floor)
 
 
 WHOLE = Encoding()

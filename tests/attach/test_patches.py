@@ -114,7 +114,7 @@ def case(name, prompt, attention, dtype, ratio=0.4, margin=1.25, vision_layer=2)
 
 # float32's rounding adds up to more than 5e-5 on some processors; in float64, eager attention makes NaN of padding
 @pytest.mark.parametrize(
-    ("attention", "dtype", "bound"), [("sdpa", torch.float64, 1e-5), ("eager", torch.float32, 2e-4)]
+    ("attention", "dtype", "bound"), [("sdpa", torch.float64, 1e-5), ("eager", torch.float32, 5e-5)]
 )
 @pytest.mark.parametrize("prompt", ["one picture", "batch of several pictures"])
 @pytest.mark.parametrize("name", CUTS)

@@ -112,14 +112,16 @@ def test_an_unpruned_dialogue_is_the_stock_models(subject: examinee.Examinee) ->
     assert given.kept_tokens == sum(subject.tokens(item.size) for item in asked) / 4
 
 
+@pytest.mark.parametrize("ends", [True, False])
 def test_a_dialogue_goes_on_behind_the_very_tokens_that_were_written(
-    subject: examinee.Examinee, monkeypatch: pytest.MonkeyPatch
+    subject: examinee.Examinee, monkeypatch: pytest.MonkeyPatch, ends: bool
 ) -> None:
     [item] = scene_items("dev", 1, world="dialogue")
     tokenizer, generate = subject.processor.tokenizer, subject.model.generate
     comma = tokenizer.convert_tokens_to_ids(",")
     assert tokenizer("<|assistant|> ,,", add_special_tokens=False)["input_ids"][1:] != [comma, comma]
-    monkeypatch.setattr(subject.model.generation_config, "sequence_bias", [[[comma], 100.0]])
+    if not ends:
+        monkeypatch.setattr(subject.model.generation_config, "sequence_bias", [[[comma], 100.0]])
     turns = []
 
     def spying(**inputs):  # type: ignore[no-untyped-def]
@@ -130,7 +132,11 @@ def test_a_dialogue_goes_on_behind_the_very_tokens_that_were_written(
     monkeypatch.setattr(subject.model, "generate", spying)
     subject.answers([item], PyramidTokenPruning(keep_ratio=0.5))
     (asked, written), (again, _) = turns
-    assert written == [*asked, comma, comma]
+    if ends:
+        assert written.pop() == subject.model.generation_config.eos_token_id  # which the next turn begins with
+        assert len(written) == len(asked) + 1
+    else:
+        assert written == [*asked, comma, comma]
     next_turn = f"<|end|><|user|> {item.question}<|end|><|assistant|>"
     assert again == [*written, *tokenizer(next_turn, add_special_tokens=False)["input_ids"]]
 

@@ -43,7 +43,8 @@ def last_answer(
     with loaded.attached(pruner), torch.no_grad():
         for number, question in enumerate(questions):
             if number:
-                following = [*conversation, *_answered(text), *ask_about(0, question)]
+                answered = {"role": "assistant", "content": [{"type": "text", "text": text}]}
+                following = [*conversation, answered, *ask_about(0, question)]
                 added = _added(loaded.processor, conversation, text, following)
                 ids = torch.cat([_open(loaded.model, sequence), added.to(sequence)], dim=1)
                 inputs = {"input_ids": ids, MASK: torch.ones_like(ids), **keep_cache(loaded.model, cache)}
@@ -56,10 +57,6 @@ def last_answer(
     return Generated.of([text], images, pruner)
 
 
-def _answered(text: str) -> Conversation:
-    return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
-
-
 def _open(model: Any, sequence: torch.Tensor) -> torch.Tensor:
     """What was asked and answered, [1, length], without the token that ends an answer. It was the last one written, so
     that no cache holds it."""
@@ -68,8 +65,8 @@ def _open(model: Any, sequence: torch.Tensor) -> torch.Tensor:
 
 
 def _added(processor: Any, conversation: Conversation, answer: str, following: Conversation) -> torch.Tensor:
-    """What the chat template writes behind an answer, LongTensor [1, length]: its end, the next question, and
-    the beginning of the next answer.
+    """What the chat template writes behind an answer, LongTensor [1, length]: its end, the next question, and the
+    beginning of the next answer.
 
     Raises UserError where the text before is no longer what it was.
     """

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
-from math import ceil
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +25,7 @@ from ptprune.attach.rows import EncodedRows, blank
 from ptprune.attach.setup import Setup
 from ptprune.attach.tile_cache import TileCache, fingerprints, identity
 from ptprune.attach.watch import watching
+from ptprune.budget import passing
 from ptprune.conventions import PIXELS, named
 from ptprune.families.encoded import Encoded, Encoding, EvidenceRequest
 from ptprune.families.prompt_image import PromptImage
@@ -148,9 +148,8 @@ class TowerCall:
         settings, rows = self.setup.pruner, list(image.encoded.rows)
         pairs = zip(rows, image.layout.regions, strict=True)
         tokens = sum(region.num_tokens for row, region in pairs if chosen[row])
-        share = settings.num_kept(image.layout.num_tokens) / tokens * settings.vision_margin
-        share = min(1.0, max(settings.vision_floor, share))
-        return dict.fromkeys(rows, ceil(share * self.side**2 - 1e-9))
+        whole, left = self.side**2, settings.num_kept(image.layout.num_tokens)
+        return dict.fromkeys(rows, passing(whole, left, tokens, settings.vision_margin, settings.vision_floor))
 
     def _scores(self, asked: Sequence[Sequence[int]]) -> list[float]:
         """The scores of all tiles that may be left out, from one read that brings the fingerprints too."""
